@@ -1,0 +1,1 @@
+"""What a genome costs on this machine: serving runtimes, profiler and latency table."""

@@ -1,0 +1,1 @@
+"""What a genome means: elastic encoder, ranking models, tasks, training, slimming and export."""
