@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from sparsefront.spaces import Genome, Widths
+
+
+ACTIVATIONS = ("gelu", "relu")
 
 
 class SparseBertConfig(PretrainedConfig):  # type: ignore[misc]
@@ -19,42 +21,33 @@ class SparseBertConfig(PretrainedConfig):  # type: ignore[misc]
 
     model_type = "sparsefront_bert"
 
-    def __init__(
-        self,
-        *,
-        vocab_size: int = 30522,
-        hidden_size: int = 384,
-        head_size: int = 32,
-        layer_heads: Sequence[int] = (12,) * 6,
-        layer_ffn_units: Sequence[int] = (1536,) * 6,
-        layer_keep_percent: Sequence[int] | None = None,
-        max_position_embeddings: int = 512,
-        type_vocab_size: int = 2,
-        hidden_act: str = "gelu",
-        layer_norm_eps: float = 1e-12,
-        hidden_dropout_prob: float = 0.1,
-        initializer_range: float = 0.02,
-        pad_token_id: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.head_size = head_size
-        self.layer_heads = list(layer_heads)
-        self.layer_ffn_units = list(layer_ffn_units)
-        self.layer_keep_percent = list(layer_keep_percent or (100,) * len(self.layer_heads))
-        self.max_position_embeddings = max_position_embeddings
-        self.type_vocab_size = type_vocab_size
-        self.hidden_act = hidden_act
-        self.layer_norm_eps = layer_norm_eps
-        self.hidden_dropout_prob = hidden_dropout_prob
-        self.initializer_range = initializer_range
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
-        lengths = {len(self.layer_heads), len(self.layer_ffn_units), len(self.layer_keep_percent)}
-        if len(lengths) != 1:
-            raise ValueError(f"per-layer lists must have equal lengths, got {sorted(lengths)}")
-        if hidden_act not in ("gelu", "relu"):
-            raise ValueError(f"hidden_act must be gelu or relu, got {hidden_act!r}")
+    vocab_size: int = 30522
+    hidden_size: int = 384
+    head_size: int = 32
+    layer_heads: list[int] | tuple[int, ...] = (12,) * 6
+    layer_ffn_units: list[int] | tuple[int, ...] = (1536,) * 6
+    layer_keep_percent: list[int] | tuple[int, ...] = ()
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    pad_token_id: int | None = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.layer_heads = list(self.layer_heads)
+        self.layer_ffn_units = list(self.layer_ffn_units)
+        self.layer_keep_percent = list(self.layer_keep_percent) or [100] * len(self.layer_heads)
+        lengths = [len(self.layer_heads), len(self.layer_ffn_units), len(self.layer_keep_percent)]
+        if len(set(lengths)) != 1 or not lengths[0]:
+            raise ValueError(
+                "layer_heads, layer_ffn_units and layer_keep_percent must have one entry per layer, "
+                f"got {lengths} entries"
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {self.hidden_act!r}")
+        super().__post_init__(**kwargs)
 
     @property
     def genome(self) -> Genome:
