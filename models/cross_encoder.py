@@ -1,0 +1,108 @@
+"""CrossEncoder: query and ad in one sequence, one logit from [CLS]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from sparsefront.models.config import CrossEncoderConfig
+from sparsefront.models.encoder import ElasticEncoder
+from sparsefront.spaces import Genome, InputError
+
+
+class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
+    """Ranking model over an :class:`ElasticEncoder`; a supernet at full width, a served model once slimmed."""
+
+    config_class = CrossEncoderConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_ids"
+    _no_split_modules = ("ElasticLayer",)
+
+    def __init__(self, config: CrossEncoderConfig) -> None:
+        super().__init__(config)
+        self.encoder = ElasticEncoder(config)
+        self.head = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)) and module.weight.numel():
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None and module.bias.numel():
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+
+    @property
+    def genome(self) -> Genome:
+        """The widths and schedule this model physically has."""
+        return self.encoder.genome
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        genome: Genome | None = None,
+    ) -> SequenceClassifierOutput:
+        """Logits ``(batch, 1)`` of padded sequences ``(batch, tokens)``, and the BCE loss when labels are given.
+
+        Args:
+            input_ids: ``(batch, tokens)``, [CLS] first, padding at the end.
+            attention_mask: ``(batch, tokens)``; all real by default.
+            token_type_ids: ``(batch, tokens)``; all zero by default.
+            labels: ``(batch,)`` in [0, 1]; soft labels are welcome.
+            genome: widths and keep schedule to run; the model's own by default.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        encoded = self.encoder(input_ids, mask, types, genome=genome)
+        logits = self.head(encoded.hidden[:, 0])
+        loss = None
+        if labels is not None:
+            loss = functional.binary_cross_entropy_with_logits(logits[:, 0].float(), labels.float())
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def slim(self, genome: Genome) -> CrossEncoder:
+        """The physically small model: ``slim(g)(x)`` equals ``self(x, genome=g)``."""
+        self.encoder.check(genome)
+        small = type(self)(self.config.with_genome(genome))
+        own = self.state_dict()
+        sliced = {
+            name: own[name][tuple(slice(0, size) for size in value.shape)].clone()
+            for name, value in small.state_dict().items()
+        }
+        small.load_state_dict(sliced)
+        return small.train(self.training)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Self:
+        """Load a checkpoint; safetensors only, and every tensor must be there in the shape the config states.
+
+        Raises:
+            InputError: for missing, unexpected or mismatched tensors (Hugging Face would fill those at random).
+        """
+        kwargs.update(use_safetensors=True, ignore_mismatched_sizes=False, output_loading_info=True)
+        kwargs.pop("trust_remote_code", None)
+        try:
+            model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (RuntimeError, OSError, ValueError) as error:
+            line = " ".join(str(error).split())
+            raise InputError(f"{pretrained_model_name_or_path}: cannot load a CrossEncoder: {line}") from error
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if info.get(kind):
+                names = ", ".join(sorted(str(key) for key in info[kind])[:3])
+                raise InputError(f"{pretrained_model_name_or_path}: {kind.replace('_', ' ')}: {names}")
+        loaded: Self = model
+        return loaded
+
+
+AutoConfig.register(CrossEncoderConfig.model_type, CrossEncoderConfig)
+AutoModelForSequenceClassification.register(CrossEncoderConfig, CrossEncoder)

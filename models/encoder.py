@@ -1,0 +1,210 @@
+"""ElasticEncoder: one BERT encoder that runs any genome by slicing prefixes of its heads and FFN units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparsefront.models.config import SparseBertConfig
+from sparsefront.models.selection import attention_received, leading_first, select_tokens
+from sparsefront.spaces import Genome, LayerGene
+
+
+@dataclass
+class LayerGates:
+    """Multipliers of one layer's units, for importance: ``heads (batch, heads)`` and ``units (batch, ffn_units)``."""
+
+    heads: Tensor
+    units: Tensor
+
+
+@dataclass
+class Encoded:
+    """What the encoder returns.
+
+    Attributes:
+        hidden: ``(batch, tokens_left, width)``; ``(batch, 1, width)``, the [CLS] row, when only that was asked for.
+        mask: ``(batch, tokens_left)`` bool, true at real tokens.
+        scores: per layer ``(batch, tokens)`` attention received, for the layers asked to score (others ``None``).
+    """
+
+    hidden: Tensor
+    mask: Tensor
+    scores: list[Tensor | None]
+
+
+class Embeddings(nn.Module):
+    """Word, position and token-type embeddings, summed and normalised."""
+
+    def __init__(self, config: SparseBertConfig) -> None:
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        """``(batch, tokens)`` twice -> ``(batch, tokens, width)``."""
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        summed = self.word(input_ids) + self.position(positions) + self.token_type(token_type_ids)
+        normed: Tensor = self.norm(summed)
+        return normed
+
+
+class ElasticLayer(nn.Module):
+    """One post-norm transformer layer of at most ``heads`` heads and ``ffn_units`` units."""
+
+    def __init__(self, config: SparseBertConfig, heads: int, ffn_units: int) -> None:
+        super().__init__()
+        width, inner = config.hidden_size, heads * config.head_size
+        self.head_size = config.head_size
+        self.activation = {"gelu": functional.gelu, "relu": functional.relu}[config.hidden_act]
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.query, self.key, self.value = (_linear(width, inner) for _ in range(3))
+        self.output = _linear(inner, width)
+        self.attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.ffn_in = _linear(width, ffn_units)
+        self.ffn_out = _linear(ffn_units, width)
+        self.ffn_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+
+    def attend(
+        self, hidden: Tensor, mask: Tensor, heads: int, *, cls_only: bool, score: bool, gates: LayerGates | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Self-attention of the first ``heads`` heads with residual and norm.
+
+        Args:
+            hidden: ``(batch, tokens, width)``.
+            mask: ``(batch, tokens)`` bool, true at real tokens.
+            heads: heads used; 0 leaves the output bias, the residual and the norm.
+            cls_only: compute only the [CLS] row.
+            score: also return the attention each token received.
+            gates: multipliers of the heads' outputs.
+
+        Returns:
+            ``(batch, tokens or 1, width)`` and scores ``(batch, tokens)`` or ``None``.
+        """
+        rows = hidden[:, :1] if cls_only else hidden
+        scores = None
+        if heads == 0:
+            mixed = self.output.bias.expand_as(rows)
+        else:
+            inner = heads * self.head_size
+            query = self._project(self.query, rows, inner)
+            key = self._project(self.key, hidden, inner)
+            value = self._project(self.value, hidden, inner)
+            if score:
+                logits = query @ key.transpose(-1, -2) * self.head_size**-0.5
+                logits = logits.float().masked_fill(~mask[:, None, None, :], float("-inf"))
+                probabilities = logits.softmax(-1)
+                scores = attention_received(probabilities, mask)
+                context = probabilities.to(value.dtype) @ value
+            else:
+                context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
+            if gates is not None:
+                context = context * gates.heads[:, :heads, None, None].to(context.dtype)
+            context = context.transpose(1, 2).flatten(2)
+            mixed = functional.linear(context, self.output.weight[:, :inner], self.output.bias)
+        return self.attention_norm(rows + self.dropout(mixed)), scores
+
+    def feed(self, hidden: Tensor, units: int, *, gates: LayerGates | None) -> Tensor:
+        """FFN of the first ``units`` units with residual and norm: ``(batch, tokens, width)`` -> the same shape."""
+        if units == 0:
+            out = self.ffn_out.bias.expand_as(hidden)
+        else:
+            inner = functional.linear(hidden, self.ffn_in.weight[:units], self.ffn_in.bias[:units])
+            inner = self.activation(inner)
+            if gates is not None:
+                inner = inner * gates.units[:, None, :units].to(inner.dtype)
+            out = functional.linear(inner, self.ffn_out.weight[:, :units], self.ffn_out.bias)
+        normed: Tensor = self.ffn_norm(hidden + self.dropout(out))
+        return normed
+
+    def _project(self, linear: nn.Linear, hidden: Tensor, inner: int) -> Tensor:
+        projected = functional.linear(hidden, linear.weight[:inner], linear.bias[:inner])
+        return projected.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+
+
+class ElasticEncoder(nn.Module):
+    """A supernet and, once slimmed, the small model itself: the weights it holds are the largest genome it can run.
+
+    With the genome of its configuration and ``cls_only=False`` it computes exactly what ``transformers.BertModel``
+    does. Any genome whose widths do not exceed the layers' own runs by slicing; the units are expected in order of
+    importance (:mod:`sparsefront.models.importance`).
+    """
+
+    def __init__(self, config: SparseBertConfig) -> None:
+        super().__init__()
+        self.genome: Genome = config.genome
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(ElasticLayer(config, gene.heads, gene.ffn_units) for gene in config.genome)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor,
+        *,
+        genome: Genome | None = None,
+        cls_only: bool = True,
+        score_layers: tuple[int, ...] = (),
+        gates: list[LayerGates] | None = None,
+    ) -> Encoded:
+        """Encode a padded batch.
+
+        Args:
+            input_ids: ``(batch, tokens)``, [CLS] first, padding at the end.
+            attention_mask: ``(batch, tokens)``, non-zero at real tokens.
+            token_type_ids: ``(batch, tokens)``.
+            genome: widths and keep schedule to run; the model's own by default.
+            cls_only: compute only the [CLS] row of the last layer (which then does not prune).
+            score_layers: layers that return their scores whether or not pruning needs them.
+            gates: per-layer multipliers of heads and units.
+
+        Raises:
+            ValueError: if the genome has another depth or a layer wider than the model's.
+        """
+        genome = self.genome if genome is None else self.check(genome)
+        mask = attention_mask.bool()
+        hidden = self.embeddings(input_ids, token_type_ids)
+        needed = genome.scoring_layers(cls_only_last=cls_only)
+        ranking = leading_first(mask)
+        collected: list[Tensor | None] = []
+        for index, (layer, gene) in enumerate(zip(self.layers, genome, strict=True)):
+            last = cls_only and index == len(genome) - 1
+            gate = gates[index] if gates is not None else None
+            score = bool(gene.heads) and not last and (needed[index] or index in score_layers)
+            hidden, scores = layer.attend(hidden, mask, gene.heads, cls_only=last, score=score, gates=gate)
+            collected.append(scores)
+            if last:
+                mask = mask[:, :1]
+            elif gene.keep_percent < 100:
+                ranking = ranking if scores is None else scores.detach()
+                kept, survives = select_tokens(ranking, mask, gene.keep_percent)
+                hidden = hidden.gather(1, kept[..., None].expand(-1, -1, hidden.shape[-1]))
+                ranking, mask = ranking.gather(1, kept), survives
+            elif scores is not None:
+                ranking = scores.detach()
+            hidden = layer.feed(hidden, gene.ffn_units, gates=gate)
+        return Encoded(hidden, mask, collected)
+
+    def check(self, genome: Genome) -> Genome:
+        """The genome, or ``ValueError`` when this model is too small for it."""
+        if len(genome) != len(self.genome):
+            raise ValueError(f"genome must have {len(self.genome)} layers, got {len(genome)}: {genome}")
+        for index, (own, gene) in enumerate(zip(self.genome, genome, strict=True)):
+            if gene.heads > own.heads or gene.ffn_units > own.ffn_units:
+                widest = LayerGene(own.heads, own.ffn_units)
+                raise ValueError(f"layer {index} holds {widest} at most, got {gene} in genome {genome}")
+        return genome
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer whose dimensions may be zero (``nn.Linear`` warns when it initialises those)."""
+    linear = nn.Linear(1, 1)
+    linear.in_features, linear.out_features = inputs, outputs
+    linear.weight = nn.Parameter(torch.zeros(outputs, inputs))
+    linear.bias = nn.Parameter(torch.zeros(outputs))
+    return linear

@@ -1,0 +1,57 @@
+"""Which tokens survive a pruning step. Training, torch inference and the exported graph follow these rules.
+
+The score is ToP's (arXiv 2306.14393), attention received, but averaged over real, surviving query rows only, so that
+padding never changes a logit; and tokens are gathered, not masked.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def attention_received(probabilities: Tensor, mask: Tensor) -> Tensor:
+    """Mean attention each token receives over heads and real query rows.
+
+    Args:
+        probabilities: ``(batch, heads, tokens, tokens)``, rows are queries.
+        mask: ``(batch, tokens)`` bool, true at real tokens.
+
+    Returns:
+        ``(batch, tokens)``; zero at padding.
+    """
+    per_query = probabilities.sum(1)
+    received = (per_query * mask[:, :, None]).sum(1)
+    return received / (mask.sum(1, keepdim=True) * probabilities.shape[1])
+
+
+def leading_first(mask: Tensor) -> Tensor:
+    """Scores ``(batch, tokens)`` for layers before any attention: the earlier a token stands, the higher."""
+    tokens = mask.shape[1]
+    return -torch.arange(tokens, device=mask.device, dtype=torch.float32).expand(mask.shape[0], tokens)
+
+
+def select_tokens(scores: Tensor, mask: Tensor, keep_percent: int) -> tuple[Tensor, Tensor]:
+    """Rows to gather so that each sequence keeps ``1 + ceil((n - 1) * share)`` of its own n real tokens.
+
+    [CLS] (position 0) always stays, ties go to the earlier token, and survivors keep their order.
+
+    Args:
+        scores: ``(batch, tokens)``, higher stays longer.
+        mask: ``(batch, tokens)`` bool, true at real tokens.
+        keep_percent: share kept of the tokens other than [CLS], in percent.
+
+    Returns:
+        positions ``(batch, left)`` to gather and the survivors' mask ``(batch, left)``, where ``left`` follows from the
+        tensor's own length, so that no count has to leave the device.
+    """
+    tokens = scores.shape[1]
+    left = 1 + ((tokens - 1) * keep_percent + 99) // 100
+    kept_per_row = 1 + ((mask.sum(1, keepdim=True) - 1) * keep_percent + 99) // 100
+    ranked = scores.masked_fill(~mask, float("-inf"))
+    ranked[:, 0] = float("inf")
+    order = ranked.argsort(dim=1, descending=True, stable=True)[:, :left]
+    beyond = torch.arange(left, device=scores.device) >= kept_per_row
+    positions = order.masked_fill(beyond, tokens).sort(dim=1).values
+    survives = positions < tokens
+    return positions.clamp_max(tokens - 1), survives
