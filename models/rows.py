@@ -1,0 +1,199 @@
+"""Tokenised rows: ragged token arrays with their labels, and the padded batches made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+DTYPES: Final[dict[str, str]] = {
+    "input_ids": "int32",
+    "token_type_ids": "int8",
+    "offsets": "int64",
+    "target": "float32",
+    "positive": "bool",
+}
+MEGA_CHUNK_BATCHES: Final = 32
+"""Shuffled rows are sorted by length inside chunks of about so many batches: little padding, yet random batches."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Rows padded to the longest of them.
+
+    ``input_ids``, ``token_type_ids`` and ``attention_mask``: (batch, tokens) int64; ``target``: (batch,) float32;
+    ``index``: (batch,) int64, where each row stands in the ``TokenRows`` that made the batch.
+    """
+
+    input_ids: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+    target: NDArray[np.float32]
+    index: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenRows:
+    """Tokenised rows without padding: the tokens of row ``i`` are ``input_ids[offsets[i]:offsets[i + 1]]``.
+
+    ``input_ids``: (total tokens,) int32, ``token_type_ids``: (total tokens,) int8, ``offsets``: (rows + 1,) int64,
+    ``target``: (rows,) float32 in [0, 1], what a model is trained on; ``positive``: (rows,) bool, what ranking
+    metrics count. Five flat arrays, so that Ray's object store and safetensors hold them without copies or pickle.
+    """
+
+    input_ids: NDArray[np.int32]
+    token_type_ids: NDArray[np.int8]
+    offsets: NDArray[np.int64]
+    target: NDArray[np.float32]
+    positive: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        for name, dtype in DTYPES.items():
+            array = getattr(self, name)
+            if array.dtype != dtype or array.ndim != 1:
+                raise ValueError(f"{name} must be a flat {dtype} array, got {array.dtype} of shape {array.shape}")
+        rows = len(self.target)
+        if len(self.offsets) != rows + 1 or len(self.positive) != rows:
+            raise ValueError(
+                f"{rows} targets need {rows + 1} offsets and {rows} positives, got {len(self.offsets)} and "
+                f"{len(self.positive)}"
+            )
+        total = len(self.input_ids)
+        if self.offsets[0] != 0 or self.offsets[-1] != total or len(self.token_type_ids) != total:
+            raise ValueError(
+                f"offsets must run from 0 to {total} tokens, got {self.offsets[0]} to {self.offsets[-1]} and "
+                f"{len(self.token_type_ids)} token types"
+            )
+        if rows and np.diff(self.offsets).min() < 1:
+            raise ValueError("every row must have at least one token")
+        if rows and not (self.target.min() >= 0 and self.target.max() <= 1):  # written so that NaN fails too
+            raise ValueError(f"target must be in [0, 1], got {self.target.min()} to {self.target.max()}")
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row, special tokens included: (rows,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def positive_rate(self) -> float:
+        """Share of positive rows; 0 when there are none at all."""
+        return float(self.positive.mean()) if len(self) else 0.0
+
+    def subset(self, indices: Any) -> TokenRows:
+        """The rows at ``indices`` (integers, repeats allowed), in that order."""
+        chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(self)):
+            raise ValueError(f"indices must be in 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
+        lengths = self.lengths[chosen]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        # Token t of the result is token (t - where its row starts there) of the same row here.
+        tokens = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths) + np.repeat(self.offsets[chosen], lengths)
+        return TokenRows(
+            input_ids=self.input_ids[tokens],
+            token_type_ids=self.token_type_ids[tokens],
+            offsets=offsets,
+            target=self.target[chosen],
+            positive=self.positive[chosen],
+        )
+
+    def stratified(self, n: int, seed: int) -> TokenRows:
+        """``n`` random rows with this table's positive rate, to the nearest row; all rows when there are no more."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        if n >= len(self):
+            return self
+        rng = np.random.default_rng(seed)
+        positives, negatives = np.flatnonzero(self.positive), np.flatnonzero(~self.positive)
+        wanted = round(n * self.positive_rate)
+        if n >= 2 and len(positives) and len(negatives):
+            wanted = min(max(wanted, 1), n - 1)  # a metric of ranking needs both kinds, however rare one is
+        wanted = min(max(wanted, n - len(negatives)), len(positives))
+        chosen = [
+            rng.choice(positives, size=wanted, replace=False),
+            rng.choice(negatives, size=n - wanted, replace=False),
+        ]
+        return self.subset(np.sort(np.concatenate(chosen)))
+
+    def batches(
+        self,
+        *,
+        tokens_per_batch: int | None = None,
+        batch_size: int | None = None,
+        shuffle_seed: int | None = None,
+        pad_token_id: int = 0,
+    ) -> Iterator[Batch]:
+        """Every row once, in batches of rows of similar length, each padded to its own longest row.
+
+        Give ``batch_size`` (rows) or ``tokens_per_batch`` (rows times the longest row, padding included; a single row
+        that is longer is a batch of its own). Without a ``shuffle_seed`` rows come sorted by length; with one their
+        order is random but for the sorting inside mega-chunks, and so is the order of batches.
+        """
+        if (tokens_per_batch is None) == (batch_size is None):
+            raise ValueError("give either tokens_per_batch or batch_size")
+        limit = tokens_per_batch if batch_size is None else batch_size
+        if limit is None or limit < 1:
+            raise ValueError(f"tokens_per_batch and batch_size must be at least 1, got {limit}")
+        return self._batches(limit, batch_size is None, shuffle_seed, pad_token_id)
+
+    def _batches(self, limit: int, in_tokens: bool, shuffle_seed: int | None, pad_token_id: int) -> Iterator[Batch]:
+        lengths = self.lengths
+        if shuffle_seed is None:
+            groups = _cut(np.argsort(lengths, kind="stable"), lengths, limit, in_tokens)
+        else:
+            rng = np.random.default_rng(shuffle_seed)
+            order = rng.permutation(len(self))
+            mean_tokens = max(1.0, float(lengths.mean())) if len(self) else 1.0
+            chunk = max(1, int(MEGA_CHUNK_BATCHES * (limit / mean_tokens if in_tokens else limit)))
+            groups = []
+            for start in range(0, len(order), chunk):
+                part = order[start : start + chunk]
+                groups += _cut(part[np.argsort(lengths[part], kind="stable")], lengths, limit, in_tokens)
+            groups = [groups[i] for i in rng.permutation(len(groups))]
+        for group in groups:
+            yield self._pad(group, lengths[group], pad_token_id)
+
+    def _pad(self, index: NDArray[np.int64], lengths: NDArray[np.int64], pad_token_id: int) -> Batch:
+        position = np.arange(int(lengths.max()))
+        mask = position < lengths[:, None]
+        # Places past a row's end point at its first token and are overwritten by the mask.
+        source = self.offsets[index][:, None] + np.where(mask, position, 0)
+        return Batch(
+            input_ids=np.where(mask, self.input_ids[source], pad_token_id).astype(np.int64),
+            token_type_ids=np.where(mask, self.token_type_ids[source], 0).astype(np.int64),
+            attention_mask=mask.astype(np.int64),
+            target=self.target[index],
+            index=index,
+        )
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The five arrays by name: for safetensors and for Ray's object store."""
+        return {name: getattr(self, name) for name in DTYPES}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TokenRows:
+        """Rows from what ``to_arrays`` returned; ``ValueError`` when a name, a type or a size is off."""
+        if set(arrays) != set(DTYPES):
+            raise ValueError(f"arrays must be {sorted(DTYPES)}, got {sorted(arrays)}")
+        return cls(**arrays)
+
+
+def _cut(order: NDArray[np.int64], lengths: NDArray[np.int64], limit: int, in_tokens: bool) -> list[NDArray[np.int64]]:
+    """Consecutive groups of ``order``, whose lengths rise, that stay within the limit."""
+    if not in_tokens:
+        return [order[start : start + limit] for start in range(0, len(order), limit)]
+    groups: list[NDArray[np.int64]] = []
+    start = 0
+    for end, length in enumerate(lengths[order].tolist()):
+        if end > start and (end - start + 1) * length > limit:  # lengths rise, so this row would be the longest
+            groups.append(order[start:end])
+            start = end
+    return [*groups, order[start:]] if len(order) else groups

@@ -1,0 +1,238 @@
+"""A task: rows of text and label, split once and for all, and tokenised for a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sparsefront.models.data_file import read_frame
+from sparsefront.models.labels import read_labels
+from sparsefront.models.rows import TokenRows
+from sparsefront.models.splits import group_split, random_split, time_split
+from sparsefront.models.task_file import SPLITS, TaskFile, nearest
+from sparsefront.models.tokens import (
+    default_cache_dir,
+    encode_texts,
+    length_report,
+    load_arrays,
+    save_arrays,
+    tokenizer_hash,
+)
+from sparsefront.spaces import InputError
+
+CACHE_VERSION: Final = 1
+BUILTIN: Final[dict[str, Any]] = {
+    "data": "builtin",
+    "name": "ad_log",
+    "text": ["query", "ad_title"],
+    "label": {"column": "click", "kind": "binary"},
+    "split": {"group": "query", "valid": 0.1, "test": 0.1},
+    "max_length": 32,
+}
+
+
+class Task:
+    """Rows with text, a label and a split.
+
+    ``frame`` holds every row and column; ``target`` (rows,) float32 in [0, 1] and ``positive`` (rows,) bool are its
+    labels, ``split`` (rows,) int8 indexes ``SPLITS``. Rows are numbered from 1 in messages, the header not counted.
+    """
+
+    def __init__(self, *, spec: TaskFile, frame: pd.DataFrame, data_sha256: str, origin: str, name: str) -> None:
+        self.spec: Final = spec
+        self.frame: Final = frame
+        self.name: Final = name
+        self.data_sha256: Final = data_sha256
+        self.token_report: dict[str, float] | None = None
+        _check_columns(frame, spec, origin)
+        _check_texts(frame, spec, origin)
+        self.target, self.positive = read_labels(frame[spec.label.column], spec.label, origin)
+        self.split = _split(frame, spec, origin)
+        _check_split(self.split, self.positive, spec, origin)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Task:
+        """The task that a YAML file describes; ``InputError`` with one line when the file or its data is wrong."""
+        path = Path(path)
+        spec = TaskFile.read(path)
+        data = spec.data_path(path.parent)
+        text_columns = [*spec.text, *([spec.split.group] if spec.split.group else [])]
+        frame, sha256 = read_frame(data, text_columns=text_columns)
+        return cls(spec=spec, frame=frame, data_sha256=sha256, origin=str(data), name=spec.name or path.stem)
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, content: Mapping[str, Any]) -> Task:
+        """A task from rows in memory; ``content`` is what a task file would hold, ``data`` aside."""
+        spec = TaskFile.parse({"data": "memory", **content}, "task")
+        frame = frame.reset_index(drop=True)
+        sha256 = hashlib.sha256(frame.to_json(orient="split", date_format="iso").encode()).hexdigest()
+        origin = spec.name or spec.data
+        return cls(spec=spec, frame=frame, data_sha256=sha256, origin=origin, name=origin)
+
+    @classmethod
+    def builtin(cls, *, rows: int = 16_000, seed: int = 0) -> Task:
+        """The seeded ad log of ``models.ad_log``: needs no file, and the best reachable quality is known."""
+        from sparsefront.models.ad_log import generate_ad_log
+
+        content = {**BUILTIN, "split": {**BUILTIN["split"], "seed": seed}}
+        return cls.from_frame(generate_ad_log(rows=rows, seed=seed), content)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def indices(self, split: str) -> NDArray[np.int64]:
+        """Places in ``frame`` of the rows of ``split``, rising: the order of ``tokenise()[split]``."""
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+        return np.flatnonzero(self.split == SPLITS.index(split))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the data and of every setting that decides what is trained on and how it is scored."""
+        return _sha256({**self._row_key(), "max_length": self.spec.max_length, "metric": self.spec.metric})
+
+    def report(self) -> dict[str, Any]:
+        """What the task holds, ready for JSON: rows and label rate by split, and token lengths once tokenised."""
+        splits = {}
+        for name in SPLITS:
+            index = self.indices(name)
+            splits[name] = {
+                "rows": len(index),
+                "row_share": len(index) / len(self),
+                "positive_rate": float(self.positive[index].mean()),
+                "target_mean": float(self.target[index].mean()),
+            }
+            if self.spec.split.group:
+                splits[name]["groups"] = int(self.frame[self.spec.split.group].iloc[index].nunique())
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "rows": len(self),
+            "positive_rate": float(self.positive.mean()),
+            "target_mean": float(self.target.mean()),
+            "metric": self.spec.metric,
+            "max_length": self.spec.max_length,
+            "splits": splits,
+            **({"tokens": self.token_report} if self.token_report else {}),
+        }
+
+    def tokenise(self, tokenizer: Any, cache_dir: str | Path | None = None) -> dict[str, TokenRows]:
+        """The rows of each split as tokens, from the cache when it holds them.
+
+        ``tokenizer``: a Hugging Face fast tokenizer or a ``tokenizers.Tokenizer``; ``cache_dir``: default
+        ``$SPARSEFRONT_CACHE`` or ``~/.cache/sparsefront``. A damaged cache file is written anew. Fills in
+        ``token_report``.
+        """
+        key = _sha256(
+            {
+                **self._row_key(),
+                "version": CACHE_VERSION,
+                "max_length": self.spec.max_length,
+                "tokenizer": tokenizer_hash(tokenizer),
+            }
+        )
+        path = Path(cache_dir if cache_dir is not None else default_cache_dir()) / "tokens" / f"{key}.safetensors"
+        arrays = load_arrays(path)
+        rows = self._rows(arrays) if arrays is not None else None
+        if arrays is None or rows is None:
+            columns = [self.frame[name].tolist() for name in self.spec.text]
+            arrays = encode_texts(tokenizer, columns, self.spec.max_length)
+            save_arrays(path, arrays)
+            rows = self._rows(arrays)
+            if rows is None:
+                raise ValueError("the tokenizer's rows do not match the task's")
+        self.token_report = length_report(arrays["raw_lengths"], self.spec.max_length)
+        return {name: rows.subset(self.indices(name)) for name in SPLITS}
+
+    def _rows(self, arrays: dict[str, NDArray[Any]]) -> TokenRows | None:
+        """All rows in the frame's order, or None when the arrays are not those of this many rows."""
+        tokens = {name: array for name, array in arrays.items() if name != "raw_lengths"}
+        if "raw_lengths" not in arrays or arrays["raw_lengths"].shape != (len(self),):
+            return None
+        try:
+            return TokenRows.from_arrays({**tokens, "target": self.target, "positive": self.positive})
+        except ValueError:
+            return None
+
+    def _row_key(self) -> dict[str, Any]:
+        spec = self.spec
+        return {
+            "data": self.data_sha256,
+            "text": spec.text,
+            "label": spec.label.model_dump(),
+            "split": spec.split.model_dump(),
+        }
+
+
+def _sha256(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _check_columns(frame: pd.DataFrame, spec: TaskFile, origin: str) -> None:
+    asked = [("text", name) for name in spec.text] + [("label.column", spec.label.column)]
+    asked += [("split.group", spec.split.group)] if spec.split.group else []
+    asked += [("split.time", spec.split.time)] if spec.split.time else []
+    for key, name in asked:
+        if name not in frame.columns:
+            raise InputError(f"{origin}: no column {name!r} ({key}){nearest(name, frame.columns)}")
+
+
+def _check_texts(frame: pd.DataFrame, spec: TaskFile, origin: str) -> None:
+    for name in spec.text:
+        for row, value in enumerate(frame[name].tolist(), start=1):
+            if not isinstance(value, str):
+                shown = "no value" if value is None or value != value else repr(value)  # noqa: PLR0124 - NaN
+                raise InputError(f"{origin}: row {row}: text {name!r} is {shown}; expected text")
+            if not value.strip():
+                raise InputError(f"{origin}: row {row}: text {name!r} is empty; expected text")
+
+
+def _split(frame: pd.DataFrame, spec: TaskFile, origin: str) -> NDArray[np.int8]:
+    split = spec.split
+    if split.group is not None:
+        missing = frame[split.group].isna().to_numpy()
+        if missing.any():
+            raise InputError(f"{origin}: row {int(missing.argmax()) + 1}: group {split.group!r} is missing")
+        groups = frame[split.group].tolist()
+        return group_split(groups, valid=split.valid, test=split.test, seed=split.seed)
+    if split.time is not None:
+        times = _times(frame[split.time], split.time, origin)
+        return time_split(times, valid=split.valid, test=split.test)
+    return random_split(len(frame), valid=split.valid, test=split.test, seed=split.seed)
+
+
+def _times(values: pd.Series[Any], name: str, origin: str) -> NDArray[Any]:
+    """Numbers stay numbers; dates, also as ISO text, become instants in UTC."""
+    if pd.api.types.is_numeric_dtype(values):
+        times: pd.Series[Any] = values
+    else:
+        times = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
+    missing = times.isna().to_numpy()
+    if missing.any():
+        row = int(missing.argmax())
+        raise InputError(
+            f"{origin}: row {row + 1}: time {name!r} is {values.iloc[row]!r}; expected a number or an ISO 8601 date"
+        )
+    return times.to_numpy()
+
+
+def _check_split(codes: NDArray[np.int8], positive: NDArray[np.bool_], spec: TaskFile, origin: str) -> None:
+    for code, name in enumerate(SPLITS):
+        rows = codes == code
+        count, positives = int(rows.sum()), int(positive[rows].sum())
+        if not count:
+            raise InputError(
+                f"{origin}: split {name!r} has none of the {len(codes)} rows; expected more rows, or other shares"
+            )
+        if spec.metric != "log_loss" and positives in (0, count):
+            kind = "positive" if positives else "negative"
+            raise InputError(
+                f"{origin}: all {count} rows of split {name!r} are {kind}; metric {spec.metric!r} needs both kinds"
+            )

@@ -1,0 +1,168 @@
+"""The task file: YAML that says which rows, columns, label, split and metric make a task."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from sparsefront.spaces import InputError
+
+SPLITS = ("train", "valid", "test")
+Metric = Literal["auc", "average_precision", "log_loss"]
+ColumnName = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class LabelSpec(_Section):
+    """Which column is the label and how it is read.
+
+    ``binary``: 0, 1 or booleans. ``soft``: in [0, 1], positive from ``positive`` (default 0.5). ``graded``: in
+    ``range`` [lo, hi], trained on ``(grade - lo) / (hi - lo)``, positive from the grade ``positive``.
+    """
+
+    column: ColumnName
+    kind: Literal["binary", "soft", "graded"]
+    range: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=2)] | None = (
+        None
+    )
+    positive: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "graded":
+            if self.range is None or self.positive is None:
+                raise ValueError(
+                    "a graded label needs range: [lowest, highest] and positive: the lowest positive grade"
+                )
+            if self.range[0] >= self.range[1]:
+                raise ValueError(f"range must be [lowest, highest], got {self.range}")
+        elif self.range is not None:
+            raise ValueError(f"range belongs to graded labels, not to {self.kind} ones")
+        if self.kind == "binary" and self.positive is not None:
+            raise ValueError("positive belongs to soft and graded labels; a binary label is positive at 1")
+        low, high = self.bounds
+        if not low < self.threshold <= high:
+            raise ValueError(f"positive must be above {low:g} and at most {high:g}, got {self.threshold:g}")
+        return self
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest label."""
+        return (self.range[0], self.range[1]) if self.range is not None else (0.0, 1.0)
+
+    @property
+    def threshold(self) -> float:
+        """The lowest label that counts as positive."""
+        return 0.5 if self.positive is None else self.positive
+
+
+class SplitSpec(_Section):
+    """How rows are split: by ``group`` (no group crosses a split), by ``time`` (latest rows are test, those before them
+    valid), or at random when neither is given. ``valid`` and ``test`` are shares of all rows."""
+
+    group: ColumnName | None = None
+    time: ColumnName | None = None
+    valid: Share = 0.1
+    test: Share = 0.1
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.group is not None and self.time is not None:
+            raise ValueError(f"give group or time, not both; got group {self.group!r} and time {self.time!r}")
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid + test must be below 1, got {self.valid:g} + {self.test:g}")
+        return self
+
+
+class TaskFile(_Section):
+    """A validated task file. ``data`` is taken relative to the file's folder and, when it is not there, to the current
+    one."""
+
+    data: Annotated[str, Field(min_length=1)]
+    text: Annotated[list[ColumnName], BeforeValidator(_as_list), Field(min_length=1, max_length=2)]
+    label: LabelSpec
+    split: SplitSpec = SplitSpec()
+    max_length: Annotated[int, Field(ge=4, le=512)] = 48
+    metric: Metric = "auc"
+    name: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.text)) != len(self.text):
+            raise ValueError(f"the two text columns must differ, got {self.text}")
+        if self.label.column in self.text:
+            raise ValueError(f"the label column {self.label.column!r} is also a text column")
+        return self
+
+    @classmethod
+    def read(cls, path: str | Path) -> TaskFile:
+        """The task file at ``path``; ``InputError`` with one line when it is missing or wrong."""
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; expected a YAML task file") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read as text ({type(error).__name__}); expected a YAML file") from None
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            place = f"line {mark.line + 1}: " if mark is not None else ""
+            problem = getattr(error, "problem", None) or "it cannot be parsed"
+            raise InputError(f"{path}: {place}not valid YAML: {problem}") from None
+        if not isinstance(content, dict):
+            got = "an empty file" if content is None else type(content).__name__
+            raise InputError(f"{path}: got {got}; expected a YAML mapping with the keys data, text and label")
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: dict[Any, Any], path: str | Path) -> TaskFile:
+        """A task file from its content; ``path`` is what an error names."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise InputError(f"{path}: {_one_line(error)}") from None
+
+    def data_path(self, folder: Path) -> Path:
+        """Where the data is: under ``folder`` if it exists there, else relative to the current folder."""
+        beside = folder / self.data
+        return beside if beside.exists() or not Path(self.data).exists() else Path(self.data)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` when a known name resembles ``name``, else the known names."""
+    names = [str(item) for item in known]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(names)}"
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first fault of a validation as ``key: value: what was expected``."""
+    fault = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    match fault["type"]:
+        case "extra_forbidden":
+            fields = {"label": LabelSpec.model_fields, "split": SplitSpec.model_fields}
+            known = fields[str(fault["loc"][0])] if len(fault["loc"]) > 1 else TaskFile.model_fields
+            return f"unknown key {key!r}{nearest(str(fault['loc'][-1]), known)}"
+        case "missing":
+            return f"key {key!r} is missing"
+        case "value_error":
+            return f"{key + ': ' if key else ''}{fault['ctx']['error']}"
+        case _:
+            return f"{key}: got {fault['input']!r}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
