@@ -1,0 +1,355 @@
+"""The ONNX graph of a slim cross-encoder, written by hand.
+
+An exporter would trace torch for seconds; this takes milliseconds, which profiling about a hundred genomes needs, and it
+leaves the formulation to us. Only standard operators (opset 23) are used. What was measured on ONNX Runtime 1.31, one
+thread, batch 1, width 384, decided the form:
+
+* the contrib SkipLayerNormalization costs 65 us more than Add + LayerNormalization at 48 tokens, and the runtime fuses
+  Add + LayerNormalization into it by itself; ``Sum`` is not in that pattern, so residuals are Sum nodes;
+* the standard Attention operator is as fast as the contrib ones or faster, and it hands out its probabilities;
+* from the last layer with heads on, only [CLS]'s row reaches the logit. Its attention is re-associated,
+  ``(q W_k) X^T`` instead of ``q (X W_k)^T``, which is about 20 times fewer multiply-adds at 48 tokens;
+* biases are folded: a key bias moves all scores of a query alike and vanishes in the softmax, a value bias passes through
+  it unchanged into the output bias, and the bias behind a sub-layer moves into the LayerNorm in front of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from sparsefront.models.parameters import Arrays, checked_arrays
+from sparsefront.spaces import Genome, kept_tokens
+
+if TYPE_CHECKING:
+    from sparsefront.models.config import CrossEncoderConfig
+
+OPSET = 23
+IR_VERSION = 10
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+OUTPUT = "logits"
+_MASKED = np.float32(-1e9)
+_AFTER_SOFTMAX = 3
+
+
+def build_graph(config: CrossEncoderConfig, arrays: Mapping[str, npt.NDArray[Any]]) -> onnx.ModelProto:
+    """The graph of the model that ``arrays`` (state-dict names) holds.
+
+    Inputs ``input_ids``, ``attention_mask``, ``token_type_ids``: int64 (batch, tokens), both dynamic; padding, if any,
+    stands at the end of a row. Output ``logits``: float32 (batch,). Raises ``ValueError`` for an array that is missing,
+    not known, or not of the shape that the configuration asks for.
+    """
+    return _CrossEncoderGraph(config, checked_arrays(config, arrays)).build()
+
+
+class _Nodes:
+    """Collects nodes and constants; equal constants asked for by the same key are stored once."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._shared: dict[str, str] = {}
+
+    def const(self, value: npt.NDArray[Any], name: str) -> str:
+        if name not in self._shared:
+            self._shared[name] = name
+            self.initializers.append(numpy_helper.from_array(np.array(value, order="C"), name))
+        return name
+
+    def ints(self, *values: int) -> str:
+        return self.const(np.array(values, np.int64), "ints_" + "_".join(map(str, values)))
+
+    def outputs(self, op: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
+        number = len(self.nodes)
+        names = [f"{op}_{number}_{index}" for index in range(outputs)]
+        self.nodes.append(helper.make_node(op, list(inputs), names, name=f"{op}_{number}", **attributes))
+        return names
+
+    def op(self, op: str, *inputs: str, **attributes: Any) -> str:
+        return self.outputs(op, *inputs, outputs=1, **attributes)[0]
+
+
+class _Tokens:
+    """What is alive between two pruning steps; masks are made once per length, and only if something reads them.
+
+    Attributes:
+        length: name of the tensor length, int64 (1,).
+        alive: name of the mask of real tokens, bool (batch, length).
+    """
+
+    def __init__(self, nodes: _Nodes, length: str, alive: str, limit: int) -> None:
+        self.length = length
+        self.alive = alive
+        self._nodes = nodes
+        self._limit = limit
+        self._made: dict[str, str] = {}
+
+    def prefix(self, table: npt.NDArray[Any], axis: int, name: str) -> str:
+        """The first ``length`` entries of a constant along ``axis``."""
+        nodes = self._nodes
+        return nodes.op("Slice", nodes.const(table, name), nodes.ints(0), self.length, nodes.ints(axis))
+
+    def _alive_4d(self) -> str:
+        if "4d" not in self._made:
+            self._made["4d"] = self._nodes.op("Unsqueeze", self.alive, self._nodes.ints(1, 2))
+        return self._made["4d"]
+
+    def attention_mask(self) -> str:
+        """0 for real and -1e9 for padding keys: (batch, 1, length, length); Attention takes no broadcast rows."""
+        if "mask" not in self._made:
+            zeros = self.prefix(np.zeros((1, 1, self._limit, 1), np.float32), 2, "zero_column")
+            masked = self._nodes.const(np.array(_MASKED), "masked")
+            self._made["mask"] = self._nodes.op("Where", self._alive_4d(), zeros, masked)
+        return self._made["mask"]
+
+    def row_mask(self) -> str:
+        """0 for real and -1e9 for padding keys: (batch, 1, length)."""
+        nodes = self._nodes
+        alive = nodes.op("Unsqueeze", self.alive, nodes.ints(1))
+        masked, zero = nodes.const(np.array(_MASKED), "masked"), nodes.const(np.array(0, np.float32), "zero")
+        return nodes.op("Where", alive, zero, masked)
+
+    def query_weights(self) -> str:
+        """1 for real and 0 for padding queries: (batch, 1, 1, length)."""
+        return self._nodes.op("Cast", self._alive_4d(), to=TensorProto.FLOAT)
+
+
+class _CrossEncoderGraph:
+    def __init__(self, config: CrossEncoderConfig, arrays: Arrays) -> None:
+        self.config = config
+        self.genome: Genome = config.genome
+        self.arrays = arrays
+        self.nodes = _Nodes()
+        self.limit: int = config.max_position_embeddings
+        heads = self.genome.column("heads")
+        # Behind the last layer with heads no token but [CLS] can reach the logit; -1: not even the first layer mixes.
+        self.last_mixing = max((layer for layer, count in enumerate(heads) if count), default=-1)
+        self.pruning = [
+            layer for layer, gene in enumerate(self.genome) if gene.keep_percent < 100 and layer < self.last_mixing
+        ]
+        self.scoring = self._scoring_layers()
+        self._survivors: dict[int, tuple[str, str]] = {}
+
+    def build(self) -> onnx.ModelProto:
+        nodes, config = self.nodes, self.config
+        hidden, tokens = self._embeddings()
+        scores: str | None = None
+        for layer, gene in enumerate(self.genome):
+            if layer < self.last_mixing:
+                if gene.heads:
+                    hidden, fresh = self._attention(layer, hidden, tokens)
+                    scores = fresh if fresh is not None else scores
+                else:
+                    hidden = self._norm(hidden, f"encoder.layers.{layer}.attention_norm", self._ffn_bias(layer))
+                if layer in self.pruning:
+                    hidden, tokens, scores = self._prune(layer, hidden, tokens, scores)
+            elif layer == self.last_mixing:
+                hidden = self._cls_attention(layer, hidden, tokens)
+            else:
+                hidden = self._norm(hidden, f"encoder.layers.{layer}.attention_norm", self._ffn_bias(layer))
+            hidden = self._ffn(layer, hidden, cls_only=layer >= self.last_mixing)
+        weight = nodes.const(self.arrays["head.weight"].T, "head.weight")
+        logits = nodes.op("Gemm", hidden, weight, nodes.const(self.arrays["head.bias"], "head.bias"))
+        nodes.nodes.append(helper.make_node("Squeeze", [logits, nodes.ints(1)], [OUTPUT], name=OUTPUT))
+        inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in INPUTS]
+        output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch"])
+        graph = helper.make_graph(nodes.nodes, "cross_encoder", inputs, [output], nodes.initializers)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="sparsefront"
+        )
+        helper.set_model_props(model, {"genome": self.genome.key(), "hidden_size": str(config.hidden_size)})
+        return model
+
+    # -- embeddings ------------------------------------------------------------------------------------------------
+
+    def _embeddings(self) -> tuple[str, _Tokens]:
+        nodes, arrays = self.nodes, self.arrays
+        prefix = "encoder.embeddings."
+        word, position, token_type = (arrays[f"{prefix}{kind}.weight"] for kind in ("word", "position", "token_type"))
+        if self.last_mixing < 0:
+            zero = nodes.const(np.array(0, np.int64), "first_token")
+            ids, types = (nodes.op("Gather", name, zero, axis=1) for name in (INPUTS[0], INPUTS[2]))
+            terms = [
+                nodes.op("Gather", nodes.const(word, "word"), ids),
+                nodes.op("Gather", nodes.const(token_type + position[0], "token_type_first"), types),
+            ]
+            return self._norm(nodes.op("Sum", *terms), f"{prefix}norm", self._attention_bias(0)), self._no_tokens()
+        length = nodes.op("Shape", INPUTS[0], start=1, end=2)
+        tokens = _Tokens(nodes, length, nodes.op("Cast", INPUTS[1], to=TensorProto.BOOL), self.limit)
+        terms = [
+            nodes.op("Gather", nodes.const(word, "word"), INPUTS[0]),
+            nodes.op("Gather", nodes.const(token_type, "token_type"), INPUTS[2]),
+            tokens.prefix(position, 0, "position"),
+        ]
+        self._count_survivors(length)
+        return self._norm(nodes.op("Sum", *terms), f"{prefix}norm", self._attention_bias(0)), tokens
+
+    def _no_tokens(self) -> _Tokens:
+        return _Tokens(self.nodes, "", "", self.limit)
+
+    def _count_survivors(self, length: str) -> None:
+        """Looks all counts up at once: (tensor length (1,), survivors per row (batch, 1)) for every pruning layer."""
+        if not self.pruning:
+            return
+        nodes = self.nodes
+        table = np.ones((self.limit + 1, len(self.pruning)), np.int64)
+        for row in range(1, self.limit + 1):
+            left = row
+            for step, layer in enumerate(self.pruning):
+                left = kept_tokens(left, self.genome.layers[layer].keep_percent)
+                table[row, step] = left
+        counts = nodes.const(table, "survivors")
+        real = nodes.op("ReduceSum", INPUTS[1], nodes.ints(1), keepdims=0)
+        steps = len(self.pruning)
+        rows = nodes.op("Gather", counts, real)
+        whole = nodes.op("Gather", counts, length)
+        by_row = nodes.outputs("Split", rows, outputs=steps, axis=1, num_outputs=steps) if steps > 1 else [rows]
+        flat = nodes.op("Reshape", whole, nodes.ints(-1))
+        by_length = nodes.outputs("Split", flat, outputs=steps, axis=0, num_outputs=steps) if steps > 1 else [flat]
+        self._survivors = dict(zip(self.pruning, zip(by_length, by_row, strict=True), strict=True))
+
+    # -- attention -------------------------------------------------------------------------------------------------
+
+    def _attention(self, layer: int, hidden: str, tokens: _Tokens) -> tuple[str, str | None]:
+        """Self-attention of all tokens -> (hidden, scores (batch, length) if this layer must score)."""
+        nodes, prefix = self.nodes, f"encoder.layers.{layer}."
+        heads = self.genome.layers[layer].heads
+        scale = np.float32(self.config.head_size**-0.5)
+        query = self._matmul(hidden, f"{prefix}query", self.arrays[f"{prefix}query.weight"] * scale)
+        query = nodes.op("Add", query, nodes.const(self.arrays[f"{prefix}query.bias"] * scale, f"{prefix}query.bias"))
+        key, value = (
+            self._matmul(hidden, f"{prefix}{kind}", self.arrays[f"{prefix}{kind}.weight"]) for kind in ("key", "value")
+        )
+        inputs = (query, key, value, tokens.attention_mask())
+        attributes = {"q_num_heads": heads, "kv_num_heads": heads, "scale": 1.0}
+        scores: str | None = None
+        if layer in self.scoring:
+            context, _, _, received = nodes.outputs(
+                "Attention", *inputs, outputs=4, qk_matmul_output_mode=_AFTER_SOFTMAX, **attributes
+            )
+            # Only the ranking matters, so sums stand in for the means over heads and over real queries.
+            per_head = nodes.op("MatMul", tokens.query_weights(), received)
+            scores = nodes.op("ReduceSum", per_head, nodes.ints(1, 2), keepdims=0)
+            first = np.zeros((1, self.limit), np.float32)
+            first[0, 0] = 1e9
+            scores = nodes.op("Add", scores, tokens.prefix(first, 1, "cls_first"))
+        else:
+            context = nodes.op("Attention", *inputs, **attributes)
+        out = self._matmul(context, f"{prefix}output", self.arrays[f"{prefix}output.weight"])
+        total = nodes.op("Sum", out, hidden, nodes.const(self._output_bias(layer), f"{prefix}output.bias"))
+        return self._norm(total, f"{prefix}attention_norm", self._ffn_bias(layer)), scores
+
+    def _cls_attention(self, layer: int, hidden: str, tokens: _Tokens) -> str:
+        """Attention of [CLS]'s query only -> (batch, width)."""
+        nodes, prefix = self.nodes, f"encoder.layers.{layer}."
+        heads, size, width = self.genome.layers[layer].heads, self.config.head_size, self.config.hidden_size
+        scale = np.float32(size**-0.5)
+        cls = nodes.op("Gather", hidden, nodes.const(np.array(0, np.int64), "first_token"), axis=1)
+        query = self._gemm(
+            cls,
+            f"{prefix}query",
+            self.arrays[f"{prefix}query.weight"] * scale,
+            self.arrays[f"{prefix}query.bias"] * scale,
+        )
+        query = nodes.op("Reshape", query, nodes.ints(0, heads, 1, size))
+        keys = self.arrays[f"{prefix}key.weight"].reshape(heads, size, width)
+        probe = nodes.op("MatMul", query, nodes.const(keys, f"{prefix}key.weight"))
+        probe = nodes.op("Reshape", probe, nodes.ints(0, heads, width))
+        logits = nodes.op("MatMul", probe, nodes.op("Transpose", hidden, perm=[0, 2, 1]))
+        received = nodes.op("Softmax", nodes.op("Add", logits, tokens.row_mask()), axis=-1)
+        mixed = nodes.op("Reshape", nodes.op("MatMul", received, hidden), nodes.ints(0, heads, 1, width))
+        values = self.arrays[f"{prefix}value.weight"].reshape(heads, size, width).transpose(0, 2, 1)
+        context = nodes.op("MatMul", mixed, nodes.const(values, f"{prefix}value.weight"))
+        context = nodes.op("Reshape", context, nodes.ints(0, heads * size))
+        out = self._gemm(context, f"{prefix}output", self.arrays[f"{prefix}output.weight"], self._output_bias(layer))
+        return self._norm(nodes.op("Sum", out, cls), f"{prefix}attention_norm", self._ffn_bias(layer))
+
+    # -- token pruning ---------------------------------------------------------------------------------------------
+
+    def _prune(self, layer: int, hidden: str, tokens: _Tokens, scores: str | None) -> tuple[str, _Tokens, str | None]:
+        """Keeps each row's best tokens in their order; a row with fewer survivors is padded at its end."""
+        nodes = self.nodes
+        length, survivors = self._survivors[layer]
+        place = _Tokens(nodes, length, "", self.limit).prefix(np.arange(self.limit)[None, :], 1, "places")
+        alive = nodes.op("Less", place, survivors)
+        if scores is None:
+            hidden = nodes.op("Slice", hidden, nodes.ints(0), length, nodes.ints(1))
+            return hidden, _Tokens(nodes, length, alive, self.limit), None
+        # TopK breaks ties by the lower index. Survivors get their index minus the length, which gathers the same token
+        # but sorts before every token that the row drops.
+        _, ranked = nodes.outputs("TopK", scores, length, outputs=2, axis=1, largest=1, sorted=1)
+        none = nodes.const(np.array(0, np.int64), "first_token")
+        shifted = nodes.op("Sub", ranked, nodes.op("Where", alive, tokens.length, none))
+        order, _ = nodes.outputs("TopK", shifted, length, outputs=2, axis=1, largest=0, sorted=1)
+        hidden = nodes.op("GatherND", hidden, nodes.op("Unsqueeze", order, nodes.ints(2)), batch_dims=1)
+        if self._scores_are_read_again(layer):
+            scores = nodes.op("GatherElements", scores, order, axis=1)
+        return hidden, _Tokens(nodes, length, alive, self.limit), scores
+
+    def _scoring_layers(self) -> set[int]:
+        """Layers whose attention a pruning step reads: the latest one with heads at or before it."""
+        scoring: set[int] = set()
+        for pruned in self.pruning:
+            scoring.update([layer for layer in range(pruned + 1) if self.genome.layers[layer].heads][-1:])
+        return scoring
+
+    def _scores_are_read_again(self, layer: int) -> bool:
+        """Whether a later layer prunes by the same attention."""
+        for later in range(layer + 1, self.last_mixing):
+            if self.genome.layers[later].heads:
+                return False
+            if later in self.pruning:
+                return True
+        return False
+
+    # -- feed-forward, LayerNorm and biases ------------------------------------------------------------------------
+
+    def _ffn(self, layer: int, hidden: str, *, cls_only: bool) -> str:
+        """FFN, residual and LayerNorm; the output bias is already in ``hidden``, see :meth:`_ffn_bias`."""
+        nodes, prefix = self.nodes, f"encoder.layers.{layer}."
+        norm = f"{prefix}ffn_norm"
+        shift = self._attention_bias(layer + 1)
+        if not self.genome.layers[layer].ffn_units:
+            return self._norm(hidden, norm, shift)
+        weight = self.arrays[f"{prefix}ffn_in.weight"]
+        bias = self.arrays[f"{prefix}ffn_in.bias"] - weight @ self._ffn_bias(layer)
+        if cls_only:
+            inner = self._gemm(hidden, f"{prefix}ffn_in", weight, bias)
+        else:
+            inner = self._matmul(hidden, f"{prefix}ffn_in", weight)
+            inner = nodes.op("Add", inner, nodes.const(bias, f"{prefix}ffn_in.bias"))
+        inner = nodes.op("Gelu" if self.config.hidden_act == "gelu" else "Relu", inner)
+        out = self._matmul(inner, f"{prefix}ffn_out", self.arrays[f"{prefix}ffn_out.weight"])
+        return self._norm(nodes.op("Sum", out, hidden), norm, shift)
+
+    def _ffn_bias(self, layer: int) -> npt.NDArray[np.float32]:
+        """What the LayerNorm before the FFN adds, so that the residual carries the FFN's output bias."""
+        return self.arrays[f"encoder.layers.{layer}.ffn_out.bias"]
+
+    def _attention_bias(self, layer: int) -> npt.NDArray[np.float32]:
+        """What the LayerNorm before ``layer`` adds: the output bias of an attention that has no heads left."""
+        if layer < len(self.genome) and not self.genome.layers[layer].heads:
+            return self.arrays[f"encoder.layers.{layer}.output.bias"]
+        return np.zeros(self.config.hidden_size, np.float32)
+
+    def _output_bias(self, layer: int) -> npt.NDArray[np.float32]:
+        prefix = f"encoder.layers.{layer}."
+        folded = self.arrays[f"{prefix}output.weight"] @ self.arrays[f"{prefix}value.bias"]
+        return np.asarray(self.arrays[f"{prefix}output.bias"] + folded, np.float32)
+
+    def _norm(self, hidden: str, name: str, shift: npt.NDArray[np.float32]) -> str:
+        weight = self.nodes.const(self.arrays[f"{name}.weight"], f"{name}.weight")
+        bias = self.nodes.const(self.arrays[f"{name}.bias"] + shift, f"{name}.bias")
+        return self.nodes.op("LayerNormalization", hidden, weight, bias, axis=-1, epsilon=self.config.layer_norm_eps)
+
+    def _matmul(self, hidden: str, name: str, weight: npt.NDArray[np.float32]) -> str:
+        return self.nodes.op("MatMul", hidden, self.nodes.const(weight.T, f"{name}.weight"))
+
+    def _gemm(self, row: str, name: str, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> str:
+        nodes = self.nodes
+        return nodes.op("Gemm", row, nodes.const(weight.T, f"{name}.weight"), nodes.const(bias, f"{name}.bias"))

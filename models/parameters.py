@@ -1,0 +1,63 @@
+"""Names and shapes of a cross-encoder's arrays, known without torch: what the graph builder reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from sparsefront.models.config import CrossEncoderConfig
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+
+
+def array_shapes(config: CrossEncoderConfig) -> dict[str, tuple[int, ...]]:
+    """State-dict name -> shape for a slim ``CrossEncoder`` of this configuration; widths of zero give empty arrays."""
+    width = config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "encoder.embeddings.word.weight": (config.vocab_size, width),
+        "encoder.embeddings.position.weight": (config.max_position_embeddings, width),
+        "encoder.embeddings.token_type.weight": (config.type_vocab_size, width),
+        **_vectors("encoder.embeddings.norm", width),
+    }
+    for layer, gene in enumerate(config.genome):
+        prefix, inner = f"encoder.layers.{layer}.", gene.heads * config.head_size
+        for kind in ("query", "key", "value"):
+            shapes |= {f"{prefix}{kind}.weight": (inner, width), f"{prefix}{kind}.bias": (inner,)}
+        shapes |= {f"{prefix}output.weight": (width, inner), f"{prefix}output.bias": (width,)}
+        shapes |= {f"{prefix}ffn_in.weight": (gene.ffn_units, width), f"{prefix}ffn_in.bias": (gene.ffn_units,)}
+        shapes |= {f"{prefix}ffn_out.weight": (width, gene.ffn_units), f"{prefix}ffn_out.bias": (width,)}
+        shapes |= {**_vectors(f"{prefix}attention_norm", width), **_vectors(f"{prefix}ffn_norm", width)}
+    return shapes | {"head.weight": (1, width), "head.bias": (1,)}
+
+
+def checked_arrays(config: CrossEncoderConfig, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    """The arrays as float32; raises ``ValueError`` naming one that is missing, not known or of another shape."""
+    shapes = array_shapes(config)
+    if unknown := sorted(set(arrays) - set(shapes)):
+        raise ValueError(f"array {unknown[0]!r} does not belong to a cross-encoder of {len(config.genome)} layers")
+    checked: Arrays = {}
+    for name, shape in shapes.items():
+        if name not in arrays:
+            raise ValueError(f"array {name!r} is missing, expected shape {shape}")
+        if arrays[name].shape != shape:
+            raise ValueError(f"array {name!r} must have shape {shape}, got {arrays[name].shape}")
+        checked[name] = np.asarray(arrays[name], np.float32)
+    return checked
+
+
+def random_arrays(config: CrossEncoderConfig, seed: int = 0, *, scale: float = 0.02) -> Arrays:
+    """Weights for timing: normal with deviation ``scale``, LayerNorm weights around one, so that nothing overflows."""
+    rng = np.random.default_rng(seed)
+    arrays: Arrays = {}
+    for name, shape in array_shapes(config).items():
+        values = rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
+        arrays[name] = values + np.float32(1) if name.endswith("norm.weight") else values
+    return arrays
+
+
+def _vectors(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
