@@ -30,14 +30,17 @@ NUMERIC: Final = ("age", "days_since_visit", "past_ctr", "price_gap")
 CATEGORICAL: Final = ("user_id", "device", "region", "gender", "advertiser")
 
 BIAS: Final = -1.45
-TEXT_SCALE: Final = 1.1
-MATCH: Final = np.array([1.2, -0.2, -0.7, -1.4])
+TEXT_SCALE: Final = 0.9
+MATCH: Final = np.array([1.9, -0.4, -1.1, -2.2])
 """Logit of: the same product; another of its category; an accessory instead of the product, or the reverse; else."""
 ATTRIBUTE_SCALE: Final = np.array([1.0, 0.5, 0.2, 0.1])
 MATCH_SHARE: Final = (0.5, 0.15, 0.15, 0.2)
 ASKED: Final = {"audience": 0.45, "brand": 0.45, "price": 0.3, "colour": 0.45, "size": 0.3}
-SHOWN: Final = 0.7
+SHOWN: Final = (0.4, 0.75)
+"""Share of titles that name an attribute: one the query does not ask for, one it does."""
 AGREES: Final = 0.5
+SYNONYM: Final = 0.6
+"""Share of attributes that are worded freely; the others take the plainest word."""
 ROWS_PER_QUERY: Final = 8
 ROWS_PER_USER: Final = 10
 STREAM: Final = 40
@@ -126,7 +129,7 @@ def _words(items: _Item, row: int, rng: np.random.Generator) -> tuple[list[str],
     for attribute, values in items.values.items():
         if values[row] >= 0:
             words = ATTRIBUTES[attribute][values[row]]
-            word = words[int(rng.integers(len(words)))]
+            word = words[int(rng.integers(len(words))) if rng.random() < SYNONYM else 0]
             (after if word.startswith("for ") or rng.random() < 0.15 else before).append(word)
     rng.shuffle(before)
     return before, [name], after
@@ -159,8 +162,10 @@ def _ads(query: _Item, rng: np.random.Generator) -> tuple[_Item, NDArray[np.int6
     values = {}
     for name, words in ATTRIBUTES.items():
         drawn = rng.integers(len(words), size=rows)
-        copied = (query.values[name] >= 0) & (rng.random(rows) < AGREES)
-        values[name] = np.where(rng.random(rows) < SHOWN, np.where(copied, query.values[name], drawn), -1)
+        asked = query.values[name] >= 0
+        copied = asked & (rng.random(rows) < AGREES)
+        shown = rng.random(rows) < np.where(asked, SHOWN[1], SHOWN[0])
+        values[name] = np.where(shown, np.where(copied, query.values[name], drawn), -1)
     return _Item(kind=kind, accessory=accessory, values=values), match
 
 

@@ -24,14 +24,20 @@ def read_labels(values: pd.Series[Any], spec: LabelSpec, origin: str) -> tuple[N
         good &= (numbers == 0) | (numbers == 1)
     if not good.all():
         row = int(np.argmin(good))
-        value = values.iloc[row]
-        shown = "no value" if pd.isna(value) else repr(value.item() if isinstance(value, np.generic) else value)
+        shown = shown_value(values.iloc[row])
         raise InputError(f"{origin}: row {row + 1}: label {spec.column!r} is {shown}; expected {expected}")
     if numbers.min() == numbers.max():
         raise InputError(
             f"{origin}: label {spec.column!r} is {numbers[0]:g} in all {len(numbers)} rows; expected different labels"
         )
     return ((numbers - low) / (high - low)).astype(np.float32), numbers >= spec.threshold
+
+
+def shown_value(value: Any) -> str:
+    """A cell as an error line shows it."""
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return "no value"
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def _no_bools(values: pd.Series[Any]) -> pd.Series[Any]:

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sparsefront.models.data_file import read_frame
-from sparsefront.models.labels import read_labels
+from sparsefront.models.labels import read_labels, shown_value
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.splits import group_split, random_split, time_split
 from sparsefront.models.task_file import SPLITS, TaskFile, nearest
@@ -188,8 +188,7 @@ def _check_texts(frame: pd.DataFrame, spec: TaskFile, origin: str) -> None:
     for name in spec.text:
         for row, value in enumerate(frame[name].tolist(), start=1):
             if not isinstance(value, str):
-                shown = "no value" if value is None or value != value else repr(value)  # noqa: PLR0124 - NaN
-                raise InputError(f"{origin}: row {row}: text {name!r} is {shown}; expected text")
+                raise InputError(f"{origin}: row {row}: text {name!r} is {shown_value(value)}; expected text")
             if not value.strip():
                 raise InputError(f"{origin}: row {row}: text {name!r} is empty; expected text")
 
@@ -197,7 +196,7 @@ def _check_texts(frame: pd.DataFrame, spec: TaskFile, origin: str) -> None:
 def _split(frame: pd.DataFrame, spec: TaskFile, origin: str) -> NDArray[np.int8]:
     split = spec.split
     if split.group is not None:
-        missing = frame[split.group].isna().to_numpy()
+        missing = (frame[split.group].isna() | (frame[split.group] == "")).to_numpy(dtype=bool)
         if missing.any():
             raise InputError(f"{origin}: row {int(missing.argmax()) + 1}: group {split.group!r} is missing")
         groups = frame[split.group].tolist()
@@ -218,7 +217,8 @@ def _times(values: pd.Series[Any], name: str, origin: str) -> NDArray[Any]:
     if missing.any():
         row = int(missing.argmax())
         raise InputError(
-            f"{origin}: row {row + 1}: time {name!r} is {values.iloc[row]!r}; expected a number or an ISO 8601 date"
+            f"{origin}: row {row + 1}: time {name!r} is {shown_value(values.iloc[row])}; "
+            "expected a number or an ISO 8601 date"
         )
     return times.to_numpy()
 

@@ -1,0 +1,134 @@
+"""Tokenised rows: subsets, stratified samples and batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsefront.models.rows import TokenRows
+
+
+def make_rows(lengths: list[int], seed: int = 0) -> TokenRows:
+    rng = np.random.default_rng(seed)
+    total = sum(lengths)
+    target = rng.random(len(lengths)).astype(np.float32)
+    return TokenRows(
+        input_ids=rng.integers(1, 1000, size=total).astype(np.int32),
+        token_type_ids=rng.integers(0, 2, size=total).astype(np.int8),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        target=target,
+        positive=target >= 0.5,
+    )
+
+
+def tokens_of(rows: TokenRows, row: int) -> list[int]:
+    return [int(i) for i in rows.input_ids[rows.offsets[row] : rows.offsets[row + 1]]]
+
+
+many_lengths = st.lists(st.integers(1, 20), min_size=0, max_size=60)
+
+
+@given(many_lengths, st.one_of(st.none(), st.integers(0, 5)), st.booleans(), st.integers(1, 50))
+def test_batches_are_a_partition_of_the_rows(lengths: list[int], seed: int | None, in_tokens: bool, limit: int) -> None:
+    rows = make_rows(lengths)
+    size: dict[str, int] = {"tokens_per_batch" if in_tokens else "batch_size": limit}
+    batches = list(rows.batches(**size, shuffle_seed=seed, pad_token_id=7))
+    assert sorted(int(i) for batch in batches for i in batch.index) == list(range(len(rows)))
+    for batch in batches:
+        assert batch.input_ids.shape == batch.attention_mask.shape == batch.token_type_ids.shape
+        assert batch.input_ids.dtype == batch.attention_mask.dtype == batch.index.dtype == np.int64
+        assert batch.attention_mask.sum(axis=1).max() == batch.input_ids.shape[1], "padded beyond the longest row"
+        assert len(batch) == 1 or (batch.input_ids.size if in_tokens else len(batch)) <= limit
+        for place, row in enumerate(batch.index):
+            real = batch.attention_mask[place].astype(bool)
+            assert list(batch.input_ids[place][real]) == tokens_of(rows, int(row))
+            assert (batch.input_ids[place][~real] == 7).all()
+            assert batch.target[place] == rows.target[row]
+
+
+def test_unshuffled_batches_come_sorted_by_length() -> None:
+    rows = make_rows([5, 1, 9, 3, 3, 8])
+    order = np.concatenate([batch.index for batch in rows.batches(batch_size=4)])
+    assert order.tolist() == [1, 3, 4, 0, 5, 2]
+
+
+def test_shuffled_batches_depend_on_the_seed_alone_and_pad_little() -> None:
+    rows = make_rows(np.random.default_rng(0).integers(5, 60, size=2000).tolist())
+    first, again, other = (
+        [batch.index.tolist() for batch in rows.batches(tokens_per_batch=1024, shuffle_seed=seed)] for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    used = sum(
+        batch.attention_mask.sum() / batch.input_ids.size for batch in rows.batches(batch_size=16, shuffle_seed=0)
+    )
+    assert used / 125 > 0.9
+
+
+def test_batches_asks_for_exactly_one_limit() -> None:
+    rows = make_rows([3])
+    for limits in ({}, {"batch_size": 2, "tokens_per_batch": 3}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match="tokens_per_batch"):
+            rows.batches(**limits)
+
+
+@given(many_lengths.filter(bool), st.data())
+def test_subset_keeps_tokens_and_labels(lengths: list[int], data: st.DataObject) -> None:
+    rows = make_rows(lengths)
+    chosen = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=20))
+    part = rows.subset(chosen)
+    assert len(part) == len(chosen)
+    assert part.lengths.tolist() == [lengths[i] for i in chosen]
+    for place, row in enumerate(chosen):
+        assert tokens_of(part, place) == tokens_of(rows, row)
+        assert part.target[place] == rows.target[row] and part.positive[place] == rows.positive[row]
+
+
+def test_subset_refuses_rows_that_are_not_there() -> None:
+    with pytest.raises(ValueError, match=r"indices must be in 0\.\.1, got -1\.\.1"):
+        make_rows([2, 2]).subset([1, -1])
+
+
+@given(st.integers(1, 80), st.integers(0, 3))
+def test_stratified_keeps_the_positive_rate(n: int, seed: int) -> None:
+    rows = make_rows([2] * 100)
+    sample = rows.stratified(n, seed)
+    assert len(sample) == n
+    assert abs(sample.positive.sum() - n * rows.positive_rate) <= 1
+    assert n < 2 or 0 < sample.positive.sum() < n
+
+
+def test_stratified_draws_each_row_once_and_returns_all_rows_when_asked_for_more() -> None:
+    rows = make_rows([1] * 50)
+    unique = TokenRows.from_arrays({**rows.to_arrays(), "input_ids": np.arange(50, dtype=np.int32)})
+    assert len(set(unique.stratified(30, 0).input_ids.tolist())) == 30
+    assert unique.stratified(50, 0) is unique
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        unique.stratified(0, 0)
+
+
+def test_arrays_round_trip() -> None:
+    rows = make_rows([3, 4, 1])
+    again = TokenRows.from_arrays(rows.to_arrays())
+    for name, array in rows.to_arrays().items():
+        assert np.array_equal(array, again.to_arrays()[name]) and array.dtype == again.to_arrays()[name].dtype
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_ids": np.zeros(4)}, "input_ids must be a flat int32 array, got float64"),
+        ({"offsets": np.array([0, 4], np.int64)}, "2 targets need 3 offsets"),
+        ({"offsets": np.array([0, 2, 9], np.int64)}, "offsets must run from 0 to 4 tokens"),
+        ({"offsets": np.array([0, 4, 4], np.int64)}, "every row must have at least one token"),
+        ({"target": np.array([0, 1.5], np.float32)}, r"target must be in \[0, 1\], got 0.0 to 1.5"),
+        ({"target": np.array([0, np.nan], np.float32)}, r"target must be in \[0, 1\], got nan"),
+        ({"extra": np.zeros(1)}, "arrays must be"),
+    ],
+)
+def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TokenRows.from_arrays({**make_rows([2, 2]).to_arrays(), **change})

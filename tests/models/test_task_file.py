@@ -1,0 +1,289 @@
+"""Task files and their data: what is accepted, and the exact line that bad input gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from sparsefront.models.task import Task
+from sparsefront.models.task_file import TaskFile
+from sparsefront.spaces import InputError
+
+FILE: dict[str, Any] = {
+    "data": "rows.csv",
+    "text": ["query", "title"],
+    "label": {"column": "click", "kind": "binary"},
+    "split": {"group": "query", "valid": 0.2, "test": 0.2},
+}
+GRADED = {"column": "grade", "kind": "graded", "range": [1, 3], "positive": 2.5}
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    rows = np.arange(60)
+    return pd.DataFrame(
+        {
+            "query": [f"query {row % 20}" for row in rows],
+            "title": [f"title {row}" for row in rows],
+            "click": rows // 20 % 2,
+            "grade": 1.0 + rows % 3,
+            "day": [f"2024-01-{1 + row // 2:02d}" for row in rows],
+        }
+    )
+
+
+def write(folder: Path, frame: pd.DataFrame | None = None, content: Any = None, name: str = "rows.csv") -> Path:
+    """A task file in ``folder`` with its data beside it."""
+    if frame is not None:
+        frame.to_csv(folder / name, index=False, sep="\t" if name.endswith("tsv") else ",")
+    path = folder / "task.yaml"
+    content = FILE if content is None else content
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def refused(path: Path) -> str:
+    """The line that a task file is refused with, its folder left out."""
+    with pytest.raises(InputError) as caught:
+        Task.from_file(path)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line.replace(f"{path.parent}/", "")
+
+
+def test_every_format_gives_the_same_task(tmp_path: Path, frame: pd.DataFrame) -> None:
+    write(tmp_path, frame)
+    write(tmp_path, frame, name="rows.tsv")
+    frame.to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "parts").mkdir()
+    frame[:25].to_parquet(tmp_path / "parts" / "part-0.parquet")
+    frame[25:].to_parquet(tmp_path / "parts" / "part-1.parquet")
+    tasks = [
+        Task.from_file(write(tmp_path, content={**FILE, "data": name}))
+        for name in ("rows.csv", "rows.tsv", "rows.parquet", "parts")
+    ]
+    for task in tasks:
+        assert task.name == "task"
+        assert task.frame["title"].tolist() == frame["title"].tolist()
+        assert (task.split == tasks[0].split).all() and (task.positive == tasks[0].positive).all()
+    assert len({task.fingerprint for task in tasks}) == 4, "the fingerprint is of the bytes"
+    assert tasks[0].fingerprint == Task.from_file(write(tmp_path)).fingerprint
+
+
+def test_data_is_found_beside_the_file_first_and_then_from_the_current_folder(
+    tmp_path: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, current = tmp_path / "beside", tmp_path / "current"
+    beside.mkdir()
+    current.mkdir()
+    monkeypatch.chdir(current)
+    path = write(beside)
+    frame.to_csv("rows.csv", index=False)
+    assert len(Task.from_file(path)) == 60
+    frame[:50].to_csv(beside / "rows.csv", index=False)
+    assert len(Task.from_file(path)) == 50
+
+
+def test_text_in_a_csv_stays_text(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame.loc[:3, "title"] = ["null", "0042", "NA", "1e5"]
+    task = Task.from_file(write(tmp_path, frame))
+    assert task.frame["title"].tolist()[:4] == ["null", "0042", "NA", "1e5"]
+
+
+def test_time_and_random_splits(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame["click"] = np.arange(60) % 2
+    task = Task.from_file(write(tmp_path, frame, {**FILE, "split": {"time": "day", "valid": 0.2, "test": 0.1}}))
+    assert task.split.tolist() == [0] * 42 + [1] * 12 + [2] * 6
+    task = Task.from_file(write(tmp_path, content={**FILE, "text": "title", "split": {}}))
+    assert [len(task.indices(name)) for name in ("train", "valid", "test")] == [48, 6, 6]
+    with pytest.raises(ValueError, match="split must be one of"):
+        task.indices("dev")
+
+
+def test_defaults() -> None:
+    spec = TaskFile.parse({"data": "x.csv", "text": "q", "label": {"column": "y", "kind": "soft"}}, "t.yaml")
+    assert (spec.text, spec.max_length, spec.metric, spec.label.threshold) == (["q"], 48, "auc", 0.5)
+    assert (spec.split.valid, spec.split.test, spec.split.seed) == (0.1, 0.1, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"lable": 1}, "unknown key 'lable'; did you mean 'label'?"),
+        (
+            {"zzz": 1},
+            "unknown key 'zzz'; expected one of data, text, label, split, max_length, metric, name",
+        ),
+        ({"split": {"groups": "query"}}, "unknown key 'split.groups'; did you mean 'group'?"),
+        ({"label": {"column": "click"}}, "key 'label.kind' is missing"),
+        ({"label": {"column": "click", "kind": "class"}},
+         "label.kind: got 'class'; input should be 'binary', 'soft' or 'graded'"),
+        ({"label": {"column": "grade", "kind": "graded"}},
+         "label: a graded label needs range: [lowest, highest] and positive: the lowest positive grade"),
+        ({"label": {**GRADED, "range": [3, 1]}}, "label: range must be [lowest, highest], got [3.0, 1.0]"),
+        ({"label": {**GRADED, "positive": 4}}, "label: positive must be above 1 and at most 3, got 4"),
+        ({"label": {"column": "click", "kind": "soft", "range": [0, 1]}},
+         "label: range belongs to graded labels, not to soft ones"),
+        ({"split": {"valid": 0.5, "test": 0.5}}, "split: valid + test must be below 1, got 0.5 + 0.5"),
+        ({"split": {"valid": 0}}, "split.valid: got 0; input should be greater than 0"),
+        ({"split": {"group": "a", "time": "b"}}, "split: give group or time, not both; got group 'a' and time 'b'"),
+        ({"max_length": 48.5}, "max_length: got 48.5; input should be a valid integer"),
+        ({"max_length": 1000}, "max_length: got 1000; input should be less than or equal to 512"),
+        ({"metric": "ndcg"}, "metric: got 'ndcg'; input should be 'auc', 'average_precision' or 'log_loss'"),
+        ({"text": ["query", "query"]}, "the two text columns must differ, got ['query', 'query']"),
+        ({"text": []}, "text: got []; value should have at least 1 item after validation, not 0"),
+        ({"text": "click"}, "the label column 'click' is also a text column"),
+        ({"data": 7}, "data: got 7; input should be a valid string"),
+    ],
+)  # fmt: skip
+def test_wrong_task_files(tmp_path: Path, frame: pd.DataFrame, change: dict[str, Any], line: str) -> None:
+    assert refused(write(tmp_path, frame, {**FILE, **change})) == f"task.yaml: {line}"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("", "got an empty file; expected a YAML mapping with the keys data, text and label"),
+        ("- 1\n- 2\n", "got list; expected a YAML mapping with the keys data, text and label"),
+        ("data: [1\ntext: 2\n", "line 2: not valid YAML: expected ',' or ']', but got ':'"),
+        ("!!python/object/apply:os.getcwd []", "line 1: not valid YAML: could not determine a constructor for the tag "
+         "'tag:yaml.org,2002:python/object/apply:os.getcwd'"),
+        ("1: 2\n", "key 'data' is missing"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_task_file(tmp_path: Path, content: str, line: str) -> None:
+    path = tmp_path / "task.yaml"
+    path.write_text(content)
+    assert refused(path) == f"task.yaml: {line}"
+
+
+def test_task_file_missing_or_binary(tmp_path: Path) -> None:
+    path = tmp_path / "task.yaml"
+    assert refused(path) == "task.yaml: no such file; expected a YAML task file"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert refused(path) == "task.yaml: cannot be read as text (UnicodeDecodeError); expected a YAML file"
+    path.unlink()
+    path.mkdir()
+    assert refused(path) == "task.yaml: cannot be read as text (IsADirectoryError); expected a YAML file"
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "change", "line"),
+    [
+        ("title", 2, "", {}, "row 3: text 'title' is empty; expected text"),
+        ("title", 2, "  ", {}, "row 3: text 'title' is empty; expected text"),
+        ("click", 4, None, {}, "row 5: label 'click' is no value; expected 0 or 1"),
+        ("click", 4, 2, {}, "row 5: label 'click' is 2; expected 0 or 1"),
+        ("click", 4, 0.5, {}, "row 5: label 'click' is 0.5; expected 0 or 1"),
+        ("click", 4, "yes", {}, "row 5: label 'click' is 'yes'; expected 0 or 1"),
+        ("grade", 0, 3.5, {"label": GRADED}, "row 1: label 'grade' is 3.5; expected a number in [1, 3]"),
+        ("grade", 0, "inf", {"label": GRADED}, "row 1: label 'grade' is inf; expected a number in [1, 3]"),
+        ("grade", 1, 1, {"label": {"column": "grade", "kind": "soft"}},
+         "row 2: label 'grade' is 1.5; expected a number in [0, 1]"),
+        ("day", 7, "soon", {"split": {"time": "day"}},
+         "row 8: time 'day' is 'soon'; expected a number or an ISO 8601 date"),
+        ("day", 7, None, {"split": {"time": "day"}},
+         "row 8: time 'day' is no value; expected a number or an ISO 8601 date"),
+        ("shop", 9, None, {"split": {"group": "shop"}}, "row 10: group 'shop' is missing"),
+    ],
+)  # fmt: skip
+def test_bad_rows_are_named(
+    tmp_path: Path, frame: pd.DataFrame, column: str, row: int, value: Any, change: dict[str, Any], line: str
+) -> None:
+    frame = frame.assign(shop="corner").astype(object)
+    if "is 1.5" in line:
+        frame["grade"] = [0.5, 1.5, *[0.0] * 58]
+    else:
+        frame.loc[row, column] = value
+    assert refused(write(tmp_path, frame, {**FILE, **change})) == f"rows.csv: {line}"
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+
+
+def test_bad_cells_in_parquet(tmp_path: Path, frame: pd.DataFrame) -> None:
+    content = {**FILE, "data": "rows.parquet"}
+    for column, value, line in (
+        ("title", None, "row 4: text 'title' is no value; expected text"),
+        ("query", None, "row 4: text 'query' is no value; expected text"),
+        ("click", np.nan, "row 4: label 'click' is no value; expected 0 or 1"),
+    ):
+        bad = frame.astype({"click": float})
+        bad.loc[3, column] = value
+        bad.to_parquet(tmp_path / "rows.parquet")
+        assert refused(write(tmp_path, content=content)) == f"rows.parquet: {line}"
+    frame.assign(title=7).to_parquet(tmp_path / "rows.parquet")
+    assert refused(write(tmp_path, content=content)) == "rows.parquet: row 1: text 'title' is 7; expected text"
+    frame.assign(click=pd.array([True, None] * 30, dtype="boolean")).to_parquet(tmp_path / "rows.parquet")
+    line = "rows.parquet: row 2: label 'click' is no value; expected 0 or 1"
+    assert refused(write(tmp_path, content=content)) == line
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"text": ["query", "titel"]}, "no column 'titel' (text); did you mean 'title'?"),
+        ({"text": "zzz"}, "no column 'zzz' (text); expected one of query, title, click, grade, day"),
+        ({"label": {"column": "clicks", "kind": "binary"}}, "no column 'clicks' (label.column); did you mean 'click'?"),
+        ({"split": {"group": "querys"}}, "no column 'querys' (split.group); did you mean 'query'?"),
+        ({"split": {"time": "days"}}, "no column 'days' (split.time); did you mean 'day'?"),
+    ],
+)
+def test_missing_columns(tmp_path: Path, frame: pd.DataFrame, change: dict[str, Any], line: str) -> None:
+    assert refused(write(tmp_path, frame, {**FILE, **change})) == f"rows.csv: {line}"
+
+
+def test_labels_and_splits_that_cannot_work(tmp_path: Path, frame: pd.DataFrame) -> None:
+    line = "rows.csv: label 'click' is 1 in all 60 rows; expected different labels"
+    assert refused(write(tmp_path, frame.assign(click=1))) == line
+    line = "rows.csv: split 'valid' has none of the 60 rows; expected more rows, or other shares"
+    assert refused(write(tmp_path, frame.assign(query="the same"))) == line
+    content = {**FILE, "text": "title", "split": {"time": "day"}}
+    line = "rows.csv: all 6 rows of split 'valid' are negative; metric 'auc' needs both kinds"
+    assert refused(write(tmp_path, frame, content)) == line
+    assert len(Task.from_file(write(tmp_path, frame, {**content, "metric": "log_loss"}))) == 60
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, frame: pd.DataFrame) -> None:
+    data = tmp_path / "rows.csv"
+    line = "rows.csv: no such file or folder; expected CSV, TSV, Parquet or a folder of Parquet parts"
+    assert refused(write(tmp_path)) == line
+    data.write_text("")
+    assert refused(write(tmp_path)) == "rows.csv: the file is empty; expected rows"
+    data.write_text("query,title,click\n")
+    assert refused(write(tmp_path)) == "rows.csv: there are no rows; expected at least 3"
+    data.write_text("query,title,click\na,b,1,surplus\n")
+    assert refused(write(tmp_path)) == "rows.csv: rows have more fields than the header's 3 names"
+    data.write_text("query,title,click\na,b,1\na,b,1,surplus\n")
+    line = "rows.csv: not a UTF-8 CSV file: Error tokenizing data. C error: Expected 3 fields in line 3, saw 4"
+    assert refused(write(tmp_path)) == line
+    data.write_bytes(b"query,title,click\n\xff\xfe,b,1\n")
+    assert refused(write(tmp_path)).startswith("rows.csv: not a UTF-8 CSV file: 'utf-8' codec can't decode byte 0xff")
+    (tmp_path / "rows.xlsx").write_text("x")
+    line = "rows.xlsx: unknown extension '.xlsx'; expected .csv, .tsv, .parquet or a folder"
+    assert refused(write(tmp_path, content={**FILE, "data": "rows.xlsx"})) == line
+    (tmp_path / "empty").mkdir()
+    line = "empty: no *.parquet file in this folder"
+    assert refused(write(tmp_path, content={**FILE, "data": "empty"})) == line
+
+
+def test_damaged_parquet(tmp_path: Path, frame: pd.DataFrame) -> None:
+    data = tmp_path / "rows.parquet"
+    path = write(tmp_path, content={**FILE, "data": "rows.parquet"})
+    frame.to_parquet(data)
+    good = data.read_bytes()
+    for content in (b"PAR1", b"nonsense" * 50, good[: len(good) // 2], good[:-1], b"\x00" * 40 + good[40:]):
+        data.write_bytes(content)
+        assert refused(path).startswith("rows.parquet: not a readable Parquet file: ")
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    frame.to_parquet(parts / "a.parquet")
+    frame[["query", "title"]].to_parquet(parts / "b.parquet")
+    line = refused(write(tmp_path, content={**FILE, "data": "parts"}))
+    assert line == (
+        "parts/b.parquet: its columns ['query', 'title'] differ from a.parquet's "
+        "['query', 'title', 'click', 'grade', 'day']"
+    )
