@@ -1,0 +1,84 @@
+"""History: what a sampler reads from the study, each finished trial decoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from sparsefront.search.front import LINEAGE_ATTR, Evaluated, genome_of
+from sparsefront.spaces import Genome, SearchSpace
+
+_TAKEN = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
+
+
+def genome_in(trial: FrozenTrial, space: SearchSpace) -> Genome | None:
+    """The genome of a trial by its attributes or its parameters, enqueued ones too; None when it has none in full.
+
+    A trial that another objective or another space left in the study has none either.
+    """
+    genome = genome_of(trial)
+    if genome is not None:
+        return genome
+    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    if any(name not in params for name in space.distributions()):
+        return None
+    try:
+        return space.from_params(params)
+    except (IndexError, TypeError):
+        return None
+
+
+class History:
+    """Finished evaluations in the order in which they finished; a memo of the study, never a second truth."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        self._known: dict[str, Evaluated] = {}
+        self._order: list[Evaluated] = []
+        self._seen: set[int] = set()
+        self._keys: dict[int, str] = {}
+
+    def news(self, study: optuna.Study) -> Iterator[tuple[Evaluated, dict[str, Any]]]:
+        """Trials that have finished since the last call, with their lineage ({} for those without)."""
+        fresh = [
+            trial
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if trial.number not in self._seen
+        ]
+        for trial in sorted(fresh, key=lambda one: (str(one.datetime_complete), one.number)):
+            self._seen.add(trial.number)
+            genome = genome_in(trial, self._space)
+            if genome is not None and self._space.contains(genome):
+                lineage: dict[str, Any] = trial.user_attrs.get(LINEAGE_ATTR, {})
+                yield Evaluated(genome, trial.values[0], trial.values[1], trial.number), lineage
+
+    def add(self, one: Evaluated) -> None:
+        """Append an evaluation."""
+        self._known[one.genome.key()] = one
+        self._order.append(one)
+
+    def find(self, key: str) -> Evaluated | None:
+        """The evaluation of a genome, by its key."""
+        return self._known.get(key)
+
+    def feasible(self, budget_us: float) -> list[Evaluated]:
+        """Those within the budget."""
+        return [one for one in self._order if one.latency_us <= budget_us]
+
+    def taken(self, study: optuna.Study, *, but: int | None = None) -> set[str]:
+        """Keys of the genomes that are complete, running or waiting in the study, except trial number ``but``."""
+        found = set()
+        for trial in study.get_trials(deepcopy=False, states=_TAKEN):
+            key = self._keys.get(trial.number)
+            if key is None and trial.number != but:
+                genome = genome_in(trial, self._space)
+                if genome is None:
+                    continue
+                key = genome.key()
+                self._keys[trial.number] = key
+            if key is not None and trial.number != but:
+                found.add(key)
+        return found

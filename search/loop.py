@@ -1,0 +1,270 @@
+"""The search loop: asynchronous ask and tell between a study and a pool."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhausted
+from sparsefront.search.front import GENOME_ATTR, LINEAGE_ATTR, Evaluated, require_directions
+from sparsefront.search.history import genome_in
+from sparsefront.search.pool import EvaluationPool, Finished
+from sparsefront.spaces import Genome, SearchSpace
+
+MOST_ATTEMPTS = 3
+MOST_REJECTIONS = 30
+
+
+class EvaluationFailed(RuntimeError):
+    """One genome's evaluation failed as often as it is tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopReport:
+    """What one call of :func:`search_loop` did.
+
+    Attributes:
+        evaluations: evaluations finished by this call.
+        complete: evaluations complete in the study, earlier calls included.
+        seconds: wall clock of the call.
+        computing_seconds: time the pool spent in the fitness, all its workers together.
+        overhead_ms: time the driver did not wait for the pool, per evaluation.
+        rejected_infeasible: proposals beyond the budget, not evaluated.
+        duplicates_avoided: proposals already evaluated or in flight, not evaluated again.
+        failed_attempts: evaluations that ended in an error and were tried again.
+        recovered: trials that an earlier driver had left running, and that were queued again.
+        exhausted: whether the loop ended because nothing within the budget was left.
+    """
+
+    evaluations: int
+    complete: int
+    seconds: float
+    computing_seconds: float
+    overhead_ms: float
+    rejected_infeasible: int
+    duplicates_avoided: int
+    failed_attempts: int
+    recovered: int
+    exhausted: bool
+
+    @property
+    def seconds_per_evaluation(self) -> float:
+        """Wall clock per evaluation; 0 when there was none."""
+        return self.seconds / self.evaluations if self.evaluations else 0.0
+
+
+def search_loop(
+    study: optuna.Study,
+    space: SearchSpace,
+    pool: EvaluationPool,
+    *,
+    predict_many: PredictMany,
+    budget_us: float,
+    evaluations: int,
+    on_result: Callable[[Evaluated], None] | None = None,
+) -> LoopReport:
+    """Evaluate until the study holds ``evaluations`` complete trials or nothing within the budget is left.
+
+    ``pool.size`` genomes are kept in flight; each result is told, and thereby stored, before the next genome is asked.
+    The study may have any sampler. A proposal beyond the budget is told PRUNED with the attribute ``reason``, a
+    duplicate PRUNED with ``duplicate_of`` (its number): neither is evaluated, counted or learned from a second time.
+    After 30 such proposals in a row a fresh random genome is enqueued instead.
+
+    Trials left running by a killed driver are told FAIL and their genomes enqueued again; so are those in flight when
+    this call ends early. The same call therefore continues an interrupted search. One driver per study at a time.
+
+    Args:
+        study: maximises quality and minimises latency.
+        space: what is searched.
+        pool: evaluates genomes; the caller shuts it down.
+        predict_many: genomes -> (genomes,) latency in microseconds.
+        budget_us: genomes predicted slower are not evaluated.
+        evaluations: complete trials in the study at the end, those of earlier calls included.
+        on_result: called with each result after it has been stored.
+
+    Raises:
+        EvaluationFailed: a genome failed three times; the line holds the genome and the last error.
+    """
+    require_directions(study)
+    feasible = FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us)
+    loop = _Loop(study, feasible, pool, evaluations, on_result)
+    return loop.run()
+
+
+@dataclass
+class _Loop:
+    study: optuna.Study
+    feasible: FeasibleSpace
+    pool: EvaluationPool
+    wanted: int
+    on_result: Callable[[Evaluated], None] | None
+    numbers: dict[str, int] = field(default_factory=dict)  # genome -> its complete or running trial
+    flying: dict[str, tuple[optuna.Trial, float]] = field(default_factory=dict)  # genome -> trial, latency_us
+    attempts: dict[str, int] = field(default_factory=dict)
+    complete: int = 0
+    computing: float = 0.0
+    waiting: float = 0.0
+    rejected: int = 0
+    duplicates: int = 0
+    failed: int = 0
+    exhausted: bool = False
+
+    def run(self) -> LoopReport:
+        start = time.perf_counter()
+        recovered = self._recover()
+        before = self.complete
+        try:
+            while True:
+                self._fill()
+                if not self.flying:
+                    break
+                since = time.perf_counter()
+                finished = self.pool.next_done()
+                self.waiting += time.perf_counter() - since
+                self._finish(finished)
+        except BaseException:
+            self._abandon()
+            raise
+        seconds, count = time.perf_counter() - start, self.complete - before
+        return LoopReport(
+            evaluations=count,
+            complete=self.complete,
+            seconds=seconds,
+            computing_seconds=self.computing,
+            overhead_ms=1000 * (seconds - self.waiting) / max(count, 1),
+            rejected_infeasible=self.rejected,
+            duplicates_avoided=self.duplicates,
+            failed_attempts=self.failed,
+            recovered=recovered,
+            exhausted=self.exhausted,
+        )
+
+    # -- beginning and end -------------------------------------------------------------------------------------------
+
+    def _recover(self) -> int:
+        """Read what is complete; queue again what a killed driver has left running. Returns how many."""
+        left = []
+        for trial in self.study.get_trials(deepcopy=False):
+            genome = genome_in(trial, self.feasible.space)
+            if trial.state == TrialState.COMPLETE:
+                self.complete += 1
+                if genome is not None:
+                    self.numbers[genome.key()] = trial.number
+            elif trial.state == TrialState.RUNNING:
+                left.append((trial, genome))
+        for trial, genome in left:
+            self.study.tell(trial.number, state=TrialState.FAIL)
+            if genome is not None and genome.key() not in self.numbers:
+                self._enqueue(genome, trial)
+        return len(left)
+
+    def _abandon(self) -> None:
+        """Leave nothing running in the study; what was in flight is the first thing asked next time."""
+        for key, (trial, _) in list(self.flying.items()):
+            frozen = self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            if frozen.state == TrialState.FAIL and self.attempts.get(key, 0) < MOST_ATTEMPTS:
+                self._enqueue(Genome.parse(key), frozen)
+        self.flying.clear()
+
+    def _enqueue(self, genome: Genome, was: FrozenTrial | None = None) -> None:
+        """Queue a genome; its lineage goes along, so that the policy still learns from it."""
+        params = self.feasible.space.to_params(genome)
+        attrs = (
+            {} if was is None else {name: was.user_attrs[name] for name in (LINEAGE_ATTR,) if name in was.user_attrs}
+        )
+        self.study.enqueue_trial({name: params[name] for name in self.feasible.space.distributions()}, user_attrs=attrs)
+
+    # -- one evaluation ----------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        """Keep the pool busy."""
+        while (
+            not self.exhausted and len(self.flying) < self.pool.size and self.complete + len(self.flying) < self.wanted
+        ):
+            asked = self._ask()
+            if asked is None:
+                self.exhausted = True
+                return
+            trial, genome, latency_us = asked
+            self.flying[genome.key()] = trial, latency_us
+            self.pool.submit(genome)
+
+    def _ask(self) -> tuple[optuna.Trial, Genome, float] | None:
+        """A trial whose genome is new and within the budget; None when there is nothing left."""
+        space = self.feasible.space
+        distributions = space.distributions()
+        for asked in range(2 * MOST_REJECTIONS):
+            if asked >= MOST_REJECTIONS:  # the sampler is stuck; what has been queued before comes first
+                rng = np.random.default_rng(len(self.study.get_trials(deepcopy=False)))
+                try:
+                    self._enqueue(self.feasible.random(rng, self.numbers))
+                except SpaceExhausted:
+                    return None
+            try:
+                trial = self.study.ask(dict(distributions))
+            except SpaceExhausted:
+                return None
+            genome = space.from_params(trial.params)
+            latency_us = float(self.feasible.predict_many([genome])[0])
+            known = self.numbers.get(genome.key())
+            if known is not None:
+                self.duplicates += 1
+                trial.set_user_attr("duplicate_of", known)
+                self.study.tell(trial, state=TrialState.PRUNED)
+            elif not latency_us <= self.feasible.budget_us:
+                self.rejected += 1
+                trial.set_user_attr(
+                    "reason", f"{latency_us:.1f} us is over the budget of {self.feasible.budget_us:g} us"
+                )
+                self.study.tell(trial, state=TrialState.PRUNED)
+            else:
+                trial.set_user_attr(GENOME_ATTR, genome.key())
+                self.numbers[genome.key()] = trial.number
+                return trial, genome, latency_us
+        return None
+
+    def _finish(self, finished: Finished) -> None:
+        """Tell a result, or try the genome again."""
+        key = finished.genome.key()
+        self.computing += finished.seconds
+        outcome = finished.outcome
+        error = _error_in(outcome)
+        if isinstance(outcome, Exception) or error is not None:
+            self._retry(finished.genome, str(error))
+            return
+        trial, latency_us = self.flying[key]
+        metrics = {name: float(value) for name, value in outcome.items()}
+        quality = metrics.pop("quality")
+        trial.set_user_attr("seconds", finished.seconds)
+        for name, value in metrics.items():
+            trial.set_user_attr(name, value)
+        self.study.tell(trial, [quality, latency_us])
+        del self.flying[key]
+        self.complete += 1
+        if self.on_result is not None:
+            self.on_result(Evaluated(finished.genome, quality, latency_us, trial.number))
+
+    def _retry(self, genome: Genome, error: str) -> None:
+        key = genome.key()
+        self.failed += 1
+        self.attempts[key] = self.attempts.get(key, 0) + 1
+        if self.attempts[key] >= MOST_ATTEMPTS:
+            raise EvaluationFailed(f"genome {key} failed {MOST_ATTEMPTS} times; the last error: {error}")
+        self.pool.submit(genome)
+
+
+def _error_in(outcome: dict[str, float] | Exception) -> str | None:
+    """Why an outcome is no result; None when it is one."""
+    if isinstance(outcome, Exception):
+        return f"{type(outcome).__name__}: {outcome}"
+    if "quality" not in outcome:
+        return f"the fitness returned no 'quality', only {sorted(outcome)}"
+    if not math.isfinite(outcome["quality"]):
+        return f"the fitness returned quality {outcome['quality']}, expected a finite number"
+    return None

@@ -1,0 +1,60 @@
+"""PolicyNet: the small network behind the mutator, shared by all candidate moves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class PolicyNet(nn.Module):
+    """Scores candidate moves and estimates the reward of a situation.
+
+    A move's score is an MLP of its features plus a learned slope per (layer, field) times the move's change: the MLP
+    carries what holds for every layer, the slopes what is particular to one. The output layers start at zero, so
+    that an untrained policy is uniform over the allowed moves.
+
+    Args:
+        move_features: features per candidate move.
+        state_features: features per situation.
+        axes: number of free (layer, field) pairs.
+        hidden: width of both MLPs.
+        generator: source of the initial weights.
+    """
+
+    def __init__(
+        self, *, move_features: int, state_features: int, axes: int, hidden: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.body = nn.Linear(move_features, hidden)
+        self.score = nn.Linear(hidden, 1, bias=False)
+        self.slopes = nn.Parameter(torch.zeros(axes))
+        self.value_body = nn.Linear(state_features, hidden)
+        self.value_head = nn.Linear(hidden, 1)
+        with torch.no_grad():
+            for layer in (self.body, self.value_body):
+                layer.weight.normal_(0.0, layer.in_features**-0.5, generator=generator)
+                layer.bias.zero_()
+            self.score.weight.zero_()
+            self.value_head.weight.zero_()
+            self.value_head.bias.zero_()
+
+    def log_probs(self, moves: Tensor, axis: Tensor, delta: Tensor, allowed: Tensor) -> Tensor:
+        """Log-probability of each move.
+
+        Args:
+            moves: (rows, candidates, move features).
+            axis: (candidates,) the candidate's (layer, field).
+            delta: (rows, candidates) change of the normalised value.
+            allowed: (rows, candidates) mask with at least one allowed move per row.
+
+        Returns:
+            (rows, candidates), ``-inf`` where not allowed.
+        """
+        scores = self.score(torch.tanh(self.body(moves))).squeeze(-1) + self.slopes[axis] * delta
+        masked: Tensor = torch.log_softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1)
+        return masked
+
+    def baseline(self, states: Tensor) -> Tensor:
+        """(rows, state features) -> (rows,) expected reward."""
+        expected: Tensor = self.value_head(torch.tanh(self.value_body(states))).squeeze(-1)
+        return expected

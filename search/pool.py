@@ -1,0 +1,229 @@
+"""Evaluation pools: where genomes are turned into qualities, in this process or on Ray actors.
+
+The one module of the search that knows Ray. Ray Tune costs hundreds of milliseconds per evaluation; asking persistent
+actors costs one or two, which is why fitness runs here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
+
+import ray
+import torch
+
+from sparsefront.spaces import Genome, InputError
+
+Fitness = Callable[[Genome], dict[str, float]]
+"""Genome -> metrics; ``"quality"`` must be among them, higher is better."""
+
+_RELEASE_SECONDS = 5.0
+
+
+class Finished(NamedTuple):
+    """One evaluation that has ended: metrics or the exception that ended it, and the seconds it computed."""
+
+    genome: Genome
+    outcome: dict[str, float] | Exception
+    seconds: float
+
+
+class EvaluationPool(Protocol):
+    """Evaluates up to ``size`` genomes at a time."""
+
+    @property
+    def size(self) -> int:
+        """Genomes that can be in flight together."""
+
+    def submit(self, genome: Genome) -> None:
+        """Start an evaluation; at most ``size`` may be under way."""
+
+    def next_done(self) -> Finished:
+        """Wait for an evaluation to end. Failures are returned, not raised."""
+
+
+class SerialPool:
+    """Evaluates in this process, one genome at a time."""
+
+    def __init__(self, fitness: Fitness) -> None:
+        self._fitness = fitness
+        self._waiting: deque[Genome] = deque()
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    def submit(self, genome: Genome) -> None:
+        if self._waiting:
+            raise ValueError(f"the pool holds 1 genome at a time, and {self._waiting[0]} is under way")
+        self._waiting.append(genome)
+
+    def next_done(self) -> Finished:
+        if not self._waiting:
+            raise ValueError("no evaluation is under way")
+        genome = self._waiting.popleft()
+        start = time.perf_counter()
+        try:
+            outcome: dict[str, float] | Exception = self._fitness(genome)
+        except Exception as error:
+            outcome = error
+        return Finished(genome, outcome, time.perf_counter() - start)
+
+
+class _Worker:
+    """What runs in an actor."""
+
+    def __init__(self, build: Callable[[Any], Fitness], payload: Any, threads: int) -> None:
+        torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS once per process, whatever an actor is given
+        self._fitness = build(payload)
+
+    def ready(self) -> int:
+        return os.getpid()
+
+    def evaluate(self, genome: Genome) -> tuple[dict[str, float], float]:
+        start = time.perf_counter()
+        metrics = self._fitness(genome)
+        return metrics, time.perf_counter() - start
+
+
+class RayPool:
+    """Persistent Ray actors, each with its own fitness.
+
+    The payload (weights, rows) is put into the object store once; all actors of a machine read the same copy. An
+    actor that dies is replaced, and its genome is returned as failed. Use it as a context manager, or call
+    :meth:`shutdown`.
+
+    Args:
+        build: payload -> fitness; runs once in every actor. Must be picklable by Ray.
+        payload: whatever the fitness needs.
+        workers: actors.
+        threads_per_worker: torch threads of each, and the CPUs that Ray reserves for it.
+        address: a running cluster's; None starts Ray on this machine, or uses the one this process has started.
+
+    Raises:
+        InputError: more CPUs are asked for than there are, or than are free.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[Any], Fitness],
+        payload: Any,
+        *,
+        workers: int,
+        threads_per_worker: int = 1,
+        address: str | None = None,
+    ) -> None:
+        if workers < 1 or threads_per_worker < 1:
+            raise InputError(f"workers and threads must be at least 1, got {workers} and {threads_per_worker}")
+        wanted = workers * threads_per_worker
+        self._threads = threads_per_worker
+        self._owns_ray = not ray.is_initialized()
+        if self._owns_ray:
+            _start_ray(wanted, address)
+        try:
+            _require_free(wanted, workers, threads_per_worker)
+            self._build = build
+            self._payload = ray.put(payload)
+            self._actors = [self._start_actor() for _ in range(workers)]
+            ray.get([actor.ready.remote() for actor in self._actors])
+        except BaseException:
+            self.shutdown()
+            raise
+        self._idle = deque(self._actors)
+        self._running: dict[Any, tuple[Any, Genome, float]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    @property
+    def size(self) -> int:
+        return len(self._actors)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process id of every actor."""
+        return list(ray.get([actor.ready.remote() for actor in self._actors]))
+
+    def submit(self, genome: Genome) -> None:
+        if not self._idle:
+            raise ValueError(f"the pool holds {self.size} genomes at a time, and all actors are busy")
+        actor = self._idle.popleft()
+        self._running[actor.evaluate.remote(genome)] = actor, genome, time.perf_counter()
+
+    def next_done(self) -> Finished:
+        if not self._running:
+            raise ValueError("no evaluation is under way")
+        done, _ = ray.wait(list(self._running), num_returns=1)
+        actor, genome, start = self._running.pop(done[0])
+        try:
+            outcome, seconds = ray.get(done[0])
+        except ray.exceptions.RayActorError as error:
+            position = self._actors.index(actor)
+            actor = self._actors[position] = self._start_actor()
+            outcome, seconds = error, time.perf_counter() - start
+        except ray.exceptions.RayTaskError as error:
+            outcome, seconds = error, time.perf_counter() - start
+        self._idle.append(actor)
+        return Finished(genome, outcome, seconds)
+
+    def shutdown(self) -> None:
+        """Stop the actors, and Ray if this pool has started it. May be called twice."""
+        for actor in getattr(self, "_actors", []):
+            ray.kill(actor)
+        self._actors = []
+        if self._owns_ray:
+            ray.shutdown()
+            self._owns_ray = False
+
+    def _start_actor(self) -> Any:
+        remote = ray.remote(_Worker).options(num_cpus=self._threads)
+        return remote.remote(self._build, self._payload, self._threads)
+
+
+def _start_ray(wanted: int, address: str | None) -> None:
+    if address is None:
+        cpus = os.cpu_count() or 1
+        if wanted > cpus:  # known before Ray spends seconds on starting
+            raise InputError(f"{wanted} CPUs asked for (workers x threads per worker), this machine has {cpus}")
+    variables = {}
+    if "PYTHONPATH" in os.environ:  # a checkout runs from PYTHONPATH=src; actors start elsewhere
+        parts = [os.path.abspath(part) for part in os.environ["PYTHONPATH"].split(os.pathsep) if part]
+        variables["PYTHONPATH"] = os.pathsep.join(parts)
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            runtime_env={"env_vars": variables} if variables else None,
+        )
+    except ConnectionError as error:
+        raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error
+
+
+def _require_free(wanted: int, workers: int, threads: int) -> None:
+    """Ray lets an actor that does not fit wait for ever and says nothing; so ask first."""
+    asked = f"{wanted} CPUs asked for ({workers} workers x {threads} threads)"
+    there = _cpus(ray.cluster_resources)
+    if wanted > there:
+        raise InputError(f"{asked}, the cluster has {there}")
+    deadline = time.monotonic() + _RELEASE_SECONDS  # a pool that was just shut down frees its CPUs a moment later
+    while (free := _cpus(ray.available_resources)) < wanted:
+        if time.monotonic() > deadline:
+            raise InputError(f"{asked}, only {free} of the cluster's {there} are free")
+        time.sleep(0.1)
+
+
+def _cpus(resources: Callable[[], dict[str, float]]) -> int:
+    return int(resources().get("CPU", 0))

@@ -1,0 +1,276 @@
+"""ReinforcedEvolutionSampler: evolution whose mutations are drawn from a learned policy, as an Optuna sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from sparsefront.search.critic import Critic, expected_improvement, genome_features
+from sparsefront.search.curves import ImportanceCurves
+from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhausted
+from sparsefront.search.front import LINEAGE_ATTR, Evaluated, front, nondominated, require_directions
+from sparsefront.search.history import History, genome_in
+from sparsefront.search.mutator import Child, Move, Mutator, MutatorOptions, front_shape
+from sparsefront.search.reward import Reward
+from sparsefront.search.seeds import seed_genomes
+from sparsefront.spaces import Genome, SearchSpace
+
+_RETRIES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolutionOptions:
+    """Settings of the evolution.
+
+    Attributes:
+        bases: parents (or crossovers of two) that each proposal draws children from.
+        children: children per base; the critic picks one of all of them.
+        focus: share of the proposals that aim at the whole budget; the others aim at a budget drawn below it.
+        crossover: probability that a base is a crossover of two parents.
+        tournament: parents that compete to become a base.
+        critic_from: evaluations after which the critic picks; before, and with 0 ``children`` to spare, chance does.
+        critic: False lets chance pick always.
+    """
+
+    bases: int = 4
+    children: int = 16
+    focus: float = 0.75
+    crossover: float = 0.3
+    tournament: int = 4
+    critic_from: int = 24
+    critic: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("bases", "children", "tournament"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("focus", "crossover"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+
+
+class ReinforcedEvolutionSampler(BaseSampler):
+    """Searches the best quality within a latency budget, and the front below it.
+
+    For studies with the directions ``["maximize", "minimize"]`` and the values (quality, latency in microseconds);
+    parameters are those of ``space.distributions()``. The population is read from the study, so that parallel asks and
+    resuming need nothing else. The policy's weights are a function of the finished trials in the order in which they
+    finished: a new sampler object on an old study replays them and ends with the same weights. Proposals depend on
+    ``seed`` and the trial's number only, beside the study's content.
+
+    No genome beyond the budget and none that is complete, running or waiting in the study is ever proposed; when
+    nothing is left, ``study.optimize`` is stopped and ``study.ask`` raises :class:`SpaceExhausted`.
+
+    Args:
+        space: what to search.
+        predict_many: genomes -> (genomes,) latency in microseconds; cheap and exact, called thousands of times.
+        budget_us: latency budget.
+        importance: Fisher importance per unit; without it every unit counts the same.
+        population_size: parents kept beside the front, the best by MnasNet score.
+        seed: None draws one.
+        reward: what children earn.
+        mutator: settings of the policy.
+        evolution: settings of the evolution.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: SearchSpace,
+        predict_many: PredictMany,
+        budget_us: float,
+        importance: ImportanceCurves | None = None,
+        population_size: int = 16,
+        seed: int | None = None,
+        reward: Reward | None = None,
+        mutator: MutatorOptions | None = None,
+        evolution: EvolutionOptions | None = None,
+    ) -> None:
+        if population_size < 2:
+            raise ValueError(f"population_size must be at least 2, got {population_size}")
+        self._space, self._importance = space, importance
+        self._feasible = FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us)
+        self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        self._population_size = population_size
+        self._reward = reward or Reward()
+        self._options = evolution or EvolutionOptions()
+        self.mutator = Mutator(
+            space=space, predict_many=predict_many, importance=importance, seed=self._seed, options=mutator
+        )
+        self._seeds = seed_genomes(self._feasible, importance)
+        self._history = History(space)
+        self._independent = optuna.samplers.RandomSampler(seed=self._seed)
+
+    # -- Optuna's side -----------------------------------------------------------------------------------------------
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self._space.distributions())
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        require_directions(study)
+        self._absorb(study)
+        if genome_in(trial, self._space) is not None:  # enqueued by somebody: nothing to propose
+            return {}
+        rng = np.random.default_rng([self._seed, trial.number])
+        try:
+            lineage = self._propose(rng, self._history.taken(study, but=trial.number))
+        except SpaceExhausted:
+            study.tell(trial.number, state=TrialState.FAIL)  # ask() fails, and would leave the trial running for ever
+            raise
+        study._storage.set_trial_user_attr(trial._trial_id, LINEAGE_ATTR, lineage)
+        params = self._space.to_params(Genome.parse(lineage["genome"]))
+        return {name: params[name] for name in search_space}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        if state == TrialState.COMPLETE and self._feasible.exhausted(self._history.taken(study)):
+            stop_quietly(study)
+
+    # -- learning ----------------------------------------------------------------------------------------------------
+
+    def _absorb(self, study: optuna.Study) -> None:
+        """Learn from every trial that has finished since the last time, in the order in which they finished."""
+        for one, lineage in self._history.news(study):
+            archive = self._history.feasible(self._feasible.budget_us)
+            if lineage.get("moves") and self.mutator.options.learn:
+                target = float(lineage["target_us"])
+                parents = [parent for key in lineage["parents"] if (parent := self._history.find(key))]
+                situation = self.mutator.situation(
+                    Genome.parse(lineage["base"]), target_us=target, shape=self._shape(archive)
+                )
+                reward = self._reward.of(one, parents, archive, budget_us=target)
+                self.mutator.learn(situation, [Move(*move) for move in lineage["moves"]], reward)
+            self._history.add(one)
+
+    def _shape(self, archive: Sequence[Evaluated]) -> np.ndarray:
+        points = front(archive)
+        return front_shape(
+            [one.quality for one in points], [one.latency_us for one in points], budget_us=self._feasible.budget_us
+        )
+
+    # -- proposing ---------------------------------------------------------------------------------------------------
+
+    def _propose(self, rng: np.random.Generator, taken: set[str]) -> dict[str, Any]:
+        """Lineage of the next genome: a seed, else a child, else a random one."""
+        for seed in self._seeds:
+            if seed.key() not in taken:
+                return {"genome": seed.key(), "how": "seed"}
+        archive = self._history.feasible(self._feasible.budget_us)
+        for _ in range(_RETRIES if archive else 0):
+            lineage = self._child(rng, taken, archive)
+            if lineage is not None:
+                return lineage
+        return {"genome": self._feasible.random(rng, taken).key(), "how": "random"}
+
+    def _child(self, rng: np.random.Generator, taken: set[str], archive: Sequence[Evaluated]) -> dict[str, Any] | None:
+        """The critic's choice among the new children of a few bases; None when no child is new and fits."""
+        target = self._feasible.budget_us
+        if rng.random() >= self._options.focus:
+            target = float(rng.uniform(min(one.latency_us for one in archive), target))
+        shape = self._shape(archive)
+        parents = self._population(archive, target)
+        found: dict[str, tuple[Genome, list[Evaluated], Genome, Child]] = {}
+        for _ in range(self._options.bases):
+            base, origin = self._base(rng, parents, target)
+            situation = self.mutator.situation(base, target_us=target, shape=shape)
+            crossed = len(origin) > 1
+            for child in self.mutator.propose(
+                situation, self._options.children, rng, free=not crossed or rng.random() < 0.5
+            ):
+                genome = self.mutator.axes.genome(child.indices)
+                if genome.key() not in taken:
+                    found.setdefault(genome.key(), (genome, origin, base, child))
+        choices = list(found.values())
+        fits = self._feasible.fits([choice[0] for choice in choices], limit_us=target)
+        choices = [choice for choice, fit in zip(choices, fits, strict=True) if fit]
+        if not choices:
+            return None
+        genome, origin, base, child = choices[self._pick(rng, [choice[0] for choice in choices], archive, target)]
+        return {
+            "genome": genome.key(),
+            "how": "crossover" if len(origin) > 1 else "mutation",
+            "parents": [one.genome.key() for one in origin],
+            "base": base.key(),
+            "target_us": target,
+            "moves": [[move.axis, move.index, move.filling] for move in child.moves],
+        }
+
+    def _population(self, archive: Sequence[Evaluated], target_us: float) -> list[Evaluated]:
+        """Parents within the target, the best by score first: the top ones and the whole front."""
+        inside = [one for one in archive if one.latency_us <= target_us]
+        scores = np.array(self._reward.scores(inside, budget_us=target_us))
+        on_front = nondominated([one.quality for one in inside], [one.latency_us for one in inside])
+        order = np.argsort(-scores, kind="stable")
+        return [inside[at] for rank, at in enumerate(order) if rank < self._population_size or on_front[at]]
+
+    def _base(
+        self, rng: np.random.Generator, parents: Sequence[Evaluated], target_us: float
+    ) -> tuple[Genome, list[Evaluated]]:
+        """A parent by tournament, or a crossover of two within the target; with those it comes from."""
+        first = parents[self._winner(rng, len(parents))]
+        if len(parents) > 1 and rng.random() < self._options.crossover:
+            second = parents[self._winner(rng, len(parents))]
+            crossed = self._crossed(rng, first, second, target_us)
+            if crossed is not None:
+                return crossed, [first, second]
+        return first.genome, [first]
+
+    def _winner(self, rng: np.random.Generator, count: int) -> int:
+        """Position of the best of a tournament; parents are sorted, so the lowest position wins."""
+        return int(rng.integers(count, size=self._options.tournament).min())
+
+    def _crossed(
+        self, rng: np.random.Generator, first: Evaluated, second: Evaluated, target_us: float
+    ) -> Genome | None:
+        """Uniform crossover, repaired toward the cheaper parent until it fits; None when it equals one of them.
+
+        The genes taken from the dearer parent are laid on the cheaper one in random order; the longest feasible
+        beginning is the crossover, so one call to the predictor repairs it.
+        """
+        axes = self.mutator.axes
+        cheap, dear = sorted((first, second), key=lambda one: one.latency_us)
+        indices, other = axes.indices(cheap.genome), axes.indices(dear.genome)
+        differing = np.flatnonzero(indices != other)
+        chosen = rng.permutation(differing[rng.random(len(differing)) < 0.5])
+        path = []
+        for axis in chosen:
+            indices[axis] = other[axis]
+            path.append(axes.genome(indices))
+        crossed = self._feasible.largest_along(path, limit_us=target_us)
+        return None if crossed is None or crossed == dear.genome else crossed
+
+    def _pick(
+        self, rng: np.random.Generator, genomes: Sequence[Genome], archive: Sequence[Evaluated], target_us: float
+    ) -> int:
+        """Position of the genome with the largest expected improvement over the best within the target."""
+        if not self._options.critic or len(archive) < self._options.critic_from:
+            return int(rng.integers(len(genomes)))
+        known = genome_features([one.genome for one in archive], space=self._space, importance=self._importance)
+        critic = Critic(known, np.array([one.quality for one in archive]))
+        features = genome_features(genomes, space=self._space, importance=self._importance)
+        mean, deviation = critic.predict(features)
+        best = max(one.quality for one in archive if one.latency_us <= target_us)
+        return int(np.argmax(expected_improvement(mean, deviation, np.full(len(mean), best))))
+
+
+def stop_quietly(study: optuna.Study) -> None:
+    """Stop ``study.optimize``; outside of it there is nothing to stop, and the next ask says so."""
+    try:
+        study.stop()
+    except RuntimeError:
+        return
