@@ -25,8 +25,11 @@ def read_frame(path: Path, *, text_columns: Collection[str]) -> tuple[pd.DataFra
     for part in parts:
         if part.stat().st_size == 0:
             raise InputError(f"{part}: the file is empty; expected rows")
-        with part.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        try:
+            with part.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise InputError(f"{part}: cannot be read: {error.strerror}") from None
     if parts[0].suffix.lower() in SEPARATORS:
         frame = _read_separated(parts[0], frozenset(text_columns))
     else:

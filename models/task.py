@@ -144,7 +144,13 @@ class Task:
         if arrays is None or rows is None:
             columns = [self.frame[name].tolist() for name in self.spec.text]
             arrays = encode_texts(tokenizer, columns, self.spec.max_length)
-            save_arrays(path, arrays)
+            try:
+                save_arrays(path, arrays)
+            except OSError as error:
+                raise InputError(
+                    f"{path.parent}: cannot write the token cache: {error.strerror}; "
+                    "expected a writable folder, $SPARSEFRONT_CACHE names another"
+                ) from None
             rows = self._rows(arrays)
             if rows is None:
                 raise ValueError("the tokenizer's rows do not match the task's")
@@ -176,12 +182,18 @@ def _sha256(value: dict[str, Any]) -> str:
 
 
 def _check_columns(frame: pd.DataFrame, spec: TaskFile, origin: str) -> None:
+    repeated = frame.columns[frame.columns.duplicated()]
+    if len(repeated):
+        raise InputError(f"{origin}: column {repeated[0]!r} stands there twice; expected different names")
     asked = [("text", name) for name in spec.text] + [("label.column", spec.label.column)]
     asked += [("split.group", spec.split.group)] if spec.split.group else []
     asked += [("split.time", spec.split.time)] if spec.split.time else []
     for key, name in asked:
         if name not in frame.columns:
             raise InputError(f"{origin}: no column {name!r} ({key}){nearest(name, frame.columns)}")
+        if not pd.api.types.is_scalar(frame[name].iloc[0]):
+            kind = type(frame[name].iloc[0]).__name__
+            raise InputError(f"{origin}: row 1: column {name!r} ({key}) holds {kind} values; expected single ones")
 
 
 def _check_texts(frame: pd.DataFrame, spec: TaskFile, origin: str) -> None:

@@ -25,6 +25,7 @@ from sparsefront.models.rows import TokenRows
 from sparsefront.models.splits import group_split, random_split, time_split
 from sparsefront.models.task import Task
 from sparsefront.models.tokens import encode_texts, load_arrays, save_arrays, tokenizer_hash
+from sparsefront.spaces import InputError
 
 REPO = Path(__file__).resolve().parents[2]
 HOME_DEPOT = REPO.parent / "shared" / "data" / "home_depot" / "train.parquet"
@@ -202,6 +203,30 @@ def test_the_default_cache_folder_follows_the_environment(tmp_path: Path, monkey
     monkeypatch.setenv("SPARSEFRONT_CACHE", str(tmp_path / "own"))
     Task.from_frame(make_frame(), CONTENT).tokenise(tokenizer())
     assert len(list((tmp_path / "own" / "tokens").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("a file where the folder should be")
+    with pytest.raises(InputError) as caught:
+        Task.from_frame(make_frame(), CONTENT).tokenise(tokenizer(), tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/tokens: cannot write the token cache: File exists; "
+        "expected a writable folder, $SPARSEFRONT_CACHE names another"
+    )
+
+
+def test_columns_that_hold_lists_or_stand_there_twice() -> None:
+    frame = make_frame()
+    for name, key in (("query", "text"), ("click", "label.column"), ("shop", "split.group")):
+        content = {**CONTENT, "split": {"group": "shop"}}
+        bad = frame.assign(shop="corner").assign(**{name: [["a", "b"]] * len(frame)})
+        with pytest.raises(InputError) as caught:
+            Task.from_frame(bad, content)
+        line = f"memory: row 1: column '{name}' ({key}) holds list values; expected single ones"
+        assert str(caught.value) == line
+    doubled = pd.concat([frame, frame[["title"]]], axis=1)
+    with pytest.raises(InputError, match="memory: column 'title' stands there twice; expected different names"):
+        Task.from_frame(doubled, CONTENT)
 
 
 def test_save_and_load_arrays(tmp_path: Path) -> None:
