@@ -219,7 +219,8 @@ def test_columns_that_hold_lists_or_stand_there_twice() -> None:
     frame = make_frame()
     for name, key in (("query", "text"), ("click", "label.column"), ("shop", "split.group")):
         content = {**CONTENT, "split": {"group": "shop"}}
-        bad = frame.assign(shop="corner").assign(**{name: [["a", "b"]] * len(frame)})
+        bad = frame.assign(shop="corner")
+        bad[name] = pd.Series([["a", "b"]] * len(frame))
         with pytest.raises(InputError) as caught:
             Task.from_frame(bad, content)
         line = f"memory: row 1: column '{name}' ({key}) holds list values; expected single ones"
