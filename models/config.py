@@ -8,7 +8,6 @@ from transformers import PretrainedConfig
 
 from sparsefront.spaces import Genome, Widths
 
-
 ACTIVATIONS = ("gelu", "relu")
 
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from sparsefront.models.config import CrossEncoderConfig
-from sparsefront.models.encoder import ElasticEncoder
+from sparsefront.models.encoder import ElasticEncoder, Encoded
 from sparsefront.spaces import Genome, InputError
 
 
@@ -63,12 +63,17 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        encoded = self.encoder(input_ids, mask, types, genome=genome)
-        logits = self.head(encoded.hidden[:, 0])
+        logits = self.rank(self.encoder(input_ids, mask, types, genome=genome))[:, None]
         loss = None
         if labels is not None:
             loss = functional.binary_cross_entropy_with_logits(logits[:, 0].float(), labels.float())
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def rank(self, encoded: Encoded) -> Tensor:
+        """Logits ``(batch,)`` of encoded sequences, always in fp32: in bf16 close logits would tie and spoil ranks."""
+        with torch.autocast(encoded.hidden.device.type, enabled=False):
+            logits: Tensor = self.head(encoded.hidden[:, 0].float())[:, 0]
+        return logits
 
     def slim(self, genome: Genome) -> CrossEncoder:
         """The physically small model: ``slim(g)(x)`` equals ``self(x, genome=g)``."""

@@ -1,0 +1,59 @@
+"""From numpy batches of rows to tensors on a device, and the number formats that device is good at."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sparsefront.models.rows import Batch
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class TensorBatch:
+    """A padded batch on a device: ids, types and mask ``(batch, tokens)``, target and row index ``(batch,)``."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_type_ids: Tensor
+    target: Tensor
+    index: Tensor
+
+
+def to_tensors(batch: Batch, device: torch.device) -> TensorBatch:
+    """Copy a numpy batch to the device."""
+    return TensorBatch(
+        input_ids=torch.from_numpy(batch.input_ids).to(device),
+        attention_mask=torch.from_numpy(batch.attention_mask).to(device),
+        token_type_ids=torch.from_numpy(batch.token_type_ids).to(device),
+        target=torch.from_numpy(batch.target).to(device),
+        index=torch.from_numpy(batch.index).to(device),
+    )
+
+
+def best_device() -> torch.device:
+    """The GPU when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def uses_bf16(device: torch.device, precision: Precision) -> bool:
+    """Whether bf16 is asked for or, by ``auto``, is what the hardware multiplies fastest."""
+    return precision == "bf16" or (precision == "auto" and _multiplies_bf16(device.type))
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """bf16 autocast where :func:`uses_bf16` says so, else none."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=uses_bf16(device, precision))
+
+
+@functools.cache
+def _multiplies_bf16(device_type: str) -> bool:
+    if device_type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(flag) for flag in ("avx512_bf16", "amx_bf16", "arm_bf16"))

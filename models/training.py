@@ -1,0 +1,179 @@
+"""Training: the teacher, the elastic supernet, and the finalists, through one loop.
+
+One loop rather than ``transformers.Trainer``: a step here may run several genomes on one batch, batches are filled by
+tokens rather than rows, and the Trainer's checkpoints are pickles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from sparsefront.models.batching import Precision, TensorBatch, autocast, best_device, to_tensors
+from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.rows import TokenRows
+from sparsefront.spaces import Genome
+
+Progress = Callable[[int, int], None]
+GenomeSource = Callable[[np.random.Generator], Sequence[Genome]]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the rows; a fraction is allowed.
+        learning_rate: peak of a linear schedule with warm-up.
+        tokens_per_batch: padded tokens in one batch.
+        warmup_share: share of the steps spent warming up.
+        weight_decay: AdamW's, on matrices only.
+        freeze_embeddings: leave the embedding tables as they are (they are half of a small model's parameters).
+        distil_share: weight of the teacher's probabilities in the target; the rest is the label.
+        precision: ``auto`` takes bf16 autocast where the hardware is fast at it.
+        seed: of the row order, dropout and sampled genomes.
+    """
+
+    epochs: float = 1.0
+    learning_rate: float = 5e-5
+    tokens_per_batch: int = 1024
+    warmup_share: float = 0.1
+    weight_decay: float = 0.01
+    freeze_embeddings: bool = False
+    distil_share: float = 0.0
+    precision: Precision = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.epochs > 0 and math.isfinite(self.epochs)):
+            raise ValueError(f"epochs must be positive, got {self.epochs}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 <= self.distil_share <= 1:
+            raise ValueError(f"distil_share must be between 0 and 1, got {self.distil_share}")
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training run did: optimiser steps, and the mean loss over its last tenth."""
+
+    steps: int
+    final_loss: float
+
+
+def train(
+    model: CrossEncoder,
+    rows: TokenRows,
+    options: TrainOptions,
+    *,
+    teacher_logits: NDArray[np.float32] | None = None,
+    genomes: GenomeSource | None = None,
+    progress: Progress | None = None,
+) -> TrainReport:
+    """Train a model in place.
+
+    Args:
+        model: dense, slim or supernet.
+        rows: training rows.
+        options: see :class:`TrainOptions`.
+        teacher_logits: ``(rows,)`` logits of the frozen teacher; needed when ``distil_share`` is positive.
+        genomes: draws the genomes that one step runs (elastic training); the model's own genome by default.
+        progress: called with (tokens seen, tokens in all).
+
+    Raises:
+        ValueError: if distillation is asked for without teacher logits, or they do not fit the rows.
+        FloatingPointError: if the loss stops being finite.
+    """
+    if options.distil_share and teacher_logits is None:
+        raise ValueError("distil_share is positive, but there are no teacher logits")
+    if teacher_logits is not None and len(teacher_logits) != len(rows):
+        raise ValueError(f"teacher_logits must have {len(rows)} entries, got {len(teacher_logits)}")
+    target = torch.from_numpy(mix_targets(rows.target, teacher_logits, options.distil_share))
+    device = best_device()
+    model.to(device).train()
+    frozen = model.encoder.embeddings.parameters() if options.freeze_embeddings else ()
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    total = max(1, round(options.epochs * int(rows.lengths.sum())))
+    rng = np.random.default_rng(options.seed)
+    torch.manual_seed(options.seed)
+    optimizer = _optimizer(model, options)
+    losses: list[float] = []
+    seen = 0
+    epoch = 0
+    while seen < total:
+        for batch in rows.batches(tokens_per_batch=options.tokens_per_batch, shuffle_seed=options.seed * 1000 + epoch):
+            if seen >= total:
+                break
+            _set_rate(optimizer, options, seen / total)
+            tensors = to_tensors(batch, device)
+            wanted = target[tensors.index.cpu()].to(device)
+            drawn = genomes(rng) if genomes is not None else (None,)
+            losses.append(_step(model, tensors, wanted, drawn, optimizer, options))
+            seen += int(batch.attention_mask.sum())
+            if progress is not None:
+                progress(min(seen, total), total)
+        epoch += 1
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    model.eval()
+    tail = losses[-max(1, len(losses) // 10) :]
+    return TrainReport(steps=len(losses), final_loss=float(np.mean(tail)))
+
+
+def mix_targets(
+    target: NDArray[np.float32], teacher_logits: NDArray[np.float32] | None, distil_share: float
+) -> NDArray[np.float32]:
+    """Label and teacher's probability mixed; the BCE to the mixture is the mixture of both BCEs."""
+    if teacher_logits is None or distil_share == 0:
+        return target.astype(np.float32)
+    probability = 1.0 / (1.0 + np.exp(-teacher_logits.astype(np.float64)))
+    return (distil_share * probability + (1.0 - distil_share) * target).astype(np.float32)
+
+
+def _step(
+    model: CrossEncoder,
+    batch: TensorBatch,
+    target: Tensor,
+    genomes: Sequence[Genome | None],
+    optimizer: torch.optim.Optimizer,
+    options: TrainOptions,
+) -> float:
+    """One optimiser step; the gradients of all genomes add up, as the sandwich rule has it (arXiv 1903.05134)."""
+    optimizer.zero_grad(set_to_none=True)
+    loss_sum = 0.0
+    for genome in genomes:
+        with autocast(target.device, options.precision):
+            encoded = model.encoder(batch.input_ids, batch.attention_mask, batch.token_type_ids, genome=genome)
+        loss = functional.binary_cross_entropy_with_logits(model.rank(encoded), target) / len(genomes)
+        loss.backward()  # type: ignore[no-untyped-call]
+        loss_sum += loss.item()
+    if not math.isfinite(loss_sum):
+        raise FloatingPointError(f"the training loss became {loss_sum} at learning rate {options.learning_rate}")
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss_sum
+
+
+def _optimizer(model: CrossEncoder, options: TrainOptions) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, options: TrainOptions, done_share: float) -> None:
+    """Linear warm-up, then linear decay to zero, by share of tokens seen."""
+    warmup = options.warmup_share
+    factor = done_share / warmup if done_share < warmup else (1.0 - done_share) / (1.0 - warmup)
+    for group in optimizer.param_groups:
+        group["lr"] = options.learning_rate * max(factor, 0.02)

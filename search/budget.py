@@ -1,0 +1,42 @@
+"""The budget of a run in microseconds, and whether anything can be searched within it."""
+
+from __future__ import annotations
+
+from sparsefront.search.settings import SearchSettings
+from sparsefront.spaces import Genome, InputError
+
+
+def check_one_budget(settings: SearchSettings) -> None:
+    """Refuse settings with no budget or with two, before anything is measured."""
+    if (settings.budget_us is None) == (settings.budget_share is None):
+        raise InputError("give a budget: either --budget-us N or --budget-share S (of the dense model's latency)")
+
+
+def budget_of(settings: SearchSettings, dense_us: float) -> float:
+    """The budget in microseconds."""
+    check_one_budget(settings)
+    if settings.budget_us is not None:
+        return settings.budget_us
+    return float(settings.budget_share or 0.0) * dense_us
+
+
+def check_budget(budget_us: float, *, dense_us: float, smallest: Genome, smallest_us: float) -> None:
+    """Refuse a budget that nothing meets, or that the dense model meets.
+
+    Args:
+        budget_us: what is asked.
+        dense_us: measured latency of the dense model.
+        smallest: cheapest genome of the space.
+        smallest_us: its predicted latency.
+
+    Raises:
+        InputError: with what the smallest genome or the dense model costs.
+    """
+    if budget_us >= dense_us:
+        raise InputError(
+            f"--budget-us {budget_us:.0f}: the dense model takes {dense_us:.0f} us here, so nothing needs pruning"
+        )
+    if budget_us < smallest_us:
+        raise InputError(
+            f"--budget-us {budget_us:.0f}: even the smallest genome of the space ({smallest}) costs {smallest_us:.0f} us"
+        )

@@ -1,0 +1,380 @@
+"""The command line: ``sparsefront search | profile | front | export | verify``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sparsefront.spaces import InputError
+
+app = typer.Typer(
+    name="sparsefront",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""
+    Finds the BERT-like CTR or ad-relevance model that ranks best within a microsecond budget on this CPU,
+    and exports it physically small.
+
+    Start with [bold]sparsefront search --budget-us 1500[/bold]: without a task file it searches on a built-in ad log.
+    Every command takes --json for a machine-readable report. Bad input ends with one line and exit status 2.
+    """,
+    rich_markup_mode="rich",
+)
+out = Console(width=None if sys.stdout.isatty() else 160)
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the report as JSON on standard output, and nothing else there.")
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Also print the libraries' own log lines.")]
+Runtime = Annotated[str, typer.Option(help="Serving runtime that latency is measured in: onnxruntime or torch.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of the serving runtime.")]
+Backbone = Annotated[
+    str, typer.Option(help="'minilm' (from the extra), a local Hugging Face BERT folder, or a hub name when online.")
+]
+
+
+def main() -> None:
+    """Entry point: turns bad input into one line and exit status 2."""
+    try:
+        app(standalone_mode=False)
+    except InputError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        command = shlex.join(["sparsefront", *sys.argv[1:]])
+        typer.echo(f"\ninterrupted; what is finished is kept, the same command continues: {command}", err=True)
+        sys.exit(130)
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        shown = getattr(error, "format_message", None)  # a usage error of the option parser
+        if shown is None:
+            raise
+        fail(shown())
+
+
+def fail(line: str) -> None:
+    """Print one line on standard error and leave with status 2."""
+    typer.echo(f"sparsefront: {' '.join(line.split())}", err=True)
+    sys.exit(2)
+
+
+@app.command()
+def search(
+    task: Annotated[Path | None, typer.Argument(help="Task file (YAML). Without one: the built-in ad log.")] = None,
+    budget_us: Annotated[float | None, typer.Option(help="Latency budget in microseconds (median, batch 1).")] = None,
+    budget_share: Annotated[
+        float | None, typer.Option(help="Budget as a share of the dense model's measured latency, e.g. 0.2.")
+    ] = None,
+    backbone: Backbone = "minilm",
+    space: Annotated[str, typer.Option(help="weights, tokens, joint or uniform.")] = "joint",
+    runtime: Runtime = "onnxruntime",
+    threads: Threads = 1,
+    evaluations: Annotated[int, typer.Option(help="Genomes evaluated on the supernet.")] = 300,
+    workers: Annotated[str, typer.Option(help="Parallel evaluations; auto: one per CPU.")] = "auto",
+    sampler: Annotated[str, typer.Option(help="reinforced, random, tpe or nsga2.")] = "reinforced",
+    seed: Annotated[int, typer.Option(help="Seed of training, search and fine-tuning.")] = 0,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Run folder; runs/TASK-BUDGET by default.")] = None,
+    share: Annotated[
+        Path | None, typer.Option("--prepared", help="Take latency table, teacher and supernet from this run folder.")
+    ] = None,
+    finalists: Annotated[int, typer.Option(help="Genomes of the front that are fine-tuned and measured.")] = 3,
+    uniform: Annotated[
+        str, typer.Option(help="Uniform genomes swept for comparison: largest, all or none.")
+    ] = "largest",
+    search_rows: Annotated[int, typer.Option(help="Validation rows that one evaluation scores.")] = 2000,
+    head_granule: Annotated[int, typer.Option(help="Heads are offered in multiples of this.")] = 1,
+    ffn_granule: Annotated[int | None, typer.Option(help="FFN units are offered in multiples of this.")] = None,
+    teacher_epochs: Annotated[float, typer.Option(help="Epochs of the teacher.")] = 2.0,
+    elastic_epochs: Annotated[float, typer.Option(help="Epochs of the supernet.")] = 1.0,
+    finetune_epochs: Annotated[float, typer.Option(help="Epochs of each finalist.")] = 1.0,
+    effort: Annotated[str, typer.Option(help="Profiling effort: quick or normal.")] = "quick",
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Search, fine-tune the finalists, measure them, and keep the best that holds the budget.
+
+    The same command continues an interrupted run.
+    """
+    quiet_libraries(verbose)
+    from sparsefront.models.backbone import load_backbone
+    from sparsefront.models.task import Task
+    from sparsefront.search.budget import check_one_budget
+    from sparsefront.search.report import front_table, result_table
+    from sparsefront.search.run import BUILTIN_TASK, Run
+    from sparsefront.search.settings import PrepareSettings, SearchSettings
+
+    settings = SearchSettings.check(
+        budget_us=budget_us,
+        budget_share=budget_share,
+        space=space,
+        head_granule=head_granule,
+        ffn_granule=ffn_granule,
+        evaluations=evaluations,
+        sampler=sampler,
+        workers=worker_count(workers),
+        search_rows=search_rows,
+        finalists=finalists,
+        uniform=uniform,
+        finetune=options("finetune", epochs=finetune_epochs, seed=seed),
+        seed=seed,
+    )
+    check_one_budget(settings)
+    preparation = PrepareSettings.check(
+        runtime=runtime,
+        threads=threads,
+        effort=effort,
+        teacher=options("teacher", epochs=teacher_epochs, seed=seed),
+        elastic=options("elastic", epochs=elastic_epochs, seed=seed),
+        seed=seed,
+    )
+    reporter = reporter_for(as_json)
+    if task is None:
+        reporter.say("no task file given: searching on the built-in ad log (see --help)")
+    rows = Task.builtin() if task is None else Task.from_file(task)
+    budget = f"{budget_us:g}us" if budget_us is not None else f"{budget_share:g}"
+    folder = out_dir or Path("runs") / f"{rows.name}-{budget}"
+    run = Run(
+        folder,
+        task=rows,
+        backbone=load_backbone(backbone),
+        settings=settings,
+        preparation=preparation,
+        shared=share,
+        task_source=BUILTIN_TASK if task is None else str(task.resolve()),
+        reporter=reporter,
+    )
+    reporter.say(f"run folder: {folder}")
+    result = run.execute()
+    export = folder / "export"
+    run.export(export, overwrite=True)
+    if as_json:
+        print_json({**result.values, "export": str(export)})
+        return
+    out.print(front_table(result.front[:10], metric=rows.spec.metric, budget_us=result.values["budget_us"]))
+    out.print(result_table(result.values))
+    out.print(f"export: {export}   check it with: sparsefront verify {export}", highlight=False)
+
+
+@app.command()
+def profile(
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the table to write.")],
+    backbone: Backbone = "minilm",
+    runtime: Runtime = "onnxruntime",
+    threads: Threads = 1,
+    length: Annotated[int, typer.Option(min=3, help="Tokens per row.")] = 48,
+    effort: Annotated[str, typer.Option(help="quick or normal.")] = "normal",
+    seed: Annotated[int, typer.Option(help="Seed of the calibration and held-out genomes.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a table that is there.")] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure blocks in the serving runtime and write a latency table with its error on held-out whole models."""
+    quiet_libraries(verbose)
+    from sparsefront.latency.profile import profile as measure_table
+    from sparsefront.latency.runtimes import runtime as runtime_of
+    from sparsefront.models.backbone import load_backbone
+
+    if out_dir.exists() and not overwrite:
+        raise InputError(f"{out_dir}: exists already; choose another --out or add --overwrite")
+    config = load_backbone(backbone).config
+    if length > config.max_position_embeddings:
+        raise InputError(f"--length {length}: backbone {backbone} has {config.max_position_embeddings} positions")
+    with reporter_for(as_json).step("measuring latency blocks") as advance:
+        table = measure_table(
+            config,
+            runtime=runtime_of(runtime, threads=threads),
+            length_tokens=length,
+            effort=effort,
+            seed=seed,
+            progress=advance,
+        )
+    table.save(out_dir)
+    dense_us = table.predict(config.genome)
+    report: dict[str, Any] = {
+        "table": str(out_dir),
+        "dense_predicted_us": dense_us,
+        "error": asdict(table.error),
+        "fingerprint": table.fingerprint.to_json(),
+    }
+    if as_json:
+        print_json(report)
+        return
+    out.print(f"table: {out_dir}   dense model: {dense_us:.0f} us", highlight=False)
+    for name, value in report["error"].items():
+        out.print(f"  {name}: {value:.4g}", highlight=False)
+
+
+@app.command()
+def front(
+    run: Annotated[Path, typer.Argument(help="Run folder, finished or not.")],
+    plot: Annotated[Path | None, typer.Option(help="Also draw it: FILE.png, .svg, .pdf or .html.")] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Print the non-dominated set of a run; a star marks what keeps the budget."""
+    quiet_libraries(verbose)
+    from sparsefront.search.report import front_table, plot_front
+    from sparsefront.search.run import evaluated_rows, front_rows, read_run
+
+    record = read_run(run)
+    evaluated, budget_us, metric = record.evaluated, record.budget_us, record.metric
+    if not evaluated:
+        raise InputError(f"{run}: no evaluation has finished yet")
+    rows = front_rows(evaluated, budget_us)
+    if plot is not None:
+        title = f"{record.task_name}: {len(evaluated)} evaluations"
+        plot_front(
+            plot,
+            evaluated=evaluated_rows(evaluated, budget_us),
+            front=rows,
+            budget_us=budget_us,
+            metric=metric,
+            title=title,
+        )
+    if as_json:
+        print_json({"budget_us": budget_us, "metric": metric, "front": rows, "plot": str(plot) if plot else None})
+        return
+    out.print(front_table(rows, metric=metric, budget_us=budget_us))
+    if plot is not None:
+        out.print(f"picture: {plot}", highlight=False)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder to write the export to.")],
+    genome: Annotated[
+        str | None, typer.Option(help="Key of another genome of the front; the winner by default.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export that is there.")] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write the winner, or another genome (fine-tuned first if it is not yet), as a folder that is ready to serve."""
+    quiet_libraries(verbose)
+    from sparsefront.search.run import Run
+    from sparsefront.spaces import Genome
+
+    if out_dir.exists() and not overwrite:
+        raise InputError(f"{out_dir}: exists already; choose another --out or add --overwrite")
+    wanted = None
+    if genome is not None:
+        try:
+            wanted = Genome.parse(genome)
+        except ValueError as error:
+            raise InputError(f"--genome: {error}") from error
+    opened = Run.reopen(run, reporter=reporter_for(as_json))
+    config = opened.export(out_dir, genome=wanted, overwrite=overwrite)
+    if as_json:
+        print_json({**config, "export": str(out_dir)})
+        return
+    out.print(f"export: {out_dir}   genome: {config['genome']}", highlight=False)
+    out.print(
+        f"predicted {config['predicted_us']:.0f} us, measured {config['measured_us']:.0f} us, "
+        f"{config['metric']} {config['valid_quality']:.4f} on validation rows",
+        highlight=False,
+    )
+
+
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(help="Export folder.")],
+    task: Annotated[
+        Path | None, typer.Option(help="Task file whose test rows are scored; the export's own by default.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Share by which the median may exceed the budget.")] = 0.0,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Re-measure an export, compare it with torch, score the test rows. Exit status 1: over budget or out of parity."""
+    quiet_libraries(verbose)
+    from sparsefront.models.task import Task
+    from sparsefront.search.verify import verify as check
+
+    with reporter_for(as_json).step("verifying") as advance:
+        found = check(directory, task=None if task is None else Task.from_file(task), tolerance=tolerance)
+        advance(1, 1)
+    if as_json:
+        print_json({**asdict(found), "holds": found.holds})
+    else:
+        for line in found.machine_differences:
+            out.print(f"another machine than the export's: {line}", highlight=False)
+        budget = "within" if found.within_budget else "OVER"
+        parity = "equal to torch" if found.parity_holds else "NOT EQUAL to torch"
+        out.print(
+            f"median {found.measured_us:.0f} us (p95 {found.measured_p95_us:.0f}), {budget} the budget of "
+            f"{found.budget_us:.0f} us",
+            highlight=False,
+        )
+        out.print(f"{parity}: largest difference of a logit {found.parity:.1e}", highlight=False)
+        if found.test_quality is not None:
+            out.print(f"quality on the test rows: {found.test_quality:.4f}", highlight=False)
+    if not found.holds:
+        raise typer.Exit(1)
+
+
+def options(name: str, **changes: Any) -> Any:
+    """The default training options of a step with changes; bad values become one line."""
+    from dataclasses import replace
+
+    from sparsefront.search.settings import PrepareSettings, SearchSettings
+
+    base = SearchSettings().finetune if name == "finetune" else getattr(PrepareSettings(), name)
+    try:
+        return replace(base, **changes)
+    except ValueError as error:
+        raise InputError(f"--{name}-epochs: {error}") from error
+
+
+def worker_count(text: str) -> int:
+    """Workers asked for; 0 stands for one per CPU. More than there are CPUs is refused at once."""
+    if text == "auto":
+        return 0
+    cpus = os.cpu_count() or 1
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--workers: expected 'auto' or a positive whole number, got {text!r}")
+    if int(text) > cpus:
+        raise InputError(f"--workers {text}: this machine has {cpus} CPUs")
+    return int(text)
+
+
+def reporter_for(as_json: bool) -> Any:
+    """Bars on standard error, or silence when the output is for a program."""
+    from sparsefront.search.progress import Rich, Silent
+
+    return Silent() if as_json else Rich()
+
+
+def quiet_libraries(verbose: bool) -> None:
+    """Keep other packages' log lines and bars away from the report unless asked for."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if verbose:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+        return
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore")
+    import optuna
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(value, indent=2))

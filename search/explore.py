@@ -1,0 +1,160 @@
+"""Exploring a space on the supernet: the search itself, and the sweep over uniform genomes it is compared with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.samplers import BaseSampler
+
+from sparsefront.search.baselines import RandomSampler, SweepSampler
+from sparsefront.search.curves import ImportanceCurves
+from sparsefront.search.feasible import FeasibleSpace
+from sparsefront.search.fitness import Fitness, FitnessData
+from sparsefront.search.front import Evaluated, evaluated_of
+from sparsefront.search.loop import LoopReport, search_loop
+from sparsefront.search.pool import EvaluationPool, RayPool
+from sparsefront.search.prepare import Prepared
+from sparsefront.search.progress import Reporter
+from sparsefront.search.sampler import ReinforcedEvolutionSampler
+from sparsefront.search.settings import SearchSettings
+from sparsefront.search.studies import open_study
+from sparsefront.spaces import Genome, SearchSpace, Widths
+
+STUDY_FILE = "study.db"
+
+
+@contextmanager
+def fitness_pool(prepared: Prepared, settings: SearchSettings, *, address: str | None = None) -> Iterator[RayPool]:
+    """Ray actors that evaluate genomes of this supernet on the search's validation rows."""
+    rows = prepared.rows["valid"].stratified(settings.search_rows, settings.seed)
+    data = FitnessData.of(prepared.supernet, rows, prepared.task.spec.metric)
+    workers = settings.workers or os.cpu_count() or 1
+    with RayPool(Fitness, data, workers=workers, address=address) as pool:
+        yield pool
+
+
+def space_of(widths: Widths, settings: SearchSettings, name: str | None = None) -> SearchSpace:
+    """The search space of these settings, or another preset with the same choices."""
+    return SearchSpace.preset(
+        name or settings.space,
+        widths=widths,
+        head_granule=settings.head_granule,
+        ffn_granule=settings.ffn_granule,
+        keep_percents=settings.keep_percents,
+    )
+
+
+def sampler_of(settings: SearchSettings, space: SearchSpace, prepared: Prepared, budget_us: float) -> BaseSampler:
+    """The sampler that the settings name."""
+    predict_many = prepared.measured.table.predict_many
+    if settings.sampler == "random":
+        return RandomSampler(space=space, predict_many=predict_many, budget_us=budget_us, seed=settings.seed)
+    if settings.sampler == "tpe":
+        return optuna.samplers.TPESampler(seed=settings.seed, multivariate=True)
+    if settings.sampler == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=settings.seed)
+    order = prepared.order
+    return ReinforcedEvolutionSampler(
+        space=space,
+        predict_many=predict_many,
+        budget_us=budget_us,
+        importance=ImportanceCurves(heads=order.head_importance, ffn_units=order.ffn_importance),
+        seed=settings.seed,
+    )
+
+
+def explore(
+    folder: Path,
+    prepared: Prepared,
+    settings: SearchSettings,
+    budget_us: float,
+    *,
+    pool: EvaluationPool,
+    reporter: Reporter,
+) -> tuple[LoopReport, list[Evaluated]]:
+    """The search: evaluate ``settings.evaluations`` genomes; what is in the folder's study counts."""
+    space = space_of(prepared.backbone.widths, settings)
+    sampler = sampler_of(settings, space, prepared, budget_us)
+    study = open_study(folder / STUDY_FILE, name="search", sampler=sampler)
+    return _loop(study, space, pool, prepared, budget_us, settings.evaluations, reporter, "searching")
+
+
+def sweep_uniform(
+    folder: Path,
+    prepared: Prepared,
+    settings: SearchSettings,
+    budget_us: float,
+    *,
+    pool: EvaluationPool,
+    reporter: Reporter,
+) -> list[Evaluated]:
+    """Evaluate uniform genomes within the budget: all, or those that no other within the budget exceeds everywhere."""
+    space = space_of(prepared.backbone.widths, settings, "uniform")
+    predict_many = prepared.measured.table.predict_many
+    study = open_study(folder / STUDY_FILE, name="uniform")
+    feasible = FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us).listed()
+    if settings.uniform == "all":
+        study.sampler = SweepSampler(space=space, predict_many=predict_many, budget_us=budget_us)
+    else:
+        feasible = largest_only(feasible)
+        study.sampler = RandomSampler(space=space, predict_many=predict_many, budget_us=budget_us, seed=0)
+        for genome in feasible:
+            params = space.to_params(genome)
+            study.enqueue_trial({name: params[name] for name in space.distributions()}, skip_if_exists=True)
+    title = f"sweeping {len(feasible)} uniform genomes"
+    return _loop(study, space, pool, prepared, budget_us, len(feasible), reporter, title)[1]
+
+
+def largest_only(genomes: Sequence[Genome]) -> tuple[Genome, ...]:
+    """Uniform genomes that no other of them matches or exceeds in every field."""
+    genes = [genome.layers[0] for genome in genomes]
+    best: dict[tuple[int, int], int] = {}
+    for gene in genes:
+        at = (gene.heads, gene.keep_percent)
+        best[at] = max(best.get(at, -1), gene.ffn_units)
+    kept = []
+    for genome, gene in zip(genomes, genes, strict=True):
+        if best[gene.heads, gene.keep_percent] != gene.ffn_units:
+            continue
+        exceeded = any(
+            heads >= gene.heads and keep >= gene.keep_percent and ffn >= gene.ffn_units
+            for (heads, keep), ffn in best.items()
+            if (heads, keep) != (gene.heads, gene.keep_percent)
+        )
+        if not exceeded:
+            kept.append(genome)
+    return tuple(kept)
+
+
+def _loop(
+    study: optuna.Study,
+    space: SearchSpace,
+    pool: EvaluationPool,
+    prepared: Prepared,
+    budget_us: float,
+    evaluations: int,
+    reporter: Reporter,
+    title: str,
+) -> tuple[LoopReport, list[Evaluated]]:
+    done = len(evaluated_of(study))
+    with reporter.step(title) as advance:
+
+        def count(_: Evaluated) -> None:
+            nonlocal done
+            done += 1
+            advance(done, evaluations)
+
+        report = search_loop(
+            study,
+            space,
+            pool,
+            predict_many=prepared.measured.table.predict_many,
+            budget_us=budget_us,
+            evaluations=evaluations,
+            on_result=count,
+        )
+    return report, list(evaluated_of(study))

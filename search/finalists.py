@@ -1,0 +1,131 @@
+"""Finalists: genomes of the front, slimmed, fine-tuned with distillation, exported, and measured where they serve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsefront.latency.runtimes import runtime
+from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.metrics import quality
+from sparsefront.models.scoring import score_rows
+from sparsefront.models.training import TrainOptions, train
+from sparsefront.search.export import export_model, measure_export, measure_session
+from sparsefront.search.front import Evaluated
+from sparsefront.search.prepare import Prepared
+from sparsefront.search.progress import Reporter
+from sparsefront.search.steps import run_step
+from sparsefront.spaces import Genome, InputError
+
+SCREEN_SHARE = 0.98
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A fine-tuned, exported and measured genome.
+
+    Attributes:
+        genome: its key.
+        supernet_quality: quality the search saw.
+        valid_quality: after fine-tuning, on all validation rows.
+        predicted_us: by the table.
+        measured_us: median in the serving runtime.
+        measured_p95_us: 95th percentile.
+        parameters: of the slim model.
+    """
+
+    genome: str
+    supernet_quality: float
+    valid_quality: float
+    predicted_us: float
+    measured_us: float
+    measured_p95_us: float
+    parameters: int
+
+
+def finish(
+    folder: Path,
+    genome: Genome,
+    prepared: Prepared,
+    options: TrainOptions,
+    *,
+    supernet_quality: float,
+    reporter: Reporter,
+    title: str,
+) -> Finalist:
+    """Make a finalist, or read it back when its folder is there. The folder is a complete export."""
+    inputs = {
+        "genome": genome.key(),
+        "task": prepared.task.fingerprint,
+        "backbone": prepared.backbone.fingerprint,
+        "options": vars(options),
+    }
+
+    def build(target: Path) -> dict[str, Any]:
+        small = prepared.supernet.slim(genome)
+        with reporter.step(title) as advance:
+            train(small, prepared.rows["train"], options, teacher_logits=prepared.teacher_logits, progress=advance)
+        small.cpu()
+        return judge(target, small, prepared, supernet_quality=supernet_quality)
+
+    return Finalist(**run_step(folder, inputs, build))
+
+
+def screen(
+    candidates: Sequence[Evaluated],
+    prepared: Prepared,
+    *,
+    budget_us: float,
+    wanted: int,
+    reporter: Reporter,
+) -> list[Evaluated]:
+    """The first ``wanted`` candidates that the serving runtime, not only the table, finds within the budget.
+
+    Time does not depend on the weights, so this is settled before anything is fine-tuned. A little room is left
+    (``SCREEN_SHARE``) because the measurement that counts is taken again on the finished export.
+
+    Raises:
+        InputError: when no candidate is measured within the budget.
+    """
+    serving = runtime(prepared.settings.runtime, threads=prepared.settings.threads)
+    length_tokens = prepared.measured.table.fingerprint.length_tokens
+    chosen: list[Evaluated] = []
+    fastest = float("inf")
+    with reporter.step("measuring candidates") as advance:
+        for candidate in candidates:
+            session = serving.load(prepared.backbone.config.with_genome(candidate.genome))
+            stats = measure_session(session, length_tokens=length_tokens)
+            fastest = min(fastest, stats.median_us)
+            if stats.median_us <= SCREEN_SHARE * budget_us:
+                chosen.append(candidate)
+            advance(len(chosen), wanted)
+            if len(chosen) == wanted:
+                break
+    if not chosen:
+        raise InputError(
+            f"none of {len(candidates)} candidates was measured within {budget_us:.0f} us "
+            f"(the fastest took {fastest:.0f} us): is the machine busy? the same command tries again"
+        )
+    return chosen
+
+
+def judge(target: Path, model: CrossEncoder, prepared: Prepared, *, supernet_quality: float) -> dict[str, Any]:
+    """Export a trained model, measure it, score it on all validation rows; a :class:`Finalist` as a dictionary."""
+    rows = prepared.rows["valid"]
+    logits = score_rows(model, rows, precision="fp32")
+    table = prepared.measured.table
+    export_model(target, model, prepared.backbone.tokenizer)
+    serving = runtime(prepared.settings.runtime, threads=prepared.settings.threads)
+    stats = measure_export(target, serving, length_tokens=table.fingerprint.length_tokens)
+    finalist = Finalist(
+        genome=model.genome.key(),
+        supernet_quality=supernet_quality,
+        valid_quality=quality(prepared.task.spec.metric, rows.positive, rows.target, logits),
+        predicted_us=table.predict(model.genome),
+        measured_us=stats.median_us,
+        measured_p95_us=stats.p95_us,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+    return asdict(finalist)

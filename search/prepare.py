@@ -1,0 +1,214 @@
+"""Prepared: the latency table, the teacher and the supernet of a task, each a step with a folder of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from sparsefront.latency.machine import MachineFingerprint
+from sparsefront.latency.profile import profile
+from sparsefront.latency.runtimes import runtime
+from sparsefront.latency.table import LatencyTable
+from sparsefront.models.backbone import Backbone
+from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.importance import UnitOrder, fisher_importance
+from sparsefront.models.metrics import quality
+from sparsefront.models.rows import TokenRows
+from sparsefront.models.scoring import score_rows
+from sparsefront.models.task import Task
+from sparsefront.models.training import train
+from sparsefront.search.curriculum import Curriculum
+from sparsefront.search.export import measure_session
+from sparsefront.search.progress import Reporter
+from sparsefront.search.settings import PrepareSettings
+from sparsefront.search.steps import run_step
+from sparsefront.spaces import InputError, SearchSpace
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The latency side: what the dense model takes, and what the table predicts for any genome."""
+
+    table: LatencyTable
+    dense_us: float
+    dense_p95_us: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a search needs of a task, a backbone and a machine.
+
+    Attributes:
+        measured: latency table and the dense model's latency.
+        supernet: elastically trained, units in order of importance.
+        order: importances of heads and FFN units.
+        teacher: the dense fine-tuned model.
+        teacher_logits: ``(training rows,)`` its logits.
+        teacher_quality: on all validation rows.
+        rows: tokenised rows per split.
+        task: where they come from.
+        backbone: what was fine-tuned.
+        settings: how.
+    """
+
+    measured: Measured
+    supernet: CrossEncoder
+    order: UnitOrder
+    teacher: CrossEncoder
+    teacher_logits: NDArray[np.float32]
+    teacher_quality: float
+    rows: dict[str, TokenRows]
+    task: Task
+    backbone: Backbone
+    settings: PrepareSettings
+
+
+def measure(
+    folder: Path, backbone: Backbone, length_tokens: int, settings: PrepareSettings, reporter: Reporter
+) -> Measured:
+    """Step 1: profile the serving runtime, and measure the dense model itself."""
+    serving = runtime(settings.runtime, threads=settings.threads)
+    expected = MachineFingerprint.here(
+        runtime=serving.name, runtime_version=serving.version, threads=serving.threads, length_tokens=length_tokens
+    )
+    path = folder / "latency"
+    if not 3 <= length_tokens <= backbone.config.max_position_embeddings:
+        upper = backbone.config.max_position_embeddings
+        raise InputError(f"max_length must be between 3 and {upper} for backbone {backbone.name}, got {length_tokens}")
+    inputs = {
+        "backbone": backbone.fingerprint,
+        "runtime": settings.runtime,
+        "threads": settings.threads,
+        "length_tokens": length_tokens,
+        "effort": settings.effort,
+    }
+
+    def build(target: Path) -> dict[str, Any]:
+        with reporter.step("measuring latency blocks") as advance:
+            table = profile(
+                backbone.config,
+                runtime=serving,
+                length_tokens=length_tokens,
+                effort=settings.effort,
+                seed=settings.seed,
+                progress=advance,
+            )
+        table.save(target / "table")
+        dense = measure_session(serving.load(backbone.config), length_tokens=length_tokens)
+        return {"dense_us": dense.median_us, "dense_p95_us": dense.p95_us}
+
+    result = run_step(path, inputs, build)
+    table = LatencyTable.load(path / "table", expect=expected)
+    return Measured(table, float(result["dense_us"]), float(result["dense_p95_us"]))
+
+
+def prepare(
+    folder: Path,
+    task: Task,
+    backbone: Backbone,
+    settings: PrepareSettings,
+    *,
+    measured: Measured,
+    focus_us: tuple[float, ...],
+    reporter: Reporter,
+) -> Prepared:
+    """Steps 2 and 3: the teacher with its unit order, then the supernet trained around ``focus_us``."""
+    with reporter.step("tokenising") as advance:
+        rows = task.tokenise(backbone.tokenizer)
+        advance(1, 1)
+    identity = {"task": task.fingerprint, "backbone": backbone.fingerprint, "seed": settings.seed}
+    teacher_inputs = {**identity, "options": vars(settings.teacher), "importance_rows": settings.importance_rows}
+    teacher_result = run_step(
+        folder / "teacher",
+        teacher_inputs,
+        lambda target: _build_teacher(target, task, backbone, rows, settings, reporter),
+    )
+    teacher = CrossEncoder.from_pretrained(folder / "teacher")
+    order = UnitOrder.load(str(folder / "teacher" / "order.safetensors"))
+    logits = _load_logits(folder / "teacher" / "logits.safetensors", len(rows["train"]))
+    elastic_inputs = {
+        **identity,
+        "options": vars(settings.elastic),
+        "genomes_per_step": settings.genomes_per_step,
+        "focus_shares": [round(budget / measured.dense_us, 2) for budget in focus_us],
+    }
+
+    def build_supernet(target: Path) -> dict[str, Any]:
+        space = SearchSpace.preset("joint", widths=backbone.widths)
+        curriculum = Curriculum(
+            space,
+            measured.table.predict_many,
+            focus_us=focus_us,
+            per_step=settings.genomes_per_step,
+            seed=settings.seed,
+        )
+        supernet = backbone.cross_encoder(seed=settings.seed)
+        supernet.load_state_dict(teacher.state_dict())
+        order.apply(supernet)
+        with reporter.step("training the supernet") as advance:
+            report = train(
+                supernet,
+                rows["train"],
+                settings.elastic,
+                teacher_logits=logits,
+                genomes=curriculum,
+                progress=advance,
+            )
+        supernet.cpu().save_pretrained(target)
+        return {"steps": report.steps, "final_loss": report.final_loss}
+
+    # Budgets within a hundredth of the dense latency of each other share a supernet; the table's noise is no larger.
+    run_step(folder / "supernet", elastic_inputs, build_supernet)
+    supernet = CrossEncoder.from_pretrained(folder / "supernet")
+    return Prepared(
+        measured=measured,
+        supernet=supernet.eval(),
+        order=order,
+        teacher=teacher.eval(),
+        teacher_logits=logits,
+        teacher_quality=float(teacher_result["valid_quality"]),
+        rows=rows,
+        task=task,
+        backbone=backbone,
+        settings=settings,
+    )
+
+
+def _build_teacher(
+    target: Path,
+    task: Task,
+    backbone: Backbone,
+    rows: dict[str, TokenRows],
+    settings: PrepareSettings,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    teacher = backbone.cross_encoder(seed=settings.seed)
+    with reporter.step("fine-tuning the teacher") as advance:
+        report = train(teacher, rows["train"], settings.teacher, progress=advance)
+    with reporter.step("teacher's scores") as advance:
+        logits = score_rows(teacher, rows["train"], progress=advance)
+    save_file({"logits": logits}, target / "logits.safetensors")
+    with reporter.step("importance of units") as advance:
+        sample = rows["train"].stratified(settings.importance_rows, settings.seed)
+        order = fisher_importance(teacher, sample, progress=advance)
+    order.save(str(target / "order.safetensors"))
+    valid = rows["valid"]
+    valid_quality = quality(task.spec.metric, valid.positive, valid.target, score_rows(teacher, valid))
+    teacher.cpu().save_pretrained(target)
+    return {"valid_quality": valid_quality, "steps": report.steps, "final_loss": report.final_loss}
+
+
+def _load_logits(path: Path, rows: int) -> NDArray[np.float32]:
+    try:
+        logits: NDArray[np.float32] = load_file(path)["logits"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise InputError(f"{path}: damaged or truncated: {error}") from error
+    if logits.shape != (rows,):
+        raise InputError(f"{path}: expected {rows} logits, got {logits.shape}")
+    return logits

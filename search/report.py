@@ -1,0 +1,129 @@
+"""What a run found, for people: tables on the terminal, the front as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from sparsefront.spaces import InputError
+
+
+def result_table(result: Mapping[str, Any]) -> Table:
+    """Dense teacher, best uniform and winner side by side."""
+    metric = result["metric"]
+    table = Table(title=f"{result['task']['name']}: budget {result['budget_us']:.0f} us", title_justify="left")
+    table.add_column("model")
+    for name in (f"{metric} valid", f"{metric} test", "predicted us", "median us", "p95 us", "parameters", "speed-up"):
+        table.add_column(name, justify="right")
+    for name in ("dense", "uniform", "winner"):
+        row = result.get(name)
+        if row is None:
+            continue
+        predicted = "" if row["predicted_us"] is None else f"{row['predicted_us']:.0f}"
+        table.add_row(
+            {"dense": "dense teacher", "uniform": "best uniform", "winner": "winner"}[name],
+            f"{row['valid_quality']:.4f}",
+            f"{row['test_quality']:.4f}",
+            predicted,
+            f"{row['measured_us']:.0f}",
+            f"{row['measured_p95_us']:.0f}",
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{result['dense']['measured_us'] / row['measured_us']:.2f} x",
+        )
+    return table
+
+
+def front_table(front: Sequence[Mapping[str, Any]], *, metric: str, budget_us: float) -> Table:
+    """The non-dominated set, best first; a star marks what keeps the budget."""
+    table = Table(title=f"Pareto front ({len(front)} genomes, budget {budget_us:.0f} us)", title_justify="left")
+    table.add_column("")
+    table.add_column(f"{metric} (supernet)", justify="right")
+    table.add_column("predicted us", justify="right")
+    table.add_column("genome", overflow="fold")
+    for row in front:
+        mark = "*" if row["feasible"] else ""
+        table.add_row(mark, f"{row['quality']:.4f}", f"{row['latency_us']:.0f}", row["genome"])
+    return table
+
+
+def plot_front(
+    path: Path,
+    *,
+    evaluated: Sequence[Mapping[str, Any]],
+    front: Sequence[Mapping[str, Any]],
+    budget_us: float,
+    metric: str,
+    title: str,
+) -> None:
+    """Draw all evaluations, the front and the budget; ``.html`` is interactive, ``.png`` and ``.svg`` are not."""
+    ordered = sorted(front, key=lambda row: float(row["latency_us"]))
+    if path.suffix == ".html":
+        _plot_html(path, evaluated, ordered, budget_us, metric, title)
+    elif path.suffix in (".png", ".svg", ".pdf"):
+        _plot_image(path, evaluated, ordered, budget_us, metric, title)
+    else:
+        raise InputError(f"--plot {path}: the file must end in .png, .svg, .pdf or .html")
+
+
+def _plot_image(
+    path: Path,
+    evaluated: Sequence[Mapping[str, Any]],
+    front: Sequence[Mapping[str, Any]],
+    budget_us: float,
+    metric: str,
+    title: str,
+) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(
+        [row["latency_us"] for row in evaluated],
+        [row["quality"] for row in evaluated],
+        s=10,
+        color="0.7",
+        label="evaluated",
+    )
+    axes.plot(
+        [row["latency_us"] for row in front],
+        [row["quality"] for row in front],
+        "o-",
+        markersize=4,
+        color="tab:blue",
+        label="front",
+    )
+    axes.axvline(budget_us, color="tab:red", linewidth=1, linestyle="--", label=f"budget {budget_us:.0f} us")
+    axes.set(xlabel="predicted latency (us)", ylabel=f"{metric} on validation rows (supernet)", title=title)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=130)
+
+
+def _plot_html(
+    path: Path,
+    evaluated: Sequence[Mapping[str, Any]],
+    front: Sequence[Mapping[str, Any]],
+    budget_us: float,
+    metric: str,
+    title: str,
+) -> None:
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for name, rows, mode in (("evaluated", evaluated, "markers"), ("front", front, "lines+markers")):
+        figure.add_trace(
+            go.Scatter(
+                x=[row["latency_us"] for row in rows],
+                y=[row["quality"] for row in rows],
+                text=[row["genome"] for row in rows],
+                mode=mode,
+                name=name,
+            )
+        )
+    figure.add_vline(x=budget_us, line_dash="dash", annotation_text=f"budget {budget_us:.0f} us")
+    figure.update_layout(
+        title=title, xaxis_title="predicted latency (us)", yaxis_title=f"{metric} on validation rows (supernet)"
+    )
+    figure.write_html(path, include_plotlyjs=True)

@@ -1,0 +1,96 @@
+"""Settings of a run, validated; what is not stated has the defaults of the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sparsefront.models.training import TrainOptions
+from sparsefront.spaces import InputError
+from sparsefront.spaces.space import DEFAULT_KEEP_PERCENTS, PRESETS
+
+SAMPLERS = ("reinforced", "random", "tpe", "nsga2")
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=False)
+
+    @classmethod
+    def check(cls, **values: Any) -> Any:
+        """Settings from values, or one :class:`InputError` line for the first value that is wrong."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "settings"
+            raise InputError(f"{key}: {first['msg']}, got {first['input']!r}") from error
+
+
+class PrepareSettings(_Settings):
+    """How the latency table, the teacher and the supernet are made.
+
+    Attributes:
+        runtime: serving runtime that latency is measured in.
+        threads: its threads.
+        effort: ``quick`` measures fewer widths and repeats.
+        focus_shares: shares of the dense latency that elastic training concentrates on, besides the run's budget.
+        importance_rows: training rows for the Fisher importance.
+        teacher: how the teacher is fine-tuned.
+        elastic: how the supernet is trained from it.
+        genomes_per_step: genomes that one step of elastic training runs.
+        seed: of everything here.
+    """
+
+    runtime: str = "onnxruntime"
+    threads: Count = 1
+    effort: str = Field(default="quick", pattern="^(quick|normal)$")
+    focus_shares: tuple[Positive, ...] = ()
+    importance_rows: Count = 1024
+    teacher: TrainOptions = TrainOptions(epochs=2.0, learning_rate=1e-4)
+    elastic: TrainOptions = TrainOptions(
+        epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, tokens_per_batch=2048
+    )
+    genomes_per_step: Count = 3
+    seed: int = 0
+
+
+class SearchSettings(_Settings):
+    """What is searched, and how.
+
+    Attributes:
+        budget_us: microseconds the served model may take; or
+        budget_share: the same as a share of the dense model's measured median.
+        space: preset of the search space.
+        head_granule: heads are offered in multiples of this.
+        ffn_granule: FFN units are offered in multiples of this (``None``: 1/24 of the width).
+        keep_percents: keep shares offered, in percent.
+        evaluations: genomes evaluated on the supernet.
+        sampler: one of ``SAMPLERS``.
+        workers: parallel evaluations (0: one per CPU).
+        search_rows: validation rows that an evaluation scores; finalists are always judged on all of them.
+        finalists: genomes of the front that are fine-tuned and measured.
+        finetune: how.
+        uniform: uniform genomes evaluated for comparison: ``all``, ``largest`` (those that no other within the budget
+            exceeds in every field) or ``none``.
+        seed: of the search and of the fine-tuning.
+    """
+
+    budget_us: Positive | None = None
+    budget_share: Positive | None = None
+    space: str = Field(default="joint", pattern=f"^({'|'.join(PRESETS)})$")
+    head_granule: Count = 1
+    ffn_granule: Count | None = None
+    keep_percents: tuple[int, ...] = DEFAULT_KEEP_PERCENTS
+    evaluations: Count = 300
+    sampler: str = Field(default="reinforced", pattern=f"^({'|'.join(SAMPLERS)})$")
+    workers: Annotated[int, Field(ge=0)] = 0
+    search_rows: Count = 2000
+    finalists: Count = 3
+    finetune: TrainOptions = TrainOptions(
+        epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, tokens_per_batch=2048
+    )
+    uniform: str = Field(default="largest", pattern="^(all|largest|none)$")
+    seed: int = 0

@@ -1,0 +1,137 @@
+"""Verify: does an export still keep its promises, here and now?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoTokenizer
+
+from sparsefront.latency.machine import MachineFingerprint
+from sparsefront.latency.runtimes import runtime
+from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.metrics import quality
+from sparsefront.models.rows import TokenRows
+from sparsefront.models.scoring import score_rows
+from sparsefront.models.task import Task
+from sparsefront.search.export import measure_export, read_sparse_config
+from sparsefront.spaces import Genome, InputError
+
+PARITY_LIMIT = 1e-4
+PARITY_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        measured_us: median now.
+        measured_p95_us: 95th percentile now.
+        budget_us: what was promised.
+        within_budget: whether the median keeps it, up to ``tolerance``.
+        parity: largest difference of a logit between the serving runtime and torch, on ragged padded rows.
+        parity_holds: whether it is at most 1e-4.
+        test_quality: on the test rows, by the serving runtime's logits; ``None`` without the data.
+        promised_quality: what the export says of the same rows.
+        machine_differences: how this machine differs from the one that measured the export.
+    """
+
+    measured_us: float
+    measured_p95_us: float
+    budget_us: float
+    within_budget: bool
+    parity: float
+    parity_holds: bool
+    test_quality: float | None
+    promised_quality: float | None
+    machine_differences: list[str]
+
+    @property
+    def holds(self) -> bool:
+        """Within the budget and in parity."""
+        return self.within_budget and self.parity_holds
+
+
+def verify(folder: Path, *, task: Task | None = None, tolerance: float = 0.0) -> Verification:
+    """Re-measure an export, compare its runtime with torch, and score the test rows when the data is there.
+
+    Args:
+        folder: an export.
+        task: where the test rows come from; the task the export names, if it can be found, by default.
+        tolerance: share by which the median may exceed the budget.
+
+    Raises:
+        InputError: no export, or a damaged one; a task that is not the export's.
+    """
+    config = read_sparse_config(folder)
+    stated = MachineFingerprint.from_json(config["fingerprint"])
+    serving = runtime(stated.runtime, threads=stated.threads)
+    here = MachineFingerprint.here(
+        runtime=serving.name,
+        runtime_version=serving.version,
+        threads=stated.threads,
+        length_tokens=stated.length_tokens,
+    )
+    model = CrossEncoder.from_pretrained(folder).eval()
+    if model.genome != Genome.parse(config["genome"]):
+        raise InputError(f"{folder}: sparse_config.json says {config['genome']}, the model is {model.genome}")
+    session = serving.load_export(folder)
+    rows = _test_rows(folder, config, task)
+    sample = random_rows(model, stated.length_tokens) if rows is None else rows.stratified(PARITY_ROWS, 0)
+    parity = float(np.abs(_served(session, sample) - score_rows(model, sample, precision="fp32")).max())
+    stats = measure_export(folder, serving, length_tokens=stated.length_tokens)
+    test_quality = None
+    if rows is not None:
+        test_quality = quality(config["metric"], rows.positive, rows.target, _served(session, rows))
+    return Verification(
+        measured_us=stats.median_us,
+        measured_p95_us=stats.p95_us,
+        budget_us=config["budget_us"],
+        within_budget=stats.median_us <= config["budget_us"] * (1 + tolerance),
+        parity=parity,
+        parity_holds=parity <= PARITY_LIMIT,
+        test_quality=test_quality,
+        promised_quality=config.get("test_quality"),
+        machine_differences=stated.differences(here),
+    )
+
+
+def random_rows(model: CrossEncoder, length_tokens: int) -> TokenRows:
+    """Ragged rows of random words, for parity where there is no data."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, length_tokens + 1, PARITY_ROWS)
+    total = int(lengths.sum())
+    return TokenRows(
+        input_ids=rng.integers(1, model.config.vocab_size, total).astype(np.int32),
+        token_type_ids=np.zeros(total, np.int8),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        target=np.zeros(PARITY_ROWS, np.float32),
+        positive=np.zeros(PARITY_ROWS, np.bool_),
+    )
+
+
+def _served(session: Any, rows: TokenRows) -> NDArray[np.float32]:
+    """Logits ``(rows,)`` by the serving runtime, in padded batches of rows of unlike length."""
+    logits = np.empty(len(rows), np.float32)
+    for batch in rows.batches(batch_size=32, shuffle_seed=0):
+        feeds = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
+        logits[batch.index] = session.run(feeds)
+    return logits
+
+
+def _test_rows(folder: Path, config: dict[str, Any], task: Task | None) -> TokenRows | None:
+    if task is None:
+        source = config["task"]["source"]
+        if source == "builtin":
+            task = Task.builtin()
+        elif Path(source).is_file():
+            task = Task.from_file(source)
+        else:
+            return None
+    if task.fingerprint != config["task"]["fingerprint"]:
+        raise InputError(f"{folder}: was made for task {config['task']['name']!r}, the rows given are of another")
+    return task.tokenise(AutoTokenizer.from_pretrained(folder))["test"]
