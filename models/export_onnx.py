@@ -13,6 +13,7 @@ from sparsefront.models.onnx_graph import build_graph
 from sparsefront.spaces import InputError
 
 if TYPE_CHECKING:
+    from sparsefront.models.config import CrossEncoderConfig
     from sparsefront.models.cross_encoder import CrossEncoder
 
 
@@ -28,7 +29,8 @@ def export_onnx(model: CrossEncoder, path: str | Path, *, overwrite: bool = Fals
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a folder, so {path.name} cannot be written there")
     arrays = {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
-    graph = build_graph(model.config, arrays)
+    config: CrossEncoderConfig = model.config
+    graph = build_graph(config, arrays)
     onnx.checker.check_model(graph, full_check=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -1,16 +1,16 @@
 """The ONNX graph of a slim cross-encoder, written by hand.
 
-An exporter would trace torch for seconds; this takes milliseconds, which profiling about a hundred genomes needs, and it
+An exporter would trace torch for seconds; this takes milliseconds, which profiling a hundred genomes needs, and it
 leaves the formulation to us. Only standard operators (opset 23) are used. What was measured on ONNX Runtime 1.31, one
 thread, batch 1, width 384, decided the form:
 
-* the contrib SkipLayerNormalization costs 65 us more than Add + LayerNormalization at 48 tokens, and the runtime fuses
-  Add + LayerNormalization into it by itself; ``Sum`` is not in that pattern, so residuals are Sum nodes;
+* the contrib SkipLayerNormalization costs 65 us more than Add + LayerNormalization at 48 tokens; residuals are ``Sum``
+  nodes, which a runtime's optimizer does not turn into it;
 * the standard Attention operator is as fast as the contrib ones or faster, and it hands out its probabilities;
 * from the last layer with heads on, only [CLS]'s row reaches the logit. Its attention is re-associated,
   ``(q W_k) X^T`` instead of ``q (X W_k)^T``, which is about 20 times fewer multiply-adds at 48 tokens;
-* biases are folded: a key bias moves all scores of a query alike and vanishes in the softmax, a value bias passes through
-  it unchanged into the output bias, and the bias behind a sub-layer moves into the LayerNorm in front of it.
+* biases are folded: a key bias moves all scores of a query alike and vanishes in the softmax, a value bias passes
+  through it unchanged into the output bias, and the FFN's output bias moves into the LayerNorm in front of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A slim cross-encoder written row by row in numpy: slow, obvious, and independent of torch and of the graph builder."""
+"""A slim cross-encoder written row by row in numpy: slow, obvious, independent of torch and of the graph builder."""
 
 from __future__ import annotations
 

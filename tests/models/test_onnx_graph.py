@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from tests.models.reference_encoder import reference_logits, smallest_rank_gap
 
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
@@ -19,7 +20,6 @@ from sparsefront.models.export_onnx import export_onnx
 from sparsefront.models.onnx_graph import INPUTS, build_graph
 from sparsefront.models.parameters import array_shapes, random_arrays
 from sparsefront.spaces import Genome, InputError, LayerGene
-from tests.models.reference_encoder import reference_logits, smallest_rank_gap
 
 Feeds = dict[str, npt.NDArray[np.int64]]
 VOCABULARY = 50
@@ -71,7 +71,8 @@ def test_graph_equals_reference_and_torch(genome: Genome, lengths: list[int], ac
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, reference_logits(config, arrays, feeds), atol=1e-4, rtol=1e-4)
 
-    module = CrossEncoder(config).eval()
+    module = CrossEncoder(config)
+    module.train(False)
     module.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
     with torch.no_grad():
         expected = module(**{name: torch.from_numpy(feeds[name]) for name in INPUTS}).logits[:, 0].numpy()
@@ -137,7 +138,7 @@ def test_export_writes_a_checked_file_and_replaces_nothing(tmp_path: Path) -> No
     path = tmp_path / "model.onnx"
     export_onnx(module, path)
     model = onnx.load(path)
-    assert [(entry.key, entry.value) for entry in model.metadata_props][0] == ("genome", config.genome.key())
+    assert next((entry.key, entry.value) for entry in model.metadata_props) == ("genome", config.genome.key())
     with pytest.raises(InputError, match="exists"):
         export_onnx(module, path)
     export_onnx(module, path, overwrite=True)

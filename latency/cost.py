@@ -1,0 +1,83 @@
+"""What a genome costs, block by block: the one place that knows which parts a model runs at which length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsefront.latency.blocks import Blocks, Floats
+from sparsefront.spaces import Genome
+
+Ints = npt.NDArray[np.int64]
+
+# What calibration on whole models may scale: component -> the parts that belong to it.
+COMPONENTS: dict[str, tuple[str, ...]] = {
+    "call": ("cls_only", "call"),
+    "norms": ("norms", "cls_norms"),
+    "attention": ("attention",),
+    "ffn": ("ffn",),
+    "selection": ("scoring", "selection"),
+    "last": ("cls_attention", "cls_ffn"),
+}
+# Microseconds that calibration adds for the weights as a whole, beside the blocks: per share of the dense weights, and
+# per share above a third and above two thirds, because caches overflow somewhere.
+MEMORY = ("weights", "weights_above_third", "weights_above_two_thirds")
+
+
+@dataclass(frozen=True)
+class GenomeColumns:
+    """Genomes as three arrays (genomes, layers)."""
+
+    heads: Ints
+    ffn_units: Ints
+    keep_percent: Ints
+
+    @classmethod
+    def of(cls, genomes: Sequence[Genome]) -> GenomeColumns:
+        """All genomes must have the same number of layers."""
+        flat = [(gene.heads, gene.ffn_units, gene.keep_percent) for genome in genomes for gene in genome.layers]
+        table = np.array(flat, np.int64).reshape(len(genomes), -1, 3)
+        return cls(table[..., 0], table[..., 1], table[..., 2])
+
+
+def component_costs(blocks: Blocks, columns: GenomeColumns, length_tokens: int) -> Floats:
+    """Microseconds (genomes, components), in the order of :data:`COMPONENTS`, one row of ``length_tokens`` per call."""
+    heads, units, keeps = columns.heads, columns.ffn_units, columns.keep_percent
+    genomes, layers = heads.shape
+    order = {name: index for index, name in enumerate(COMPONENTS)}
+    costs = np.zeros((genomes, len(order)))
+    # Behind the last layer with heads only [CLS] is computed, see models/onnx_graph.py.
+    mixing = np.where((heads > 0).any(1), layers - 1 - np.argmax(heads[:, ::-1] > 0, axis=1), -1)
+    costs[:, order["call"]] = np.where(mixing < 0, blocks.cls_only, blocks.call[length_tokens])
+    length = np.full(genomes, length_tokens, np.int64)
+    scored_cost = np.full(genomes, np.nan)  # of the latest attention, until a pruning step has paid for it
+    scored = np.zeros(genomes, bool)
+    for layer in range(layers):
+        full, last = layer < mixing, layer == mixing
+        here = heads[:, layer]
+        costs[:, order["attention"]] += np.where(full, blocks.attention[here, length], 0)
+        costs[:, order["last"]] += np.where(last, blocks.cls_attention[here, length], 0)
+        fresh = full & (here > 0)
+        scored |= fresh
+        scored_cost = np.where(fresh, blocks.scoring[here, length], scored_cost)
+        prunes = full & (keeps[:, layer] < 100)
+        pays = prunes & scored
+        selection = blocks.selection[length] + np.nan_to_num(scored_cost)
+        costs[:, order["selection"]] += np.where(pays, selection, 0)
+        scored_cost = np.where(pays, 0.0, scored_cost)
+        norms = blocks.norms[length] / 2
+        length = np.where(prunes, 1 + ((length - 1) * keeps[:, layer] + 99) // 100, length)
+        costs[:, order["norms"]] += np.where(full, norms + blocks.norms[length] / 2, blocks.cls_norms)
+        fed = units[:, layer]
+        costs[:, order["ffn"]] += np.where(full, blocks.ffn[fed, length], 0)
+        costs[:, order["last"]] += np.where(full, 0, blocks.cls_ffn[fed])
+    return costs
+
+
+def memory_features(dense_weights: int, columns: GenomeColumns, per_head: int, per_unit: int) -> Floats:
+    """Shares of the dense weights that the genomes read (genomes, memory terms); they rise with every width."""
+    share = (columns.heads.sum(1) * per_head + columns.ffn_units.sum(1) * per_unit) / dense_weights
+    return np.maximum(share[:, None] - np.array([0, 1 / 3, 2 / 3]), 0)

@@ -1,0 +1,317 @@
+"""LatencyTable: measured blocks -> microseconds of any genome, with the error that was measured beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparsefront.latency.blocks import Blocks, Floats, fill
+from sparsefront.latency.cost import COMPONENTS, MEMORY, GenomeColumns, component_costs, memory_features
+from sparsefront.latency.machine import MachineFingerprint
+from sparsefront.spaces import Genome, InputError, Widths
+
+BLOCKS_FILE = "blocks.parquet"
+META_FILE = "table.json"
+FORMAT = 1
+_COLUMNS = ["part", "width", "length_tokens", "microseconds"]
+# Which axes a part has: its width counts heads or units, or it has none.
+_AXES: dict[str, tuple[str, ...]] = {
+    "cls_only": (), "call": ("length",), "norms": ("length",), "attention": ("heads", "length"),
+    "ffn": ("units", "length"), "scoring": ("heads", "length"), "selection": ("length",), "cls_norms": (),
+    "cls_attention": ("heads", "length"), "cls_ffn": ("units",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What besides the genome decides a latency; a table serves one backbone."""
+
+    layers: int
+    heads: int
+    ffn_units: int
+    hidden_size: int
+    head_size: int
+    hidden_act: str
+
+    @property
+    def weights_per_head(self) -> int:
+        """Weights of one head: query, key, value and output."""
+        return 4 * self.head_size * self.hidden_size
+
+    @property
+    def weights_per_unit(self) -> int:
+        """Weights of one FFN unit: in and out."""
+        return 2 * self.hidden_size
+
+    @property
+    def dense_weights(self) -> int:
+        """Weights of all layers of the dense model."""
+        return self.layers * (self.heads * self.weights_per_head + self.ffn_units * self.weights_per_unit)
+
+    @classmethod
+    def of(cls, config: Any) -> Backbone:
+        """From a dense ``CrossEncoderConfig``."""
+        widths: Widths = config.widths
+        return cls(
+            widths.layers, widths.heads, widths.ffn_units, config.hidden_size, config.head_size, config.hidden_act
+        )
+
+
+@dataclass(frozen=True)
+class TableError:
+    """Error of the table on whole models that took no part in making it.
+
+    Attributes:
+        models: held-out models measured; 0 leaves the other values at NaN.
+        mean: mean absolute relative error.
+        p95: its 95th percentile.
+        within_5_percent: share of models predicted within +-5 %.
+        within_10_percent: share within +-10 %.
+        kendall_tau: rank agreement.
+    """
+
+    models: int = 0
+    mean: float = float("nan")
+    p95: float = float("nan")
+    within_5_percent: float = float("nan")
+    within_10_percent: float = float("nan")
+    kendall_tau: float = float("nan")
+
+    @classmethod
+    def of(cls, predicted_us: Floats, measured_us: Floats) -> TableError:
+        """From microseconds of the same models, both (models,)."""
+        if len(measured_us) < 2:
+            return cls()
+        error = np.abs(predicted_us - measured_us) / measured_us
+        first, second = np.triu_indices(len(measured_us), 1)
+        agree = np.sign(predicted_us[first] - predicted_us[second]) * np.sign(measured_us[first] - measured_us[second])
+        return cls(
+            models=len(measured_us),
+            mean=float(error.mean()),
+            p95=float(np.percentile(error, 95)),
+            within_5_percent=float((error <= 0.05).mean()),
+            within_10_percent=float((error <= 0.10).mean()),
+            kendall_tau=float(agree.mean()),
+        )
+
+    def __str__(self) -> str:
+        if not self.models:
+            return "not measured"
+        return (
+            f"mean {self.mean:.1%}, p95 {self.p95:.1%}, within 5 %: {self.within_5_percent:.0%}, "
+            f"within 10 %: {self.within_10_percent:.0%}, tau {self.kendall_tau:.3f}, {self.models} held-out models"
+        )
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Predicts microseconds per call: batch 1, unpadded rows, this machine, runtime and thread count only.
+
+    Predictions never fall when heads or FFN units are added, nor when a keep share rises between two values below
+    100 %. From such a value to 100 % the selection of tokens disappears, which is a real saving; there the guarantee is
+    ``predict(100 %) >= predict(k) - selection``, where ``selection`` is :meth:`selection_us` of the heads whose attention
+    the pruning uses and of the tokens that they score.
+
+    Attributes:
+        fingerprint: where and how the table was measured.
+        backbone: widths of the dense model.
+        measured: one row per measured block: part, width, length_tokens, microseconds.
+        calibration: factor per component, fitted on whole models, and microseconds of memory traffic (:data:`MEMORY`).
+        error: measured on held-out whole models.
+        notes: how it was measured, e.g. seconds, drift, clock.
+    """
+
+    fingerprint: MachineFingerprint
+    backbone: Backbone
+    measured: pd.DataFrame
+    calibration: Mapping[str, float] = field(default_factory=dict)
+    error: TableError = field(default_factory=TableError)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.calibration) - {*COMPONENTS, *MEMORY}:
+            raise ValueError(
+                f"calibration names must be among {', '.join((*COMPONENTS, *MEMORY))}, got {sorted(unknown)}"
+            )
+        if wrong := sorted(name for name, value in self.calibration.items() if not 0 <= value < float("inf")):
+            raise ValueError(
+                f"calibration of {wrong[0]} must be at least 0 and finite, got {self.calibration[wrong[0]]}"
+            )
+        factors = {part: self.calibration.get(name, 1.0) for name, parts in COMPONENTS.items() for part in parts}
+        blocks = blocks_of(self.measured, self.backbone, self.fingerprint.length_tokens)
+        object.__setattr__(self, "_blocks", blocks.scaled(factors).monotone())
+
+    @property
+    def blocks(self) -> Blocks:
+        """Calibrated, interpolated and monotone microseconds per part."""
+        blocks: Blocks = self.__dict__["_blocks"]
+        return blocks
+
+    # -- prediction ------------------------------------------------------------------------------------------------
+
+    def predict(self, genome: Genome, *, length_tokens: int | None = None) -> float:
+        """Microseconds of one call; at the table's length unless a shorter one is given."""
+        return float(self.predict_many([genome], length_tokens=length_tokens)[0])
+
+    def predict_many(self, genomes: Sequence[Genome], *, length_tokens: int | None = None) -> Floats:
+        """Microseconds (genomes,). Raises ``ValueError`` for a genome or a length that the table does not cover."""
+        if not len(genomes):
+            return np.zeros(0)
+        columns = GenomeColumns.of(self._covered(genomes))
+        own = self.backbone
+        blocks_us = component_costs(self.blocks, columns, self._length(length_tokens)).sum(1)
+        memory = memory_features(own.dense_weights, columns, own.weights_per_head, own.weights_per_unit)
+        total: Floats = blocks_us + memory @ np.array([self.calibration.get(name, 0.0) for name in MEMORY])
+        return total
+
+    def selection_us(self, heads: int, length_tokens: int) -> float:
+        """Microseconds that one pruning step of ``length_tokens`` tokens costs besides what it saves.
+
+        Scoring by ``heads`` heads, ranking and gathering; 0 heads: the scores of an earlier layer are used again.
+        """
+        length = self._length(length_tokens)
+        if not 0 <= heads <= self.backbone.heads:
+            raise ValueError(f"heads must be between 0 and {self.backbone.heads}, got {heads}")
+        return float(self.blocks.selection[length] + self.blocks.scoring[heads, length])
+
+    def _length(self, length_tokens: int | None) -> int:
+        longest = self.fingerprint.length_tokens
+        length = longest if length_tokens is None else length_tokens
+        if not 1 <= length <= longest:
+            raise ValueError(f"length_tokens must be between 1 and {longest}, the table's length, got {length}")
+        return length
+
+    def _covered(self, genomes: Sequence[Genome]) -> Sequence[Genome]:
+        own = self.backbone
+        for genome in genomes:
+            if len(genome.layers) != own.layers:
+                raise ValueError(f"a genome must have {own.layers} layers like the table, got {len(genome)}: {genome}")
+            for gene in genome.layers:
+                if gene.heads > own.heads or gene.ffn_units > own.ffn_units:
+                    raise ValueError(f"the table covers {own.heads} heads and {own.ffn_units} FFN units, got {gene}")
+        return genomes
+
+    # -- storage ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Writes a folder with the blocks (Parquet) and everything else (JSON): whole, or not at all."""
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists; it is replaced only with --overwrite")
+        if path.exists() and not (path / META_FILE).is_file():
+            raise InputError(f"{path} exists and is not a latency table; it is not replaced")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            partial.chmod(0o755)
+            self.measured[_COLUMNS].to_parquet(partial / BLOCKS_FILE, index=False)
+            meta = {
+                "format": FORMAT,
+                "fingerprint": self.fingerprint.to_json(),
+                "backbone": asdict(self.backbone),
+                "calibration": dict(self.calibration),
+                "error": {key: None if np.isnan(value) else value for key, value in asdict(self.error).items()},
+                "notes": dict(self.notes),
+                "blocks_sha256": _digest(partial / BLOCKS_FILE),
+            }
+            (partial / META_FILE).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+            if path.exists():
+                retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+                os.replace(path, retired / path.name)
+                os.replace(partial, path)
+                shutil.rmtree(retired)
+            else:
+                os.replace(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, expect: MachineFingerprint | None = None, *, backbone: Backbone | None = None
+    ) -> LatencyTable:
+        """Reads a table that :meth:`save` wrote.
+
+        Args:
+            path: the folder.
+            expect: the machine and way of serving that it is wanted for; not compared by default.
+            backbone: the widths that it is wanted for; not compared by default.
+
+        Raises:
+            InputError: for a folder that is missing, damaged or edited, or for a table of something else; the line
+                names every difference.
+        """
+        path = Path(path)
+        try:
+            meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
+            wanted = {"format", "fingerprint", "backbone", "calibration", "error", "notes", "blocks_sha256"}
+            if not isinstance(meta, dict) or set(meta) != wanted:
+                raise InputError(f"expected the keys {', '.join(sorted(wanted))}")
+            if meta["format"] != FORMAT:
+                raise InputError(f"format must be {FORMAT}, got {meta['format']!r}")
+            if _digest(path / BLOCKS_FILE) != meta["blocks_sha256"]:
+                raise InputError(f"{BLOCKS_FILE} has been changed since it was written (checksum)")
+            error: dict[str, Any] = {
+                key: float("nan") if value is None else value for key, value in meta["error"].items()
+            }
+            table = cls(
+                fingerprint=MachineFingerprint.from_json(meta["fingerprint"]),
+                backbone=Backbone(**meta["backbone"]),
+                measured=pd.read_parquet(path / BLOCKS_FILE),
+                calibration=meta["calibration"],
+                error=TableError(**error),
+                notes=meta["notes"],
+            )
+        except FileNotFoundError as problem:
+            raise InputError(
+                f"{path} is not a latency table: {Path(problem.filename or META_FILE).name} is missing"
+            ) from problem
+        except (ValueError, TypeError, KeyError, OSError, AttributeError) as problem:
+            raise InputError(f"{path} is damaged or not a latency table: {' '.join(str(problem).split())}") from problem
+        differences = table.fingerprint.differences(expect) if expect is not None else []
+        if backbone is not None:
+            differences += [
+                f"{item.name}: table {getattr(table.backbone, item.name)}, asked {getattr(backbone, item.name)}"
+                for item in fields(Backbone)
+                if getattr(table.backbone, item.name) != getattr(backbone, item.name)
+            ]
+        if differences:
+            raise InputError(f"{path} was measured for something else: {'; '.join(differences)}")
+        return table
+
+
+def blocks_of(measured: pd.DataFrame, backbone: Backbone, length_tokens: int) -> Blocks:
+    """Interpolates measured rows; raises ``ValueError`` for a part that is missing or not a full grid."""
+    if missing := set(_COLUMNS) - set(measured.columns):
+        raise ValueError(f"column {sorted(missing)[0]!r} of the blocks is missing")
+    if not np.isfinite(measured["microseconds"].to_numpy(np.float64)).all():
+        raise ValueError("microseconds of the blocks must be finite")
+    sizes = {"heads": backbone.heads, "units": backbone.ffn_units, "length": length_tokens}
+    parts: dict[str, Floats] = {}
+    for part, axes in _AXES.items():
+        rows = measured[measured["part"] == part]
+        keys = ["length_tokens" if axis == "length" else "width" for axis in axes]
+        grids = [sorted({int(value) for value in rows[key]}) for key in keys]
+        if not len(rows) or len(rows) != int(np.prod([len(grid) for grid in grids])):
+            raise ValueError(f"the blocks of part {part!r} are missing or not a full grid")
+        values = (
+            rows.sort_values(keys)["microseconds"].to_numpy(np.float64)
+            if keys
+            else rows["microseconds"].to_numpy(np.float64)
+        )
+        values = values.reshape([len(grid) for grid in grids])
+        parts[part] = fill(values, grids, [sizes[axis] for axis in axes])
+    return Blocks(**parts)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+
+from sparsefront.latency.runtimes import Feeds, Logits
+from sparsefront.latency.timing import LatencyStats, time_interleaved
+
+
+class Recorder:
+    def __init__(self, name: str, calls: list[str]) -> None:
+        self.name, self.calls = name, calls
+
+    def run(self, feeds: Feeds) -> Logits:
+        assert not gc.isenabled()
+        self.calls.append(self.name)
+        return np.zeros(1, np.float32)
+
+
+def test_sessions_take_turns() -> None:
+    calls: list[str] = []
+    first, second = Recorder("a", calls), Recorder("b", calls)
+    visits: list[None] = []
+    times = time_interleaved([first, second], [{}, {}], rounds=2, repeats=[1, 2], tick=lambda: visits.append(None))
+    assert "".join(calls) == "aabbbaabbb"
+    assert [len(each) for each in times] == [2, 4]
+    assert all((each >= 0).all() for each in times)
+    assert len(visits) == 4
+    assert gc.isenabled()
+
+
+def test_arguments_are_checked() -> None:
+    with pytest.raises(ValueError, match="rounds"):
+        time_interleaved([], [], rounds=0)
+    with pytest.raises(ValueError, match="at least one run"):
+        LatencyStats.of([])
+
+
+def test_stats() -> None:
+    stats = LatencyStats.of(np.arange(101))
+    assert (stats.median_us, stats.p95_us, stats.p99_us, stats.runs) == (50, 95, 99, 101)
