@@ -80,4 +80,5 @@ def component_costs(blocks: Blocks, columns: GenomeColumns, length_tokens: int) 
 def memory_features(dense_weights: int, columns: GenomeColumns, per_head: int, per_unit: int) -> Floats:
     """Shares of the dense weights that the genomes read (genomes, memory terms); they rise with every width."""
     share = (columns.heads.sum(1) * per_head + columns.ffn_units.sum(1) * per_unit) / dense_weights
-    return np.maximum(share[:, None] - np.array([0, 1 / 3, 2 / 3]), 0)
+    features: Floats = np.maximum(share[:, None] - np.array([0, 1 / 3, 2 / 3]), 0.0)
+    return features

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 Effort = Literal["quick", "normal"]
 _EMPTY = LayerGene(0, 0)
 _VOCABULARY = 512  # embedding rows of profiled models: their number does not change the time
-# Every model is summarised by the lower quartile of its calls: close to the median on a quiet machine, and less moved than
-# the median when other processes disturb a part of the calls.
+# Every model is summarised by the lower quartile of its calls: close to the median on a quiet machine, and less moved
+# than the median when other processes disturb a part of the calls.
 QUIET_QUANTILE = 0.25
 
 
@@ -320,8 +320,9 @@ class _Design:
 def _calibrate(raw: LatencyTable, genomes: Sequence[Genome], measured_us: Floats) -> dict[str, float]:
     """Factors per component and microseconds of memory traffic: relative least squares on whole models with a pull.
 
-    Factors stay within 0.5..2 and are pulled toward 1: blocks are believed to about 20 % where a whole model is measured
-    to about 3 %, so a component that is a small share of every model stays as measured. Memory is pulled toward none.
+    Factors stay within 0.5..2 and are pulled toward 1: blocks are believed to about 20 % where a whole model is
+    measured to about 3 %, so a component that is a small share of every model stays as measured. Memory is
+    pulled toward none.
     """
     columns = GenomeColumns.of(genomes)
     costs = component_costs(raw.blocks, columns, raw.fingerprint.length_tokens)

@@ -119,8 +119,8 @@ class LatencyTable:
 
     Predictions never fall when heads or FFN units are added, nor when a keep share rises between two values below
     100 %. From such a value to 100 % the selection of tokens disappears, which is a real saving; there the guarantee is
-    ``predict(100 %) >= predict(k) - selection``, where ``selection`` is :meth:`selection_us` of the heads whose attention
-    the pruning uses and of the tokens that they score.
+    ``predict(100 %) >= predict(k) - selection``, where ``selection`` is :meth:`selection_us` of the heads whose
+    attention the pruning uses and of the tokens that they score.
 
     Attributes:
         fingerprint: where and how the table was measured.

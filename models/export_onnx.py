@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import onnx
 
@@ -29,7 +29,7 @@ def export_onnx(model: CrossEncoder, path: str | Path, *, overwrite: bool = Fals
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a folder, so {path.name} cannot be written there")
     arrays = {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
-    config: CrossEncoderConfig = model.config
+    config = cast("CrossEncoderConfig", model.config)
     graph = build_graph(config, arrays)
     onnx.checker.check_model(graph, full_check=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
