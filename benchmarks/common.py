@@ -71,9 +71,8 @@ def write_result(
     for row in rows:
         print("  ".join(f"{key}={_short(value)}" for key, value in row.items()))
     for target in targets:
-        print(
-            f"{'holds ' if target.holds else 'MISSED'}  {target.name}: {_short(target.measured)} {target.op} {target.target}"
-        )
+        verdict = "holds " if target.holds else "MISSED"
+        print(f"{verdict}  {target.name}: {_short(target.measured)} {target.op} {target.target}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}{'.quick' if quick else ''}.json"
     handle, partial = tempfile.mkstemp(dir=folder, prefix=f".{name}.")

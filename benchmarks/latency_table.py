@@ -1,8 +1,8 @@
 """How exact the latency table is: MiniLM widths (6 layers x 384), 48 tokens, one thread, ONNX Runtime, fp32, batch 1.
 
-Profiles the backbone and compares predictions with 50 held-out models of the joint space, half of them drawn uniformly and
-half near 1/3, 1/6 and 1/12 of the dense multiply-adds. The same models are then measured again: no table can be more exact
-than the measurement repeats. Weights are random; they do not change the time.
+Profiles the backbone and compares predictions with 50 held-out models of the joint space, half of them drawn uniformly
+and half near 1/3, 1/6 and 1/12 of the dense multiply-adds. The same models are then measured again: no table can be more
+exact than the measurement repeats. Weights are random; they do not change the time.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def main() -> None:
     predicted = table.predict_many(held)
     rows: list[dict[str, object]] = [
         {
-            "runtime": "onnxruntime", "layers_x_width": "6x384", "length_tokens": LENGTH_TOKENS, "threads": 1, "precision": "fp32",
+            "runtime": "onnxruntime", "layers_x_width": "6x384", "length_tokens": LENGTH_TOKENS, "threads": 1,
+            "precision": "fp32",
             "heldout_models": table.error.models, "mean_error": table.error.mean, "p95_error": table.error.p95,
             "within_5_percent": table.error.within_5_percent, "within_10_percent": table.error.within_10_percent,
             "kendall_tau": table.error.kendall_tau, "repeat_mean_error": repeat.mean, "repeat_p95_error": repeat.p95,
