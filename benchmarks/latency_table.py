@@ -1,7 +1,7 @@
 """How exact the latency table is: MiniLM widths (6 layers x 384), 48 tokens, one thread, ONNX Runtime, fp32, batch 1.
 
-Profiles the backbone and compares predictions with 50 held-out models of the joint space, half of them drawn uniformly
-and half near 1/3, 1/6 and 1/12 of the dense multiply-adds. The same models are then measured again: no table can be more
+Profiles the backbone and compares predictions with 50 held-out models of the joint space, half of them drawn uniformly,
+half near 1/3, 1/6 and 1/12 of the dense multiply-adds. The same models are then measured again: a table cannot be more
 exact than the measurement repeats. Weights are random; they do not change the time.
 """
 
