@@ -16,6 +16,7 @@ from sparsefront.search.curves import ImportanceCurves
 from sparsefront.spaces import Genome, SearchSpace
 
 Floats = NDArray[np.float64]
+Hyper = tuple[float, float, float]
 
 _MOST_POINTS = 500
 _LINEAR = 10.0
@@ -57,9 +58,10 @@ class Critic:
     Args:
         features: (points, features) as of :func:`genome_features`; the latest 500 are used.
         quality: (points,).
+        hyper: hyperparameters; the likeliest of a small grid when None (costs about ten times as much).
     """
 
-    def __init__(self, features: Floats, quality: Floats) -> None:
+    def __init__(self, features: Floats, quality: Floats, *, hyper: Hyper | None = None) -> None:
         if len(features) == 0 or len(features) != len(quality):
             raise ValueError(f"the critic needs as many qualities as points, got {len(quality)} and {len(features)}")
         features, quality = features[-_MOST_POINTS:], np.asarray(quality, dtype=np.float64)[-_MOST_POINTS:]
@@ -72,22 +74,22 @@ class Critic:
         targets = (quality - self._mean) / self._scale
         best = -np.inf
         linear, distances = self._parts(features, features)
-        for hyper in _HYPERPARAMETERS:
-            kernel = _kernel(linear, distances, hyper) + hyper[2] * np.eye(len(features))
+        for one in _HYPERPARAMETERS if hyper is None else (hyper,):
+            kernel = _kernel(linear, distances, one) + one[2] * np.eye(len(features))
             factor = np.linalg.cholesky(kernel)
-            weights = np.linalg.solve(factor.T, np.linalg.solve(factor, targets))
-            likelihood = -0.5 * float(targets @ weights) - float(np.log(np.diag(factor)).sum())
+            whitened = np.linalg.solve(factor, targets)
+            likelihood = -0.5 * float(whitened @ whitened) - float(np.log(np.diag(factor)).sum())
             if likelihood > best:
-                best, self._hyper, self._factor, self._weights = likelihood, hyper, factor, weights
+                best, self.hyper, self._factor, self._whitened = likelihood, one, factor, whitened
 
     def predict(self, features: Floats) -> tuple[Floats, Floats]:
         """(points,) mean and standard deviation of the noise-free quality."""
-        cross = _kernel(*self._parts(features, self._points), self._hyper)
+        cross = _kernel(*self._parts(features, self._points), self.hyper)
         solved = np.linalg.solve(self._factor, cross.T)
         concave = _concave(features) - self._centre
-        prior = self._hyper[0] * (1 + (concave**2).mean(axis=1) * _LINEAR) + 1 - self._hyper[0]
+        prior = self.hyper[0] * (1 + (concave**2).mean(axis=1) * _LINEAR) + 1 - self.hyper[0]
         variance = np.maximum(prior - (solved**2).sum(axis=0), 1e-12)
-        return self._mean + self._scale * (cross @ self._weights), self._scale * np.sqrt(variance)
+        return self._mean + self._scale * (solved.T @ self._whitened), self._scale * np.sqrt(variance)
 
     def _parts(self, left: Floats, right: Floats) -> tuple[Floats, Floats]:
         """Linear kernel on centred concave features, and mean squared distance; both (left, right)."""
@@ -109,6 +111,6 @@ def _concave(features: Floats) -> Floats:
     return np.concatenate([features, np.sqrt(features), (features > 0).astype(np.float64)], axis=1)
 
 
-def _kernel(linear: Floats, distances: Floats, hyper: tuple[float, float, float]) -> Floats:
+def _kernel(linear: Floats, distances: Floats, hyper: Hyper) -> Floats:
     additive, length, _ = hyper
     return np.asarray(additive * linear + (1 - additive) * np.exp(-distances / (2 * length**2)))

@@ -25,11 +25,11 @@ class PolicyNet(nn.Module):
         self, *, move_features: int, state_features: int, axes: int, hidden: int, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self.body = nn.Linear(move_features, hidden)
-        self.score = nn.Linear(hidden, 1, bias=False)
+        self.body = _linear(move_features, hidden)
+        self.score = _linear(hidden, 1, bias=False)
         self.slopes = nn.Parameter(torch.zeros(axes))
-        self.value_body = nn.Linear(state_features, hidden)
-        self.value_head = nn.Linear(hidden, 1)
+        self.value_body = _linear(state_features, hidden)
+        self.value_head = _linear(hidden, 1)
         with torch.no_grad():
             for layer in (self.body, self.value_body):
                 layer.weight.normal_(0.0, layer.in_features**-0.5, generator=generator)
@@ -58,3 +58,9 @@ class PolicyNet(nn.Module):
         """(rows, state features) -> (rows,) expected reward."""
         expected: Tensor = self.value_head(torch.tanh(self.value_body(states))).squeeze(-1)
         return expected
+
+
+def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
+    """Without torch's own initialisation, which would draw from the process's random state."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)  # type: ignore[no-untyped-call]
+    return layer

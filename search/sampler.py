@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from sparsefront.search.critic import Critic, expected_improvement, genome_features
+from sparsefront.search.critic import Critic, Hyper, expected_improvement, genome_features
 from sparsefront.search.curves import ImportanceCurves
 from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhausted
 from sparsefront.search.front import LINEAGE_ATTR, Evaluated, front, nondominated, require_directions
@@ -23,6 +23,7 @@ from sparsefront.search.seeds import seed_genomes
 from sparsefront.spaces import Genome, SearchSpace
 
 _RETRIES = 4
+_REFIT_EVERY = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         )
         self._seeds = seed_genomes(self._feasible, importance)
         self._history = History(space)
+        self._fitted: tuple[int, Hyper] | None = None  # evaluations that the critic's hyperparameters are from
         self._independent = optuna.samplers.RandomSampler(seed=self._seed)
 
     # -- Optuna's side -----------------------------------------------------------------------------------------------
@@ -261,7 +263,12 @@ class ReinforcedEvolutionSampler(BaseSampler):
         if not self._options.critic or len(archive) < self._options.critic_from:
             return int(rng.integers(len(genomes)))
         known = genome_features([one.genome for one in archive], space=self._space, importance=self._importance)
-        critic = Critic(known, np.array([one.quality for one in archive]))
+        quality = np.array([one.quality for one in archive])
+        # a function of the archive alone, so that a resumed search chooses the same
+        fitted = len(archive) - len(archive) % _REFIT_EVERY or len(archive)
+        if self._fitted is None or self._fitted[0] != fitted:
+            self._fitted = fitted, Critic(known[:fitted], quality[:fitted]).hyper
+        critic = Critic(known, quality, hyper=self._fitted[1])
         features = genome_features(genomes, space=self._space, importance=self._importance)
         mean, deviation = critic.predict(features)
         best = max(one.quality for one in archive if one.latency_us <= target_us)

@@ -29,7 +29,7 @@ def seed_genomes(feasible: FeasibleSpace, importance: ImportanceCurves | None = 
     """Feasible corners and, per shape, the largest design within the budget; each genome once, designs first.
 
     A tight budget makes the large corners infeasible, hence the designs: along each shape's path from small to large
-    the last genome within the budget is taken. The uniform and importance-proportional shapes are also filled to
+    the last genome within the budget is taken. The uniform, all-three and importance shapes are also filled to
     lower budgets, so that the front below the budget has a start.
     """
     space = feasible.space
@@ -38,7 +38,7 @@ def seed_genomes(feasible: FeasibleSpace, importance: ImportanceCurves | None = 
         paths["importance"] = _by_importance(feasible, importance)
     found: dict[Genome, None] = {}
     for name, path in paths.items():
-        limits = (1.0, *_LOWER_BUDGETS) if name in ("uniform", "importance") else (1.0,)
+        limits = (1.0, *_LOWER_BUDGETS) if name in ("uniform", "all-three", "importance") else (1.0,)
         for limit in limits:
             filled = feasible.largest_along(path, limit_us=limit * feasible.budget_us)
             if filled is not None:

@@ -1,0 +1,38 @@
+"""What Ray actors build in tests; in a module that workers can import."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.search.landscape import Landscape
+
+from sparsefront.spaces import Genome
+
+
+def build_counting(payload: dict[str, Any]) -> Callable[[Genome], dict[str, float]]:
+    def fitness(genome: Genome) -> dict[str, float]:
+        if genome.layers[0].heads == payload.get("raise_at"):
+            raise RuntimeError("no such layer")
+        return {"quality": payload["base"] + genome.layers[0].heads, "threads": torch.get_num_threads()}
+
+    return fitness
+
+
+def build_dying(payload: tuple[Landscape, str]) -> Callable[[Genome], dict[str, float]]:
+    landscape, marks = payload
+
+    def fitness(genome: Genome) -> dict[str, float]:
+        done = len(list(Path(marks).iterdir()))
+        if done == 5 and not Path(marks, "died").exists():
+            Path(marks, "died").touch()
+            os._exit(1)
+        Path(marks, genome.key()).touch()
+        time.sleep(0.01)
+        return landscape.fitness(genome)
+
+    return fitness

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
+from tests.search.landscape import Landscape
+
+from sparsefront.search.baselines import RandomSampler
+from sparsefront.search.front import GENOME_ATTR, LINEAGE_ATTR, Evaluated
+from sparsefront.search.loop import EvaluationFailed, LoopReport, search_loop
+from sparsefront.search.pool import Finished, SerialPool
+from sparsefront.search.sampler import ReinforcedEvolutionSampler
+from sparsefront.search.studies import open_study
+from sparsefront.spaces import Genome
+
+
+class ShuffledPool:
+    """Holds three genomes and finishes the latest first."""
+
+    size = 3
+
+    def __init__(self, fitness: Callable[[Genome], dict[str, float]]) -> None:
+        self.fitness = fitness
+        self.flying: list[Genome] = []
+        self.most = 0
+
+    def submit(self, genome: Genome) -> None:
+        self.flying.append(genome)
+        self.most = max(self.most, len(self.flying))
+
+    def next_done(self) -> Finished:
+        genome = self.flying.pop()
+        return Finished(genome, self.fitness(genome), 0.5)
+
+
+@pytest.fixture
+def landscape() -> Landscape:
+    return Landscape()
+
+
+def random_sampler(landscape: Landscape) -> BaseSampler:
+    return RandomSampler(
+        space=landscape.space, predict_many=landscape.predict_many, budget_us=landscape.budget_us, seed=0
+    )
+
+
+def study_of(sampler: BaseSampler) -> optuna.Study:
+    return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+
+
+def search(
+    study: optuna.Study,
+    landscape: Landscape,
+    count: int,
+    *,
+    fitness: Callable[[Genome], dict[str, float]] | None = None,
+    on_result: Callable[[Evaluated], None] | None = None,
+) -> LoopReport:
+    return search_loop(
+        study,
+        landscape.space,
+        SerialPool(fitness or landscape.fitness),
+        predict_many=landscape.predict_many,
+        budget_us=landscape.budget_us,
+        evaluations=count,
+        on_result=on_result,
+    )
+
+
+def test_every_evaluation_is_in_the_study_before_the_next_is_asked(landscape: Landscape) -> None:
+    study = study_of(random_sampler(landscape))
+    stored: list[int] = []
+
+    def fitness(genome: Genome) -> dict[str, float]:
+        stored.append(len(study.get_trials(states=(TrialState.COMPLETE,))))
+        return landscape.fitness(genome)
+
+    results: list[Evaluated] = []
+    report = search(study, landscape, 10, fitness=fitness, on_result=results.append)
+    assert stored == list(range(10))
+    assert report.evaluations == report.complete == 10
+    assert [one.number for one in results] == list(range(10))
+    for trial, one in zip(study.trials, results, strict=True):
+        assert trial.user_attrs[GENOME_ATTR] == one.genome.key()
+        assert trial.user_attrs["rows"] == 10.0
+        assert trial.user_attrs["seconds"] >= 0
+        assert trial.values == [landscape.quality(one.genome), landscape.predict_many([one.genome])[0]]
+
+
+def test_keeps_the_pool_full_and_counts_exactly(landscape: Landscape) -> None:
+    study = study_of(random_sampler(landscape))
+    pool = ShuffledPool(landscape.fitness)
+    report = search_loop(
+        study,
+        landscape.space,
+        pool,
+        predict_many=landscape.predict_many,
+        budget_us=landscape.budget_us,
+        evaluations=11,
+    )
+    assert pool.most == 3 and not pool.flying
+    assert report.computing_seconds == pytest.approx(5.5)
+    assert Counter(trial.state for trial in study.trials) == {TrialState.COMPLETE: 11}
+    for trial in study.trials:
+        assert trial.values[0] == landscape.quality(Genome.parse(trial.user_attrs[GENOME_ATTR]))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        optuna.samplers.TPESampler(seed=0, multivariate=True),
+        optuna.samplers.NSGAIISampler(seed=0, population_size=10),
+        optuna.samplers.RandomSampler(seed=0),
+    ],
+    ids=["tpe", "nsga2", "random"],
+)
+def test_any_sampler_evaluates_feasible_genomes_once(sampler: BaseSampler) -> None:
+    landscape = Landscape(preset="uniform", budget=0.15)
+    study = study_of(sampler)
+    evaluated: list[Genome] = []
+
+    def fitness(genome: Genome) -> dict[str, float]:
+        evaluated.append(genome)
+        return landscape.fitness(genome)
+
+    report = search(study, landscape, 30, fitness=fitness)
+    assert len(evaluated) == len(set(evaluated)) == report.evaluations == 30
+    assert landscape.predict_many(evaluated).max() <= landscape.budget_us
+    pruned = study.get_trials(states=(TrialState.PRUNED,))
+    reasons = Counter("reason" if "reason" in trial.user_attrs else "duplicate" for trial in pruned)
+    assert reasons == {"reason": report.rejected_infeasible, "duplicate": report.duplicates_avoided}
+    assert report.rejected_infeasible > 0
+    for trial in pruned:
+        if "duplicate_of" in trial.user_attrs:
+            original = study.trials[trial.user_attrs["duplicate_of"]]
+            assert original.params == trial.params and original.state == TrialState.COMPLETE
+
+
+def test_a_stuck_sampler_gives_way_to_random_genomes_until_nothing_is_left() -> None:
+    landscape = Landscape(preset="uniform", budget=0.08)
+    fitting = [one for one in landscape.space if landscape.predict_many([one])[0] <= landscape.budget_us]
+    stuck = optuna.samplers.PartialFixedSampler(
+        dict.fromkeys(landscape.space.distributions(), 0), optuna.samplers.RandomSampler(seed=0)
+    )
+    study = study_of(stuck)
+    report = search(study, landscape, 1000)
+    assert report.exhausted
+    assert report.evaluations == len(fitting) > 3
+    assert not study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
+
+
+def test_the_same_call_continues(landscape: Landscape, tmp_path: Path) -> None:
+    for count, new in ((6, 6), (6, 0), (10, 4)):
+        study = open_study(tmp_path / "study.db", name="search", sampler=random_sampler(landscape))
+        assert search(study, landscape, count).evaluations == new
+    assert len(study.trials) == 10
+
+
+@pytest.mark.parametrize("interrupt_at", [0, 7])
+def test_an_interrupt_leaves_a_study_that_goes_on(landscape: Landscape, interrupt_at: int) -> None:
+    study = study_of(random_sampler(landscape))
+    calls: list[Genome] = []
+
+    def fitness(genome: Genome) -> dict[str, float]:
+        calls.append(genome)
+        if len(calls) == interrupt_at + 1:
+            raise KeyboardInterrupt
+        return landscape.fitness(genome)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(study, landscape, 12, fitness=fitness)
+    assert not study.get_trials(states=(TrialState.RUNNING,))
+    assert search(study, landscape, 12, fitness=fitness).complete == 12
+    assert calls[interrupt_at + 1] == calls[interrupt_at]  # first what was in flight
+    assert len(set(calls)) == 12
+
+
+def test_trials_of_a_killed_driver_are_evaluated_again(tmp_path: Path) -> None:
+    script = """
+        import os, sys
+        from tests.search.test_loop import *
+        landscape = Landscape()
+        sampler = ReinforcedEvolutionSampler(
+            space=landscape.space, predict_many=landscape.predict_many, budget_us=landscape.budget_us, seed=0
+        )
+        study = open_study(sys.argv[1], name="search", sampler=sampler)
+        def fitness(genome):
+            if len(study.get_trials(states=(TrialState.COMPLETE,))) == 25:
+                os.kill(os.getpid(), 9)
+            return landscape.fitness(genome)
+        search(study, landscape, 60, fitness=fitness)
+    """
+    path = tmp_path / "study.db"
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(path)], env=dict(os.environ), check=False, timeout=120
+    )
+    assert ended.returncode == -9
+    landscape = Landscape()
+    sampler = ReinforcedEvolutionSampler(
+        space=landscape.space, predict_many=landscape.predict_many, budget_us=landscape.budget_us, seed=0
+    )
+    study = open_study(path, name="search", sampler=sampler)
+    assert len(study.get_trials(states=(TrialState.COMPLETE,))) == 25
+    (left,) = study.get_trials(states=(TrialState.RUNNING,))
+    report = search(study, landscape, 30)
+    assert (report.recovered, report.evaluations, report.complete) == (1, 5, 30)
+    again = study.trials[left.number + 1]
+    assert study.trials[left.number].state == TrialState.FAIL
+    assert again.params == left.params and again.state == TrialState.COMPLETE
+    assert again.user_attrs[LINEAGE_ATTR] == left.user_attrs[LINEAGE_ATTR]
+
+
+def test_a_passing_error_is_tried_again(landscape: Landscape) -> None:
+    study = study_of(random_sampler(landscape))
+    calls: list[Genome] = []
+
+    def fitness(genome: Genome) -> dict[str, float]:
+        calls.append(genome)
+        if len(calls) in (2, 3):
+            raise OSError("the disk is away")
+        return landscape.fitness(genome)
+
+    report = search(study, landscape, 5, fitness=fitness)
+    assert report.failed_attempts == 2
+    assert calls[1] == calls[2] == calls[3]
+    assert len(study.trials) == report.complete == 5
+
+
+@pytest.mark.parametrize(
+    ("metrics", "line"),
+    [
+        ({"auc": 0.7}, r"no 'quality', only \['auc'\]"),
+        ({"quality": float("nan")}, "quality nan, expected a finite number"),
+    ],
+)
+def test_a_lasting_error_ends_the_search_with_its_line(
+    landscape: Landscape, metrics: dict[str, float], line: str
+) -> None:
+    study = study_of(random_sampler(landscape))
+    with pytest.raises(EvaluationFailed, match=f"failed 3 times; the last error: .*{line}"):
+        search(study, landscape, 5, fitness=lambda genome: metrics)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL]
+
+
+def test_the_policy_learns_through_the_loop(landscape: Landscape) -> None:
+    sampler = ReinforcedEvolutionSampler(
+        space=landscape.space, predict_many=landscape.predict_many, budget_us=landscape.budget_us, seed=0
+    )
+    study = study_of(sampler)
+    pool = ShuffledPool(landscape.fitness)
+    search_loop(
+        study,
+        landscape.space,
+        pool,
+        predict_many=landscape.predict_many,
+        budget_us=landscape.budget_us,
+        evaluations=40,
+    )
+    assert float(sampler.mutator.net.slopes.detach().abs().max()) > 0
+    assert len({trial.user_attrs[GENOME_ATTR] for trial in study.trials}) == 40

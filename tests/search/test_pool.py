@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from tests.search.builders import build_counting, build_dying
+from tests.search.landscape import Landscape
+
+from sparsefront.search.loop import search_loop
+from sparsefront.search.pool import RayPool, SerialPool
+from sparsefront.search.studies import open_study
+from sparsefront.spaces import Genome, InputError
+
+GENOMES = [Genome.uniform(2, heads=heads, ffn_units=8) for heads in range(5)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _local_ray() -> Iterator[None]:
+    """One Ray for all tests here, with two CPUs whatever the machine has."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+
+
+def test_serial_pool_evaluates_and_returns_errors() -> None:
+    pool = SerialPool(build_counting({"base": 1.0, "raise_at": 3}))
+    pool.submit(GENOMES[2])
+    with pytest.raises(ValueError, match="holds 1 genome"):
+        pool.submit(GENOMES[1])
+    finished = pool.next_done()
+    assert finished.genome == GENOMES[2] and isinstance(finished.outcome, dict)
+    assert finished.outcome["quality"] == 3.0
+    pool.submit(GENOMES[3])
+    assert str(pool.next_done().outcome) == "no such layer"
+    with pytest.raises(ValueError, match="under way"):
+        pool.next_done()
+
+
+def test_serial_pool_lets_an_interrupt_through() -> None:
+    def interrupted(genome: Genome) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    pool = SerialPool(interrupted)
+    pool.submit(GENOMES[0])
+    with pytest.raises(KeyboardInterrupt):
+        pool.next_done()
+
+
+def test_ray_pool_evaluates_everything_with_its_own_threads() -> None:
+    with RayPool(build_counting, {"base": 1.0, "raise_at": 3}, workers=2) as pool:
+        found = {}
+        pool.submit(GENOMES[0])
+        pool.submit(GENOMES[1])
+        with pytest.raises(ValueError, match="all actors are busy"):
+            pool.submit(GENOMES[2])
+        for genome in GENOMES[2:]:
+            finished = pool.next_done()
+            found[finished.genome] = finished.outcome
+            pool.submit(genome)
+        for _ in range(2):
+            finished = pool.next_done()
+            found[finished.genome] = finished.outcome
+    assert "no such layer" in str(found.pop(GENOMES[3]))
+    assert {genome.layers[0].heads: outcome for genome, outcome in found.items()} == {
+        heads: {"quality": 1.0 + heads, "threads": 1} for heads in (0, 1, 2, 4)
+    }
+
+
+def test_threads_per_worker() -> None:
+    with RayPool(build_counting, {"base": 0.0}, workers=1, threads_per_worker=2) as pool:
+        pool.submit(GENOMES[1])
+        outcome = pool.next_done().outcome
+    assert isinstance(outcome, dict) and outcome["threads"] == 2
+
+
+def test_more_cpus_than_there_are_fails_at_once() -> None:
+    start = time.monotonic()
+    with pytest.raises(InputError, match=r"6 CPUs asked for \(3 workers x 2 threads\), the cluster has 2"):
+        RayPool(build_counting, {}, workers=3, threads_per_worker=2)
+    assert time.monotonic() - start < 2
+    with pytest.raises(InputError, match="at least 1"):
+        RayPool(build_counting, {}, workers=0)
+
+
+def test_more_cpus_than_are_free_fails_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsefront.search.pool._RELEASE_SECONDS", 0.5)
+    line = "only 0 of the cluster's 2 are free"
+    with RayPool(build_counting, {"base": 0.0}, workers=2), pytest.raises(InputError, match=line):
+        RayPool(build_counting, {}, workers=1)
+
+
+def test_a_failing_build_is_raised_at_the_start() -> None:
+    with pytest.raises(ray.exceptions.RayError, match="TypeError"):
+        RayPool(build_dying, 5, workers=1)
+
+
+def test_a_killed_actor_is_replaced_and_its_genome_reported() -> None:
+    with RayPool(build_counting, {"base": 0.0}, workers=2) as pool:
+        before = set(pool.pids)
+        os.kill(min(before), 9)
+        outcomes = {}
+        for genome in GENOMES[:2]:
+            pool.submit(genome)
+        for _ in range(2):
+            finished = pool.next_done()
+            outcomes[finished.genome] = finished.outcome
+        assert sum(isinstance(outcome, ray.exceptions.RayActorError) for outcome in outcomes.values()) == 1
+        assert len(set(pool.pids)) == 2
+        pool.submit(GENOMES[4])
+        assert isinstance(pool.next_done().outcome, dict)
+
+
+def test_a_search_loses_nothing_when_an_actor_dies(tmp_path: Path) -> None:
+    from sparsefront.search.baselines import RandomSampler
+
+    landscape = Landscape()
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    sampler = RandomSampler(
+        space=landscape.space, predict_many=landscape.predict_many, budget_us=landscape.budget_us, seed=0
+    )
+    study = open_study(tmp_path / "study.db", name="search", sampler=sampler)
+    with RayPool(build_dying, (landscape, str(marks)), workers=2) as pool:
+        report = search_loop(
+            study,
+            landscape.space,
+            pool,
+            predict_many=landscape.predict_many,
+            budget_us=landscape.budget_us,
+            evaluations=20,
+        )
+    assert (marks / "died").exists()
+    assert report.failed_attempts >= 1
+    assert report.evaluations == 20
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["COMPLETE"] * 20
+    for trial in study.trials:
+        genome = landscape.space.from_params(trial.params)
+        assert trial.values[0] == pytest.approx(landscape.quality(genome))

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.samplers import BaseSampler
+from tests.search.landscape import Landscape
+from tests.search.sampler_conformance import DIRECTIONS, MakeSampler, SamplerConformance, evaluate
+
+from sparsefront.search.baselines import RandomSampler
+from sparsefront.search.front import LINEAGE_ATTR, evaluated_of
+from sparsefront.search.mutator import MutatorOptions
+from sparsefront.search.sampler import EvolutionOptions, ReinforcedEvolutionSampler
+from sparsefront.spaces import Genome, InputError
+
+
+def reinforced(landscape: Landscape, seed: int) -> ReinforcedEvolutionSampler:
+    return ReinforcedEvolutionSampler(
+        space=landscape.space,
+        predict_many=landscape.predict_many,
+        budget_us=landscape.budget_us,
+        importance=landscape.importance,
+        seed=seed,
+        evolution=EvolutionOptions(bases=2, children=6),
+    )
+
+
+class TestReinforced(SamplerConformance):
+    @pytest.fixture
+    def make_sampler(self) -> MakeSampler:
+        return reinforced
+
+
+def best_after(sampler: BaseSampler, landscape: Landscape, count: int) -> float:
+    study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
+    evaluate(study, landscape, count)
+    return max(one.quality for one in evaluated_of(study))
+
+
+def optimum(landscape: Landscape) -> float:
+    """Best quality within the budget of a 2-layer landscape, by trying every genome."""
+    genomes = list(landscape.space)
+    fits = landscape.predict_many(genomes) <= landscape.budget_us
+    return max(landscape.quality(genome) for genome, fit in zip(genomes, fits, strict=True) if fit)
+
+
+def test_finds_the_known_optimum_of_a_small_landscape() -> None:
+    landscape = Landscape(layers=2, seed=4)
+    assert landscape.space.size > 20_000
+    found = best_after(reinforced(landscape, 0), landscape, 120)
+    assert found == pytest.approx(optimum(landscape), abs=5e-4)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_beats_random_on_layers_that_differ(seed: int) -> None:
+    landscape = Landscape(layers=4, seed=seed)
+    random = RandomSampler(
+        space=landscape.space, predict_many=landscape.predict_many, budget_us=landscape.budget_us, seed=seed
+    )
+    assert best_after(reinforced(landscape, seed), landscape, 200) > best_after(random, landscape, 200) + 0.005
+
+
+@pytest.mark.parametrize("critic", [True, False])
+def test_beats_its_own_seeds(critic: bool) -> None:
+    landscape = Landscape(layers=4, seed=5)
+    sampler = ReinforcedEvolutionSampler(
+        space=landscape.space,
+        predict_many=landscape.predict_many,
+        budget_us=landscape.budget_us,
+        seed=0,
+        evolution=EvolutionOptions(critic=critic),
+    )
+    study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
+    evaluate(study, landscape, 90)
+    lineages = [trial.user_attrs[LINEAGE_ATTR] for trial in study.trials]
+    seeds = [trial.values[0] for trial, line in zip(study.trials, lineages, strict=True) if line["how"] == "seed"]
+    assert 5 <= len(seeds) < 30
+    assert max(trial.values[0] for trial in study.trials) > max(seeds) + 0.003
+    assert {line["how"] for line in lineages} >= {"seed", "mutation", "crossover"}
+
+
+def test_policy_is_restored_from_the_study() -> None:
+    landscape = Landscape()
+    first = reinforced(landscape, 2)
+    study = optuna.create_study(directions=DIRECTIONS, sampler=first)
+    evaluate(study, landscape, 60)
+    second = reinforced(landscape, 2)
+    untrained = [parameter.clone() for parameter in second.mutator.net.parameters()]
+    for sampler in (first, second):
+        study.sampler = sampler
+        study.ask(dict(landscape.space.distributions()))
+    assert any(not torch.equal(old, new) for old, new in zip(untrained, second.mutator.net.parameters(), strict=True))
+    for left, right in zip(first.mutator.net.parameters(), second.mutator.net.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_results_told_out_of_order_train_the_same_policy_in_a_new_process() -> None:
+    landscape = Landscape()
+    first = reinforced(landscape, 2)
+    study = optuna.create_study(directions=DIRECTIONS, sampler=first)
+    evaluate(study, landscape, 25)
+    for _ in range(5):
+        trials = [study.ask(dict(landscape.space.distributions())) for _ in range(3)]
+        for trial in reversed(trials):
+            genome = landscape.space.from_params(trial.params)
+            study.tell(trial, [landscape.quality(genome), float(landscape.predict_many([genome])[0])])
+    second = reinforced(landscape, 2)
+    for sampler in (first, second):
+        study.sampler = sampler
+        study.ask(dict(landscape.space.distributions()))
+    for left, right in zip(first.mutator.net.parameters(), second.mutator.net.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_a_policy_that_may_not_learn_stays_as_it_began() -> None:
+    landscape = Landscape()
+    sampler = ReinforcedEvolutionSampler(
+        space=landscape.space,
+        predict_many=landscape.predict_many,
+        budget_us=landscape.budget_us,
+        seed=0,
+        mutator=MutatorOptions(learn=False),
+    )
+    before = [parameter.clone() for parameter in sampler.mutator.net.parameters()]
+    evaluate(optuna.create_study(directions=DIRECTIONS, sampler=sampler), landscape, 40)
+    pairs = zip(before, sampler.mutator.net.parameters(), strict=True)
+    assert all(torch.equal(left, right) for left, right in pairs)
+
+
+def test_lineage_replays_to_the_genome() -> None:
+    landscape = Landscape()
+    sampler = reinforced(landscape, 0)
+    study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
+    evaluate(study, landscape, 60)
+    checked = 0
+    for trial in study.trials:
+        lineage = trial.user_attrs[LINEAGE_ATTR]
+        assert landscape.space.from_params(trial.params).key() == lineage["genome"]
+        if "base" in lineage:
+            indices = sampler.mutator.axes.indices(Genome.parse(lineage["base"]))
+            for axis, index, _ in lineage["moves"]:
+                indices[axis] = index
+            assert sampler.mutator.axes.genome(indices).key() == lineage["genome"]
+            checked += 1
+    assert checked > 20
+
+
+def test_the_global_random_state_is_left_alone() -> None:
+    landscape = Landscape()
+    torch.manual_seed(7)
+    np.random.seed(7)
+    before = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy()
+    evaluate(optuna.create_study(directions=DIRECTIONS, sampler=reinforced(landscape, 0)), landscape, 40)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert (before[1] == np.random.get_state(legacy=False)["state"]["key"]).all()
+
+
+def test_refuses_a_budget_that_nothing_fits_and_a_study_of_one_objective() -> None:
+    landscape = Landscape()
+    with pytest.raises(InputError, match=r"budget_us 1 is below the .* us of the smallest genome"):
+        ReinforcedEvolutionSampler(space=landscape.space, predict_many=landscape.predict_many, budget_us=1.0)
+    study = optuna.create_study(direction="maximize", sampler=reinforced(landscape, 0))
+    with pytest.raises(ValueError, match="directions must be"):
+        study.ask(dict(landscape.space.distributions()))
+    for field, value in itertools.product(("focus", "crossover"), (-0.1, 1.1)):
+        with pytest.raises(ValueError, match=field):
+            EvolutionOptions(**{field: value})  # type: ignore[arg-type]
