@@ -1,0 +1,321 @@
+"""Search against uniform sparsity and random search on Home Depot product relevance, at three latency budgets.
+
+One teacher and one supernet serve all methods. Per budget and seed every method gets the same evaluations (the uniform
+sweep gets all it asks for), the same number of finalists and the same fine-tuning; the winner is chosen on validation
+rows and scored once on test rows. Seeds differ in the search and in the fine-tuning. At the end all winners are
+measured again, interleaved with the dense model, in one process.
+
+    python benchmarks/home_depot.py [--quick] [--data FOLDER] [--work FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from common import Target, write_result
+
+from sparsefront.latency.runtimes import feeds_of_length, runtime
+from sparsefront.latency.timing import LatencyStats, time_interleaved
+from sparsefront.models.backbone import load_backbone
+from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.metrics import quality
+from sparsefront.models.scoring import score_rows
+from sparsefront.models.task import Task
+from sparsefront.models.training import TrainOptions
+from sparsefront.search.explore import explore, fitness_pool, sweep_uniform
+from sparsefront.search.front import Evaluated, evaluated_of
+from sparsefront.search.prepare import Prepared
+from sparsefront.search.progress import Rich
+from sparsefront.search.run import FINALISTS, Run, by_quality
+from sparsefront.search.settings import PrepareSettings, SearchSettings
+from sparsefront.search.steps import run_step, write_json
+from sparsefront.search.studies import open_study
+
+REPOSITORY = Path(__file__).parent.parent
+SHARES = {"1/3": 1 / 3, "1/6": 1 / 6, "1/12": 1 / 12}
+METHODS = {
+    "searched joint": {"sampler": "reinforced", "space": "joint"},
+    "searched weights": {"sampler": "reinforced", "space": "weights"},
+    "random joint": {"sampler": "random", "space": "joint"},
+    "best uniform": {"uniform": "all"},
+}
+FINETUNE = TrainOptions(epochs=1.0, learning_rate=1e-4, tokens_per_batch=1024, distil_share=0.8, freeze_embeddings=True)
+
+
+def main() -> None:
+    """Run what is missing, then report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few rows, evaluations and methods; minutes")
+    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / "home_depot")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-home-depot")
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    work = arguments.work / ("quick" if quick else "full")
+    work.mkdir(parents=True, exist_ok=True)
+    task = Task.from_file(write_task(work, arguments.data, quick))
+    seeds = (0,) if quick else (0, 1)
+    memory = PeakMemory()
+    with memory:
+        bench = Bench(work, task, quick)
+        for seed in seeds:
+            for share in SHARES:
+                for method in METHODS:
+                    bench.cell(method, share, seed)
+        rows = bench.rows(seeds)
+    rows.append({"cell": "run", **bench.walls, "peak_memory_gib": memory.peak_gib})
+    write_result("home_depot", rows, targets(rows, seeds), seeds, quick)
+
+
+class Bench:
+    """The prepared steps and the cells of the table, each kept on disk."""
+
+    def __init__(self, work: Path, task: Task, quick: bool) -> None:
+        self.work, self.task = work, task
+        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (200, 2, 2000)
+        epochs = 0.05 if quick else 2.0
+        self.finetune = TrainOptions(**{**vars(FINETUNE), "epochs": 0.05 if quick else FINETUNE.epochs})
+        self.preparation = PrepareSettings(
+            effort="quick" if quick else "normal",
+            focus_shares=tuple(SHARES.values()),
+            importance_rows=200 if quick else 2000,
+            teacher=TrainOptions(epochs=epochs, learning_rate=8e-5, tokens_per_batch=1024),
+            elastic=TrainOptions(
+                epochs=epochs, learning_rate=1e-4, tokens_per_batch=1024, distil_share=0.8, freeze_embeddings=True
+            ),
+        )
+        self.backbone = load_backbone("minilm")
+        self.reporter = Rich()
+        self.walls: dict[str, float] = {}
+        run = self.run("searched joint", "1/3", 0)
+        with self.timed("profile_seconds"):
+            measured = run.measure()
+        with self.timed("teacher_and_elastic_seconds"):
+            self.prepared: Prepared = run.prepare(measured)
+
+    def run(self, method: str, share: str, seed: int) -> Run:
+        """The run of a cell; all share the prepared steps."""
+        settings = SearchSettings(
+            budget_share=SHARES[share],
+            evaluations=self.evaluations,
+            finalists=self.finalists,
+            search_rows=self.search_rows,
+            finetune=self.finetune,
+            seed=seed,
+            **METHODS[method],
+        )
+        name = f"{method.replace(' ', '-')}-{share.replace('/', '-')}-seed{seed}"
+        return Run(
+            self.work / name,
+            task=self.task,
+            backbone=self.backbone,
+            settings=settings,
+            preparation=self.preparation,
+            shared=self.work / "prepared",
+            reporter=self.reporter,
+        )
+
+    def cell(self, method: str, share: str, seed: int) -> dict[str, Any]:
+        """Search, fine-tune, choose on validation rows; done once."""
+        run = self.run(method, share, seed)
+        budget_us = run.budget_us(self.prepared.measured)
+        self.reporter.say(f"{method}, {share} of the dense latency ({budget_us:.0f} us), seed {seed}")
+
+        def build(target: Path) -> dict[str, Any]:
+            started = time.perf_counter()
+            run.folder.mkdir(parents=True, exist_ok=True)
+            found, report = self.explored(run, budget_us, method)
+            searched = time.perf_counter()
+            finalists = run.best_of(self.prepared, by_quality(found), budget_us, method)
+            return {
+                "winner": asdict(finalists[0]),
+                "finalists": [asdict(one) for one in finalists],
+                "evaluations": len(found),
+                "search_seconds": searched - started,
+                "finalist_seconds": time.perf_counter() - searched,
+                **report,
+            }
+
+        inputs = {"settings": run.settings.model_dump_json(), "budget_us": budget_us}
+        return run_step(self.work / f"cell-{run.folder.name}", inputs, build)
+
+    def explored(self, run: Run, budget_us: float, method: str) -> tuple[list[Evaluated], dict[str, float]]:
+        """What a method evaluated; the uniform sweep depends on no seed, so the second takes the first's."""
+        if method == "best uniform" and run.settings.seed:
+            first = self.work / run.folder.name.replace(f"seed{run.settings.seed}", "seed0")
+            return list(evaluated_of(open_study(first / "study.db", name="uniform"))), {}
+        with fitness_pool(self.prepared, run.settings) as pool:
+            if method == "best uniform":
+                found = sweep_uniform(
+                    run.folder, self.prepared, run.settings, budget_us, pool=pool, reporter=self.reporter
+                )
+                return found, {}
+            report, found = explore(
+                run.folder, self.prepared, run.settings, budget_us, pool=pool, reporter=self.reporter
+            )
+        study = open_study(run.folder / "study.db", name="search")
+        forward = sum(trial.user_attrs.get("forward_seconds", 0.0) for trial in study.trials)
+        return found, {
+            "seconds_per_evaluation": report.seconds_per_evaluation,
+            "forward_share_of_actor_time": forward / max(report.computing_seconds, 1e-9),
+            "driver_overhead_ms": report.overhead_ms,
+        }
+
+    def rows(self, seeds: tuple[int, ...]) -> list[dict[str, Any]]:
+        """Every cell with its test quality and its latency, measured together with all others."""
+        cells = [(method, share, seed) for share in SHARES for seed in seeds for method in METHODS]
+        found = {cell: self.cell(*cell) for cell in cells}
+        folders = {cell: self.run(*cell).folder / FINALISTS / found[cell]["winner"]["genome"] for cell in cells}
+        latency = self.measured_together([self.work / "prepared" / "dense", *folders.values()])
+        dense_us = latency[0].median_us
+        rows: list[dict[str, Any]] = [
+            {
+                "cell": "dense teacher",
+                "valid_auc": self.prepared.teacher_quality,
+                "test_auc": self.tested(self.prepared.teacher),
+                "median_us": dense_us,
+                "p95_us": latency[0].p95_us,
+            }
+        ]
+        for cell, stats in zip(cells, latency[1:], strict=True):
+            method, share, seed = cell
+            result = found[cell]
+            rows.append(
+                {
+                    "cell": method,
+                    "budget": share,
+                    "budget_us": SHARES[share] * self.prepared.measured.dense_us,
+                    "seed": seed,
+                    "test_auc": self.tested(CrossEncoder.from_pretrained(folders[cell])),
+                    "valid_auc": result["winner"]["valid_quality"],
+                    "supernet_auc": result["winner"]["supernet_quality"],
+                    "predicted_us": result["winner"]["predicted_us"],
+                    "measured_us": result["winner"]["measured_us"],
+                    "remeasured_us": stats.median_us,
+                    "remeasured_p95_us": stats.p95_us,
+                    "speed_up": dense_us / stats.median_us,
+                    "parameters": result["winner"]["parameters"],
+                    "genome": result["winner"]["genome"],
+                    **{key: value for key, value in result.items() if isinstance(value, float | int)},
+                }
+            )
+        return rows
+
+    def measured_together(self, folders: list[Path]) -> list[LatencyStats]:
+        """Wall-clock latency of exports in turn, the quieter half of the rounds."""
+        serving = runtime(self.preparation.runtime, threads=self.preparation.threads)
+        if not folders[0].exists():
+            from sparsefront.search.export import export_model
+
+            folders[0].mkdir()
+            export_model(folders[0], self.prepared.teacher, self.backbone.tokenizer)
+        length = self.task.spec.max_length
+        sessions = [serving.load_export(folder) for folder in folders]
+        rounds, repeats = 20, 10
+        calls = time_interleaved(
+            sessions, [feeds_of_length(length)] * len(sessions), rounds=rounds, repeats=repeats, warmup=3
+        )
+        stats = []
+        for one in calls:
+            by_round = one.reshape(rounds, repeats)
+            quiet = np.argsort(np.median(by_round, axis=1))[: rounds // 2]
+            stats.append(LatencyStats.of(by_round[quiet].ravel()))
+        return stats
+
+    def tested(self, model: CrossEncoder) -> float:
+        """AUC on the test rows."""
+        rows = self.prepared.rows["test"]
+        return quality("auc", rows.positive, rows.target, score_rows(model, rows, precision="fp32"))
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Wall time of a step that is kept on disk: that of the call that made it."""
+        started = time.perf_counter()
+        yield
+        path = self.work / f"{name}.json"
+        if not path.exists():
+            write_json(path, time.perf_counter() - started)
+        self.walls[name] = float(path.read_text(encoding="utf-8"))
+
+
+def write_task(work: Path, data: Path, quick: bool) -> Path:
+    """The task file; the quick one has a tenth of the rows."""
+    source = data / "train.parquet"
+    if not source.exists():
+        raise SystemExit(f"{source}: no such file; give the folder of the data set with --data")
+    if quick:
+        import pandas as pd
+
+        frame = pd.read_parquet(source)
+        source = work / "rows.parquet"
+        frame.iloc[::10].to_parquet(source)
+    content = {
+        "name": "home_depot",
+        "data": str(source.resolve()),
+        "text": ["search_term", "product_title"],
+        "label": {"column": "relevance", "kind": "graded", "range": [1, 3], "positive": 2.5},
+        "split": {"group": "search_term", "valid": 0.1, "test": 0.1, "seed": 0},
+        "max_length": 48,
+        "metric": "auc",
+    }
+    path = work / "task.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def targets(rows: list[dict[str, Any]], seeds: tuple[int, ...]) -> list[Target]:
+    """What is claimed: mean test AUC of the search against each rival, and that measured winners keep the budget."""
+
+    def mean(method: str, share: str) -> float:
+        return float(np.mean([row["test_auc"] for row in rows if row["cell"] == method and row.get("budget") == share]))
+
+    claims = []
+    for share in SHARES:
+        ours = mean("searched joint", share)
+        for rival, gain in (("best uniform", 0.008), ("random joint", 0.0), ("searched weights", 0.0)):
+            name = f"test AUC at {share} of the dense latency, searched joint minus {rival}, mean of {len(seeds)} seeds"
+            claims.append(Target(name, ">=", gain, ours - mean(rival, share)))
+    over = max(row["measured_us"] / row["budget_us"] for row in rows if "budget_us" in row)
+    claims.append(Target("largest measured latency of a winner, share of its budget", "<=", 1.0, over))
+    return claims
+
+
+class PeakMemory:
+    """Largest memory of this process and its children together (proportional set size), sampled every two seconds."""
+
+    def __init__(self) -> None:
+        self.peak_gib = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        import psutil
+
+        own = psutil.Process()
+        while not self._stop.wait(2.0):
+            total = 0
+            for process in [own, *own.children(recursive=True)]:
+                try:
+                    total += process.memory_full_info().pss
+                except psutil.Error:
+                    continue
+            self.peak_gib = max(self.peak_gib, total / 2**30)
+
+
+if __name__ == "__main__":
+    main()

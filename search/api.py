@@ -1,0 +1,56 @@
+"""One call from Python: what ``sparsefront search`` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sparsefront.models.backbone import load_backbone
+from sparsefront.models.task import Task
+from sparsefront.search.progress import Reporter
+from sparsefront.search.run import BUILTIN_TASK, Run, RunResult
+from sparsefront.search.settings import PrepareSettings, SearchSettings
+
+
+def search(
+    task: Task | str | Path | None = None,
+    *,
+    out: str | Path,
+    backbone: str = "minilm",
+    preparation: PrepareSettings | None = None,
+    prepared: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **settings: Any,
+) -> RunResult:
+    """Search within a latency budget, fine-tune and measure the finalists; an interrupted call continues.
+
+    Args:
+        task: a task file, a :class:`Task`, or nothing for the built-in ad log.
+        out: run folder.
+        backbone: ``minilm``, a Hugging Face BERT folder, or a hub name.
+        preparation: how table, teacher and supernet are made.
+        prepared: run folder whose table, teacher and supernet are used instead of its own.
+        reporter: told about progress; silent by default.
+        settings: fields of :class:`SearchSettings`, ``budget_us`` or ``budget_share`` among them.
+
+    Raises:
+        InputError: one line that says what is wrong with the input.
+    """
+    source = BUILTIN_TASK
+    if task is None:
+        task = Task.builtin()
+    elif not isinstance(task, Task):
+        source, task = str(Path(task).resolve()), Task.from_file(task)
+    run = Run(
+        Path(out),
+        task=task,
+        backbone=load_backbone(backbone),
+        settings=SearchSettings.check(**settings),
+        preparation=preparation,
+        shared=None if prepared is None else Path(prepared),
+        task_source=source,
+        reporter=reporter,
+    )
+    result = run.execute()
+    run.export(Path(out) / "export", overwrite=True)
+    return result
