@@ -88,6 +88,8 @@ class Genome:
     @classmethod
     def uniform(cls, layers: int, *, heads: int, ffn_units: int, keep_percent: int = 100) -> Genome:
         """The same gene in every layer, but no pruning after the last layer's attention: only [CLS] is left there."""
+        if layers < 1:
+            raise ValueError(f"layers must be at least 1, got {layers}")
         gene = LayerGene(heads, ffn_units, keep_percent)
         return cls((*(gene for _ in range(layers - 1)), replace(gene, keep_percent=100)))
 

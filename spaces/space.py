@@ -137,14 +137,19 @@ class SearchSpace:
         return params
 
     def from_params(self, params: Mapping[str, int]) -> Genome:
-        """Genome of grid indices; parameters with a single choice may be missing."""
+        """Genome of grid indices; parameters with a single choice may be missing.
+
+        Raises ``ValueError`` for an index outside the grid.
+        """
         columns: dict[Field, list[int]] = {}
         for field in FIELDS:
             columns[field] = []
             for layer, values in enumerate(self.choices[field]):
                 name = f"all.{field}" if self.tied else f"layer{layer}.{field}"
-                index = params.get(name, 0)
-                columns[field].append(values[index] if len(values) > 1 else values[0])
+                index = params.get(name, 0) if len(values) > 1 else 0
+                if not 0 <= index < len(values):
+                    raise ValueError(f"{name} must be between 0 and {len(values) - 1}, got {index}")
+                columns[field].append(values[index])
         return Genome.from_columns(**columns)
 
     def sample(self, rng: np.random.Generator) -> Genome:
@@ -153,10 +158,12 @@ class SearchSpace:
 
     def replace(self, genome: Genome, layer: int, field: Field, value: int) -> Genome:
         """The genome with one value changed (in a tied space: in every layer that offers it)."""
+        if not 0 <= layer < self.widths.layers:
+            raise ValueError(f"layer must be between 0 and {self.widths.layers - 1}, got {layer}")
         values = self.choices[field][layer]
         if value not in values:
             raise ValueError(f"{field} of layer {layer} must be one of {values}, got {value}")
-        if not self.tied:
+        if len(values) == 1 or not self.tied:
             return genome.replace(layer, field, value)
         for other, offered in enumerate(self.choices[field]):
             if len(offered) > 1:
