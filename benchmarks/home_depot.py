@@ -32,7 +32,7 @@ from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.training import TrainOptions
 from sparsefront.search.explore import explore, fitness_pool, sweep_uniform
-from sparsefront.search.front import Evaluated, evaluated_of
+from sparsefront.search.front import Evaluated
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Rich
 from sparsefront.search.run import FINALISTS, Run, by_quality
@@ -48,7 +48,7 @@ METHODS = {
     "random joint": {"sampler": "random", "space": "joint"},
     "best uniform": {"uniform": "all"},
 }
-FINETUNE = TrainOptions(epochs=1.0, learning_rate=1e-4, tokens_per_batch=1024, distil_share=0.8, freeze_embeddings=True)
+FINETUNE = TrainOptions(epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0)
 
 
 def main() -> None:
@@ -66,13 +66,16 @@ def main() -> None:
     memory = PeakMemory()
     with memory:
         bench = Bench(work, task, quick)
-        for seed in seeds:
-            for share in SHARES:
-                for method in METHODS:
-                    bench.cell(method, share, seed)
+        for method, share, seed in cells_of(seeds):
+            bench.cell(method, share, seed)
         rows = bench.rows(seeds)
     rows.append({"cell": "run", **bench.walls, "peak_memory_gib": memory.peak_gib})
     write_result("home_depot", rows, targets(rows, seeds), seeds, quick)
+
+
+def cells_of(seeds: tuple[int, ...]) -> list[tuple[str, str, int]]:
+    """Every (method, share, seed)."""
+    return [(method, share, seed) for seed in seeds for share in SHARES for method in METHODS]
 
 
 class Bench:
@@ -80,7 +83,7 @@ class Bench:
 
     def __init__(self, work: Path, task: Task, quick: bool) -> None:
         self.work, self.task = work, task
-        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (200, 2, 2000)
+        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (200, 1, 4000)
         epochs = 0.05 if quick else 2.0
         self.finetune = TrainOptions(**{**vars(FINETUNE), "epochs": 0.05 if quick else FINETUNE.epochs})
         self.preparation = PrepareSettings(
@@ -95,6 +98,7 @@ class Bench:
         self.backbone = load_backbone("minilm")
         self.reporter = Rich()
         self.walls: dict[str, float] = {}
+        self._swept: list[Evaluated] | None = None
         run = self.run("searched joint", "1/3", 0)
         with self.timed("profile_seconds"):
             measured = run.measure()
@@ -148,16 +152,10 @@ class Bench:
         return run_step(self.work / f"cell-{run.folder.name}", inputs, build)
 
     def explored(self, run: Run, budget_us: float, method: str) -> tuple[list[Evaluated], dict[str, float]]:
-        """What a method evaluated; the uniform sweep depends on no seed, so the second takes the first's."""
-        if method == "best uniform" and run.settings.seed:
-            first = self.work / run.folder.name.replace(f"seed{run.settings.seed}", "seed0")
-            return list(evaluated_of(open_study(first / "study.db", name="uniform"))), {}
+        """What a method evaluated. One sweep, within the largest budget, serves all budgets and seeds."""
+        if method == "best uniform":
+            return [one for one in self.swept() if one.latency_us <= budget_us], {}
         with fitness_pool(self.prepared, run.settings) as pool:
-            if method == "best uniform":
-                found = sweep_uniform(
-                    run.folder, self.prepared, run.settings, budget_us, pool=pool, reporter=self.reporter
-                )
-                return found, {}
             report, found = explore(
                 run.folder, self.prepared, run.settings, budget_us, pool=pool, reporter=self.reporter
             )
@@ -169,9 +167,21 @@ class Bench:
             "driver_overhead_ms": report.overhead_ms,
         }
 
+    def swept(self) -> list[Evaluated]:
+        """Every uniform genome within the largest budget."""
+        if self._swept is not None:
+            return self._swept
+        run = self.run("best uniform", next(iter(SHARES)), 0)
+        budget_us = run.budget_us(self.prepared.measured)
+        with fitness_pool(self.prepared, run.settings) as pool:
+            self._swept = sweep_uniform(
+                run.folder, self.prepared, run.settings, budget_us, pool=pool, reporter=self.reporter
+            )
+        return self._swept
+
     def rows(self, seeds: tuple[int, ...]) -> list[dict[str, Any]]:
         """Every cell with its test quality and its latency, measured together with all others."""
-        cells = [(method, share, seed) for share in SHARES for seed in seeds for method in METHODS]
+        cells = cells_of(seeds)
         found = {cell: self.cell(*cell) for cell in cells}
         folders = {cell: self.run(*cell).folder / FINALISTS / found[cell]["winner"]["genome"] for cell in cells}
         latency = self.measured_together([self.work / "prepared" / "dense", *folders.values()])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsefront.models.batching import Precision, TensorBatch, autocast, best_device, to_tensors
@@ -36,6 +36,8 @@ class TrainOptions:
         warmup_share: share of the steps spent warming up.
         weight_decay: AdamW's, on matrices only.
         freeze_embeddings: leave the embedding tables as they are (they are half of a small model's parameters).
+        dropout: of the sub-layers' outputs; the configuration's by default. A model that learns from a teacher's
+            probabilities needs none.
         distil_share: weight of the teacher's probabilities in the target; the rest is the label.
         precision: ``auto`` takes bf16 autocast where the hardware is fast at it.
         seed: of the row order, dropout and sampled genomes.
@@ -47,6 +49,7 @@ class TrainOptions:
     warmup_share: float = 0.1
     weight_decay: float = 0.01
     freeze_embeddings: bool = False
+    dropout: float | None = None
     distil_share: float = 0.0
     precision: Precision = "auto"
     seed: int = 0
@@ -56,6 +59,8 @@ class TrainOptions:
             raise ValueError(f"epochs must be positive, got {self.epochs}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be between 0 and 1, got {self.dropout}")
         if not 0 <= self.distil_share <= 1:
             raise ValueError(f"distil_share must be between 0 and 1, got {self.distil_share}")
 
@@ -101,6 +106,7 @@ def train(
     frozen = model.encoder.embeddings.parameters() if options.freeze_embeddings else ()
     for parameter in frozen:
         parameter.requires_grad_(False)
+    _set_dropout(model, options.dropout)
     total = max(1, round(options.epochs * int(rows.lengths.sum())))
     rng = np.random.default_rng(options.seed)
     torch.manual_seed(options.seed)
@@ -123,6 +129,7 @@ def train(
         epoch += 1
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+    _set_dropout(model, None)
     model.eval()
     tail = losses[-max(1, len(losses) // 10) :]
     return TrainReport(steps=len(losses), final_loss=float(np.mean(tail)))
@@ -160,6 +167,14 @@ def _step(
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     return loss_sum
+
+
+def _set_dropout(model: CrossEncoder, probability: float | None) -> None:
+    """Set every dropout's probability; ``None`` is the configuration's own."""
+    own: float = model.config.hidden_dropout_prob
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = own if probability is None else probability
 
 
 def _optimizer(model: CrossEncoder, options: TrainOptions) -> torch.optim.Optimizer:

@@ -10,6 +10,11 @@ def check_one_budget(settings: SearchSettings) -> None:
     """Refuse settings with no budget or with two, before anything is measured."""
     if (settings.budget_us is None) == (settings.budget_share is None):
         raise InputError("give a budget: either --budget-us N or --budget-share S (of the dense model's latency)")
+    if settings.budget_share is not None and settings.budget_share >= 1:
+        raise InputError(
+            f"--budget-share {settings.budget_share:g}: at a share of 1 or more the dense model is within the budget, "
+            "so nothing needs pruning"
+        )
 
 
 def budget_of(settings: SearchSettings, dense_us: float) -> float:
@@ -34,9 +39,10 @@ def check_budget(budget_us: float, *, dense_us: float, smallest: Genome, smalles
     """
     if budget_us >= dense_us:
         raise InputError(
-            f"--budget-us {budget_us:.0f}: the dense model takes {dense_us:.0f} us here, so nothing needs pruning"
+            f"budget of {budget_us:.4g} us: the dense model takes {dense_us:.4g} us here, so nothing needs pruning"
         )
     if budget_us < smallest_us:
         raise InputError(
-            f"--budget-us {budget_us:.0f}: even the smallest genome of the space ({smallest}) costs {smallest_us:.0f} us"
+            f"budget of {budget_us:.4g} us: even the smallest genome of the space ({smallest}) costs "
+            f"{smallest_us:.4g} us of the dense model's {dense_us:.4g} us"
         )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sparsefront.models.training import TrainOptions
 from sparsefront.spaces import InputError
-from sparsefront.spaces.space import DEFAULT_KEEP_PERCENTS, PRESETS
+from sparsefront.spaces.space import DEFAULT_KEEP_PERCENTS
 
-SAMPLERS = ("reinforced", "random", "tpe", "nsga2")
+Sampler = Literal["reinforced", "random", "tpe", "nsga2"]
+Space = Literal["weights", "tokens", "joint", "uniform"]
+SAMPLERS = get_args(Sampler)
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class _Settings(BaseModel):
@@ -46,15 +49,15 @@ class PrepareSettings(_Settings):
 
     runtime: str = "onnxruntime"
     threads: Count = 1
-    effort: str = Field(default="quick", pattern="^(quick|normal)$")
+    effort: Literal["quick", "normal"] = "quick"
     focus_shares: tuple[Positive, ...] = ()
     importance_rows: Count = 1024
     teacher: TrainOptions = TrainOptions(epochs=2.0, learning_rate=1e-4)
     elastic: TrainOptions = TrainOptions(
-        epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, tokens_per_batch=2048
+        epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0
     )
     genomes_per_step: Count = 3
-    seed: int = 0
+    seed: Seed = 0
 
 
 class SearchSettings(_Settings):
@@ -80,17 +83,17 @@ class SearchSettings(_Settings):
 
     budget_us: Positive | None = None
     budget_share: Positive | None = None
-    space: str = Field(default="joint", pattern=f"^({'|'.join(PRESETS)})$")
+    space: Space = "joint"
     head_granule: Count = 1
     ffn_granule: Count | None = None
     keep_percents: tuple[int, ...] = DEFAULT_KEEP_PERCENTS
     evaluations: Count = 300
-    sampler: str = Field(default="reinforced", pattern=f"^({'|'.join(SAMPLERS)})$")
+    sampler: Sampler = "reinforced"
     workers: Annotated[int, Field(ge=0)] = 0
     search_rows: Count = 2000
     finalists: Count = 3
     finetune: TrainOptions = TrainOptions(
-        epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, tokens_per_batch=2048
+        epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0
     )
-    uniform: str = Field(default="largest", pattern="^(all|largest|none)$")
-    seed: int = 0
+    uniform: Literal["all", "largest", "none"] = "largest"
+    seed: Seed = 0
