@@ -11,7 +11,6 @@ measured again, interleaved with the dense model, in one process.
 from __future__ import annotations
 
 import argparse
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 from common import Target, write_result
+from memory import PeakMemory
 
 from sparsefront.latency.runtimes import feeds_of_length, runtime
 from sparsefront.latency.timing import LatencyStats, time_interleaved
@@ -296,35 +296,6 @@ def targets(rows: list[dict[str, Any]], seeds: tuple[int, ...]) -> list[Target]:
     over = max(row["measured_us"] / row["budget_us"] for row in rows if "budget_us" in row)
     claims.append(Target("largest measured latency of a winner, share of its budget", "<=", 1.0, over))
     return claims
-
-
-class PeakMemory:
-    """Largest memory of this process and its children together (proportional set size), sampled every two seconds."""
-
-    def __init__(self) -> None:
-        self.peak_gib = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        import psutil
-
-        own = psutil.Process()
-        while not self._stop.wait(2.0):
-            total = 0
-            for process in [own, *own.children(recursive=True)]:
-                try:
-                    total += process.memory_full_info().pss
-                except psutil.Error:
-                    continue
-            self.peak_gib = max(self.peak_gib, total / 2**30)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def main() -> None:
         if path.exists():
             parts.append(table(json.loads(path.read_text(encoding="utf-8"))))
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    readme.write_text(f"{head}{BEGIN}\n{'\n\n'.join(parts)}\n{END}{tail}", encoding="utf-8")
+    readme.write_text("\n\n".join([head + BEGIN, *parts, END + tail]), encoding="utf-8")
 
 
 def home_depot(result: dict[str, Any]) -> str:
@@ -31,9 +31,9 @@ def home_depot(result: dict[str, Any]) -> str:
     rows = [row for row in result["rows"] if "budget" in row]
     dense = next(row for row in result["rows"] if row["cell"] == "dense teacher")
     lines = [
-        f"**Home Depot product relevance** (74,067 query-title pairs, split by query; MiniLM 6x384, ONNX Runtime fp32, 1 "
-        f"thread, batch 1, 48 tokens). Dense teacher: test AUC {dense['test_auc']:.4f}, {dense['median_us']:.0f} us. Mean of "
-        f"{len(result['seeds'])} seeds, test AUC and (microseconds, measured together at the end):",
+        "**Home Depot product relevance** (74,067 query-title pairs, split by query; MiniLM 6x384, ONNX Runtime fp32, "
+        f"1 thread, batch 1, 48 tokens). Dense teacher: test AUC {dense['test_auc']:.4f}, {dense['median_us']:.0f} us. "
+        f"Test AUC, mean of {len(result['seeds'])} seeds (microseconds, measured together at the end; each seed):",
         "",
     ]
     methods = list(dict.fromkeys(row["cell"] for row in rows))
@@ -73,8 +73,8 @@ def main_job(result: dict[str, Any]) -> str:
         for key, name in (("dense", "dense teacher"), ("uniform", "best uniform"), ("winner", "winner"))
     ]
     lines = [
-        f"**The main job** (`sparsefront search --budget-us {row['budget_us']:.0f}`, the built-in task), after the install: "
-        f"{row['total_seconds']:.0f} s on {result['machine']['cores']} cores, peak memory "
+        f"**The main job** (`sparsefront search --budget-us {row['budget_us']:.0f}`, the built-in task), after the "
+        f"install: {row['total_seconds']:.0f} s on {result['machine']['cores']} cores, peak memory "
         f"{row['peak_memory_gib']:.1f} GiB, {row['seconds_per_evaluation']:.2f} s per evaluation.",
         "",
         "| model | test AUC | median us |",
