@@ -28,6 +28,7 @@ from sparsefront.models.tokens import (
 from sparsefront.spaces import InputError
 
 CACHE_VERSION: Final = 1
+BUILTIN_SOURCE: Final = "builtin"
 BUILTIN: Final[dict[str, Any]] = {
     "data": "builtin",
     "name": "ad_log",
@@ -43,12 +44,23 @@ class Task:
 
     ``frame`` holds every row and column; ``target`` (rows,) float32 in [0, 1] and ``positive`` (rows,) bool are its
     labels, ``split`` (rows,) int8 indexes ``SPLITS``. Rows are numbered from 1 in messages, the header not counted.
+    ``source`` is what :meth:`from_source` makes the same task of, ``None`` for rows from memory.
     """
 
-    def __init__(self, *, spec: TaskFile, frame: pd.DataFrame, data_sha256: str, origin: str, name: str) -> None:
+    def __init__(
+        self,
+        *,
+        spec: TaskFile,
+        frame: pd.DataFrame,
+        data_sha256: str,
+        origin: str,
+        name: str,
+        source: str | None = None,
+    ) -> None:
         self.spec: Final = spec
         self.frame: Final = frame
         self.name: Final = name
+        self.source: Final = source
         self.data_sha256: Final = data_sha256
         self.token_report: dict[str, float] | None = None
         _check_columns(frame, spec, origin)
@@ -65,16 +77,23 @@ class Task:
         data = spec.data_path(path.parent)
         text_columns = [*spec.text, *([spec.split.group] if spec.split.group else [])]
         frame, sha256 = read_frame(data, text_columns=text_columns)
-        return cls(spec=spec, frame=frame, data_sha256=sha256, origin=str(data), name=spec.name or path.stem)
+        return cls(
+            spec=spec,
+            frame=frame,
+            data_sha256=sha256,
+            origin=str(data),
+            name=spec.name or path.stem,
+            source=str(path.resolve()),
+        )
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame, content: Mapping[str, Any]) -> Task:
+    def from_frame(cls, frame: pd.DataFrame, content: Mapping[str, Any], *, source: str | None = None) -> Task:
         """A task from rows in memory; ``content`` is what a task file would hold, ``data`` aside."""
         spec = TaskFile.parse({"data": "memory", **content}, "task")
         frame = frame.reset_index(drop=True)
         sha256 = hashlib.sha256(frame.to_json(orient="split", date_format="iso").encode()).hexdigest()
         origin = spec.name or spec.data
-        return cls(spec=spec, frame=frame, data_sha256=sha256, origin=origin, name=origin)
+        return cls(spec=spec, frame=frame, data_sha256=sha256, origin=origin, name=origin, source=source)
 
     @classmethod
     def builtin(cls, *, rows: int = 16_000, seed: int = 0) -> Task:
@@ -82,7 +101,16 @@ class Task:
         from sparsefront.models.ad_log import generate_ad_log
 
         content = {**BUILTIN, "split": {**BUILTIN["split"], "seed": seed}}
-        return cls.from_frame(generate_ad_log(rows=rows, seed=seed), content)
+        return cls.from_frame(generate_ad_log(rows=rows, seed=seed), content, source=f"{BUILTIN_SOURCE}:{rows}:{seed}")
+
+    @classmethod
+    def from_source(cls, source: str) -> Task:
+        """The task whose ``source`` this is: a task file or the built-in log. A task from memory has none."""
+        kind, _, numbers = source.partition(":")
+        if kind == BUILTIN_SOURCE:
+            rows, seed = (int(number) for number in numbers.split(":"))
+            return cls.builtin(rows=rows, seed=seed)
+        return cls.from_file(source)
 
     def __len__(self) -> int:
         return len(self.frame)
