@@ -8,7 +8,7 @@ from typing import Any
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.task import Task
 from sparsefront.search.progress import Reporter
-from sparsefront.search.run import BUILTIN_TASK, Run, RunResult
+from sparsefront.search.run import Run, RunResult
 from sparsefront.search.settings import PrepareSettings, SearchSettings
 
 
@@ -36,11 +36,10 @@ def search(
     Raises:
         InputError: one line that says what is wrong with the input.
     """
-    source = BUILTIN_TASK
     if task is None:
         task = Task.builtin()
     elif not isinstance(task, Task):
-        source, task = str(Path(task).resolve()), Task.from_file(task)
+        task = Task.from_file(task)
     run = Run(
         Path(out),
         task=task,
@@ -48,7 +47,6 @@ def search(
         settings=SearchSettings.check(**settings),
         preparation=preparation,
         shared=None if prepared is None else Path(prepared),
-        task_source=source,
         reporter=reporter,
     )
     result = run.execute()

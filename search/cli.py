@@ -10,7 +10,7 @@ import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -31,6 +31,30 @@ app = typer.Typer(
     """,
     rich_markup_mode="rich",
 )
+INTERRUPTED = 130
+SEARCH_EXAMPLES = """
+[bold]Examples[/bold]
+
+The built-in ad log:  [bold]sparsefront search --budget-us 1500[/bold]
+
+A fifth of the dense model's latency:  [bold]sparsefront search task.yaml --budget-share 0.2[/bold]
+
+Your own checkpoint, no token pruning:  [bold]sparsefront search task.yaml --budget-us 900 --backbone my-bert/
+--space weights --out runs/mine[/bold]
+
+Another budget with the same teacher and supernet:  [bold]sparsefront search task.yaml --budget-us 500
+--prepared runs/mine --out runs/tighter[/bold]
+
+[bold]A task file[/bold]
+
+data: rows.parquet
+
+text: \\[query, title]
+
+label: {column: click, kind: binary}
+
+split: {group: query, valid: 0.1, test: 0.1}
+"""
 out = Console(width=None if sys.stdout.isatty() else 160)
 
 Json = Annotated[
@@ -47,31 +71,33 @@ Backbone = Annotated[
 def main() -> None:
     """Entry point: turns bad input into one line and exit status 2."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)  # the code of a typer.Exit; 130 stands for Ctrl-C
     except InputError as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        command = shlex.join(["sparsefront", *sys.argv[1:]])
-        typer.echo(f"\ninterrupted; what is finished is kept, the same command continues: {command}", err=True)
-        sys.exit(130)
-    except typer.Exit as ended:
-        sys.exit(ended.exit_code)
-    except typer.Abort:
-        sys.exit(130)
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    except OSError as error:  # no room, no permission, a file where a folder should be
+        if error.filename is None or error.strerror is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}")
     except Exception as error:
         shown = getattr(error, "format_message", None)  # a usage error of the option parser
         if shown is None:
             raise
         fail(shown())
+    if status == INTERRUPTED:
+        command = shlex.join(["sparsefront", *sys.argv[1:]])
+        typer.echo(f"\ninterrupted; what is finished is kept, the same command continues: {command}", err=True)
+    sys.exit(status)
 
 
-def fail(line: str) -> None:
+def fail(line: str) -> NoReturn:
     """Print one line on standard error and leave with status 2."""
     typer.echo(f"sparsefront: {' '.join(line.split())}", err=True)
     sys.exit(2)
 
 
-@app.command()
+@app.command(epilog=SEARCH_EXAMPLES)
 def search(
     task: Annotated[Path | None, typer.Argument(help="Task file (YAML). Without one: the built-in ad log.")] = None,
     budget_us: Annotated[float | None, typer.Option(help="Latency budget in microseconds (median, batch 1).")] = None,
@@ -106,14 +132,15 @@ def search(
 ) -> None:
     """Search, fine-tune the finalists, measure them, and keep the best that holds the budget.
 
-    The same command continues an interrupted run.
+    The run folder gets result.json and export/, a model that is ready to serve. Interrupt it whenever you like:
+    the same command continues. --evaluations, --finalists and --uniform may be raised later on.
     """
     quiet_libraries(verbose)
     from sparsefront.models.backbone import load_backbone
     from sparsefront.models.task import Task
     from sparsefront.search.budget import check_one_budget
-    from sparsefront.search.report import front_table, result_table
-    from sparsefront.search.run import BUILTIN_TASK, Run
+    from sparsefront.search.report import costs_line, front_table, result_table
+    from sparsefront.search.run import Run
     from sparsefront.search.settings import PrepareSettings, SearchSettings
 
     settings = SearchSettings.check(
@@ -153,7 +180,6 @@ def search(
         settings=settings,
         preparation=preparation,
         shared=share,
-        task_source=BUILTIN_TASK if task is None else str(task.resolve()),
         reporter=reporter,
     )
     reporter.say(f"run folder: {folder}")
@@ -165,6 +191,7 @@ def search(
         return
     out.print(front_table(result.front[:10], metric=rows.spec.metric, budget_us=result.values["budget_us"]))
     out.print(result_table(result.values))
+    out.print(costs_line(result.values), highlight=False)
     out.print(f"export: {export}   check it with: sparsefront verify {export}", highlight=False)
 
 
@@ -185,23 +212,27 @@ def profile(
     quiet_libraries(verbose)
     from sparsefront.latency.profile import profile as measure_table
     from sparsefront.latency.runtimes import runtime as runtime_of
+    from sparsefront.latency.table import META_FILE
     from sparsefront.models.backbone import load_backbone
 
     if out_dir.exists() and not overwrite:
         raise InputError(f"{out_dir}: exists already; choose another --out or add --overwrite")
+    if out_dir.exists() and not (out_dir / META_FILE).is_file():
+        raise InputError(f"{out_dir}: is not a latency table (no {META_FILE}), so it is not overwritten")
+    serving = runtime_of(runtime, threads=threads)
     config = load_backbone(backbone).config
     if length > config.max_position_embeddings:
         raise InputError(f"--length {length}: backbone {backbone} has {config.max_position_embeddings} positions")
     with reporter_for(as_json).step("measuring latency blocks") as advance:
         table = measure_table(
             config,
-            runtime=runtime_of(runtime, threads=threads),
+            runtime=serving,
             length_tokens=length,
-            effort=effort,
+            effort=cast(Any, effort),  # the profiler refuses what it does not know
             seed=seed,
             progress=advance,
         )
-    table.save(out_dir)
+    table.save(out_dir, overwrite=overwrite)
     dense_us = table.predict(config.genome)
     report: dict[str, Any] = {
         "table": str(out_dir),
@@ -221,14 +252,17 @@ def profile(
 def front(
     run: Annotated[Path, typer.Argument(help="Run folder, finished or not.")],
     plot: Annotated[Path | None, typer.Option(help="Also draw it: FILE.png, .svg, .pdf or .html.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a picture that is there.")] = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Print the non-dominated set of a run; a star marks what keeps the budget."""
     quiet_libraries(verbose)
-    from sparsefront.search.report import front_table, plot_front
+    from sparsefront.search.report import check_plot, front_table, plot_front
     from sparsefront.search.run import evaluated_rows, front_rows, read_run
 
+    if plot is not None:
+        check_plot(plot, overwrite=overwrite)
     record = read_run(run)
     evaluated, budget_us, metric = record.evaluated, record.budget_us, record.metric
     if not evaluated:
@@ -265,19 +299,16 @@ def export(
 ) -> None:
     """Write the winner, or another genome (fine-tuned first if it is not yet), as a folder that is ready to serve."""
     quiet_libraries(verbose)
-    from sparsefront.search.run import Run
+    from sparsefront.search.run import export_run
     from sparsefront.spaces import Genome
 
-    if out_dir.exists() and not overwrite:
-        raise InputError(f"{out_dir}: exists already; choose another --out or add --overwrite")
     wanted = None
     if genome is not None:
         try:
             wanted = Genome.parse(genome)
         except ValueError as error:
             raise InputError(f"--genome: {error}") from error
-    opened = Run.reopen(run, reporter=reporter_for(as_json))
-    config = opened.export(out_dir, genome=wanted, overwrite=overwrite)
+    config = export_run(run, out_dir, genome=wanted, overwrite=overwrite, reporter=reporter_for(as_json))
     if as_json:
         print_json({**config, "export": str(out_dir)})
         return
@@ -321,7 +352,10 @@ def verify(
         )
         out.print(f"{parity}: largest difference of a logit {found.parity:.1e}", highlight=False)
         if found.test_quality is not None:
-            out.print(f"quality on the test rows: {found.test_quality:.4f}", highlight=False)
+            promised = "" if found.promised_quality is None else f" (the export says {found.promised_quality:.4f})"
+            out.print(f"quality on the test rows: {found.test_quality:.4f}{promised}", highlight=False)
+        else:
+            out.print(f"the test rows were not scored: {found.rows_note}", highlight=False)
     if not found.holds:
         raise typer.Exit(1)
 
@@ -371,7 +405,7 @@ def quiet_libraries(verbose: bool) -> None:
     import optuna
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

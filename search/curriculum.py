@@ -37,7 +37,7 @@ class Curriculum:
         pool = list(dict.fromkeys(random_shape(space, rng) for _ in range(pool_size)))
         latency = predict_many(pool)
         order = np.argsort(latency, kind="stable")
-        self.pool = [pool[index] for index in order]
+        self.pool: list[Genome] = [pool[index] for index in order]
         self.latency_us = latency[order]
         self.dense = space.largest
         self.dense_us = float(predict_many([space.largest])[0])

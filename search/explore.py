@@ -22,7 +22,7 @@ from sparsefront.search.progress import Reporter
 from sparsefront.search.sampler import ReinforcedEvolutionSampler
 from sparsefront.search.settings import SearchSettings
 from sparsefront.search.studies import open_study
-from sparsefront.spaces import Genome, SearchSpace, Widths
+from sparsefront.spaces import Genome, InputError, SearchSpace, Widths
 
 STUDY_FILE = "study.db"
 
@@ -39,13 +39,16 @@ def fitness_pool(prepared: Prepared, settings: SearchSettings, *, address: str |
 
 def space_of(widths: Widths, settings: SearchSettings, name: str | None = None) -> SearchSpace:
     """The search space of these settings, or another preset with the same choices."""
-    return SearchSpace.preset(
-        name or settings.space,
-        widths=widths,
-        head_granule=settings.head_granule,
-        ffn_granule=settings.ffn_granule,
-        keep_percents=settings.keep_percents,
-    )
+    try:
+        return SearchSpace.preset(
+            name or settings.space,
+            widths=widths,
+            head_granule=settings.head_granule,
+            ffn_granule=settings.ffn_granule,
+            keep_percents=settings.keep_percents,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def sampler_of(settings: SearchSettings, space: SearchSpace, prepared: Prepared, budget_us: float) -> BaseSampler:
@@ -142,6 +145,7 @@ def _loop(
 ) -> tuple[LoopReport, list[Evaluated]]:
     done = len(evaluated_of(study))
     with reporter.step(title) as advance:
+        advance(min(done, evaluations), evaluations)
 
         def count(_: Evaluated) -> None:
             nonlocal done

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from sparsefront.latency.runtimes import Runtime, Session, feeds_of_length
 from sparsefront.latency.timing import LatencyStats, time_interleaved
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.export_onnx import export_onnx
-from sparsefront.search.steps import RECORD, read_json, write_json
-from sparsefront.spaces import InputError
+from sparsefront.models.task_file import Metric
+from sparsefront.search.run_file import TaskRef
+from sparsefront.search.settings import Positive
+from sparsefront.search.steps import RECORD, write_json
+from sparsefront.spaces import Genome, InputError
 
 SPARSE_CONFIG = "sparse_config.json"
 ONNX_MODEL = "model.onnx"
@@ -45,35 +50,82 @@ def measure_export(folder: Path, serving: Runtime, *, length_tokens: int) -> Lat
     return measure_session(serving.load_export(folder), length_tokens=length_tokens)
 
 
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse to write where something stands, unless it is an export and may be replaced."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise InputError(f"{out}: exists already; choose another --out or add --overwrite")
+    if not out.is_dir() or (any(out.iterdir()) and not (out / SPARSE_CONFIG).is_file()):
+        raise InputError(f"{out}: is not an export (no {SPARSE_CONFIG}), so it is not overwritten")
+
+
 def publish(source: Path, out: Path, sparse_config: dict[str, Any], *, overwrite: bool) -> None:
     """Copy a finalist to where the user wants it, with its ``sparse_config.json``; all of it or nothing.
 
     Raises:
         InputError: when ``out`` exists and ``overwrite`` is not set, or is something other than an export.
     """
-    if out.exists():
-        if not overwrite:
-            raise InputError(f"{out}: exists already; choose another --out or add --overwrite")
-        if not out.is_dir() or (any(out.iterdir()) and not (out / SPARSE_CONFIG).is_file()):
-            raise InputError(f"{out}: is not an export (no {SPARSE_CONFIG}), so it is not overwritten")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    check_out(out, overwrite=overwrite)
+    SparseConfig.model_validate_json(json.dumps(sparse_config))
+    partial, old = (out.with_name(f".{out.name}.{end}") for end in ("partial", "old"))
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
     shutil.copytree(source, partial, ignore=shutil.ignore_patterns(RECORD))
     write_json(partial / SPARSE_CONFIG, sparse_config)
     if out.exists():
-        shutil.rmtree(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(out, old)
     os.replace(partial, out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def read_sparse_config(folder: Path) -> dict[str, Any]:
-    """An export's ``sparse_config.json``; ``InputError`` when the folder is no export."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    config = read_json(folder / SPARSE_CONFIG)
-    wanted = {"genome", "budget_us", "measured_us", "predicted_us", "fingerprint", "valid_quality", "task"}
-    missing = sorted(wanted - set(config)) if isinstance(config, dict) else sorted(wanted)
-    if missing:
-        raise InputError(f"{folder / SPARSE_CONFIG}: key {missing[0]!r} is missing")
-    result: dict[str, Any] = config
-    return result
+class SparseConfig(BaseModel):
+    """What ``sparse_config.json`` says of an export.
+
+    Attributes:
+        genome: its key; ``heads``, ``ffn_units`` and ``keep_percent`` are its columns, the last the keep schedule.
+        supernet_quality: what the search saw; ``valid_quality`` after fine-tuning, on all validation rows;
+            ``test_quality`` for the winner and the best uniform genome only.
+        predicted_us: by the latency table; ``measured_us`` (median) and ``measured_p95_us`` in the serving runtime.
+        budget_us: what the run was asked for.
+        fingerprint: machine and way of serving that the latencies hold for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    genome: str
+    heads: list[int]
+    ffn_units: list[int]
+    keep_percent: list[int]
+    parameters: int
+    supernet_quality: float
+    valid_quality: float
+    test_quality: float | None
+    predicted_us: Positive
+    measured_us: Positive
+    measured_p95_us: Positive
+    budget_us: Positive
+    metric: Metric
+    task: TaskRef
+    backbone: str
+    fingerprint: dict[str, Any]
+    versions: dict[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> SparseConfig:
+        """That of an export; ``InputError`` when the folder is none, or names the key that is wrong."""
+        path = folder / SPARSE_CONFIG
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder")
+        try:
+            config = cls.model_validate_json(path.read_bytes())
+            Genome.parse(config.genome)
+        except FileNotFoundError as error:
+            raise InputError(f"{folder}: is not an export (no {SPARSE_CONFIG})") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise InputError(f"{path}: damaged: {key + ': ' if key else ''}{first['msg']}") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: damaged: {error}") from error
+        return config

@@ -69,6 +69,13 @@ class Prepared:
     settings: PrepareSettings
 
 
+def check_length(backbone: Backbone, length_tokens: int) -> None:
+    """Refuse rows that are longer than the backbone's positions."""
+    upper = backbone.config.max_position_embeddings
+    if not 3 <= length_tokens <= upper:
+        raise InputError(f"max_length must be between 3 and {upper} for backbone {backbone.name}, got {length_tokens}")
+
+
 def measure(
     folder: Path, backbone: Backbone, length_tokens: int, settings: PrepareSettings, reporter: Reporter
 ) -> Measured:
@@ -78,9 +85,7 @@ def measure(
         runtime=serving.name, runtime_version=serving.version, threads=serving.threads, length_tokens=length_tokens
     )
     path = folder / "latency"
-    if not 3 <= length_tokens <= backbone.config.max_position_embeddings:
-        upper = backbone.config.max_position_embeddings
-        raise InputError(f"max_length must be between 3 and {upper} for backbone {backbone.name}, got {length_tokens}")
+    check_length(backbone, length_tokens)
     inputs = {
         "backbone": backbone.fingerprint,
         "runtime": settings.runtime,

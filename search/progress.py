@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -15,17 +15,11 @@ Advance = Callable[[int, int], None]
 class Reporter(Protocol):
     """Told what a run does."""
 
-    def step(self, title: str) -> _Step:
+    def step(self, title: str) -> AbstractContextManager[Advance]:
         """Enter a step that takes a while; yields ``advance(done, total)``."""
 
     def say(self, line: str) -> None:
         """One line worth reading."""
-
-
-class _Step(Protocol):
-    def __enter__(self) -> Advance: ...
-
-    def __exit__(self, *error: object) -> bool | None: ...
 
 
 class Silent:

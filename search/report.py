@@ -10,6 +10,8 @@ from rich.table import Table
 
 from sparsefront.spaces import InputError
 
+PICTURES = (".png", ".svg", ".pdf", ".html")
+
 
 def result_table(result: Mapping[str, Any]) -> Table:
     """Dense teacher, best uniform and winner side by side."""
@@ -36,6 +38,16 @@ def result_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def costs_line(result: Mapping[str, Any]) -> str:
+    """Where the time went."""
+    walls = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result["wall_seconds"].items())
+    return (
+        f"{walls}; {result['seconds_per_evaluation']:.2f} s per evaluation, "
+        f"{result['forward_share_of_actor_time']:.0%} of it in the forward pass; "
+        f"{result['driver_peak_memory_mib']:.0f} MiB peak in the driver"
+    )
+
+
 def front_table(front: Sequence[Mapping[str, Any]], *, metric: str, budget_us: float) -> Table:
     """The non-dominated set, best first; a star marks what keeps the budget."""
     table = Table(title=f"Pareto front ({len(front)} genomes, budget {budget_us:.0f} us)", title_justify="left")
@@ -58,14 +70,21 @@ def plot_front(
     metric: str,
     title: str,
 ) -> None:
-    """Draw all evaluations, the front and the budget; ``.html`` is interactive, ``.png`` and ``.svg`` are not."""
+    """Draw all evaluations, the front and the budget; ``.html`` is interactive, the others are not."""
+    check_plot(path, overwrite=True)
     ordered = sorted(front, key=lambda row: float(row["latency_us"]))
-    if path.suffix == ".html":
-        _plot_html(path, evaluated, ordered, budget_us, metric, title)
-    elif path.suffix in (".png", ".svg", ".pdf"):
-        _plot_image(path, evaluated, ordered, budget_us, metric, title)
-    else:
-        raise InputError(f"--plot {path}: the file must end in .png, .svg, .pdf or .html")
+    draw = _plot_html if path.suffix.lower() == ".html" else _plot_image
+    draw(path, evaluated, ordered, budget_us, metric, title)
+
+
+def check_plot(path: Path, *, overwrite: bool) -> None:
+    """Refuse a picture that cannot be drawn or that would replace a file."""
+    if path.suffix.lower() not in PICTURES:
+        raise InputError(f"--plot {path}: the file must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}")
+    if not path.parent.is_dir():
+        raise InputError(f"--plot {path}: no such folder: {path.parent}")
+    if path.exists() and not overwrite:
+        raise InputError(f"--plot {path}: exists already; choose another file or add --overwrite")
 
 
 def _plot_image(

@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import fcntl
-import time
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sparsefront import __version__
+from sparsefront.latency.runtimes import runtime
 from sparsefront.models.backbone import Backbone, load_backbone
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.search.budget import budget_of, check_budget, check_one_budget
+from sparsefront.search.costs import costs
 from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, space_of, sweep_uniform
-from sparsefront.search.export import publish
+from sparsefront.search.export import check_out, publish
 from sparsefront.search.finalists import Finalist, finish, screen
 from sparsefront.search.front import Evaluated, evaluated_of, front
-from sparsefront.search.prepare import Measured, Prepared, measure, prepare
+from sparsefront.search.prepare import Measured, Prepared, check_length, measure, prepare
 from sparsefront.search.progress import Reporter, Silent
+from sparsefront.search.run_file import RUN, BackboneRef, RunFile, TaskRef, task_at
 from sparsefront.search.settings import PrepareSettings, SearchSettings
-from sparsefront.search.steps import read_json, read_record, write_json
+from sparsefront.search.steps import difference, read_json, read_record, write_json
 from sparsefront.search.studies import open_study
 from sparsefront.search.versions import versions
 from sparsefront.spaces import Genome, InputError
 
-BUILTIN_TASK = "builtin"
-RUN, RESULT, LOCK, FINALISTS = "run.json", "result.json", ".lock", "finalists"
-MAY_CHANGE = ("evaluations", "workers", "finalists", "uniform")
+RESULT, LOCK, FINALISTS = "result.json", ".lock", "finalists"
+MAY_CHANGE = {"evaluations", "workers", "finalists", "uniform"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,6 @@ class Run:
         settings: SearchSettings,
         preparation: PrepareSettings | None = None,
         shared: Path | None = None,
-        task_source: str = BUILTIN_TASK,
         reporter: Reporter | None = None,
     ) -> None:
         check_one_budget(settings)
@@ -81,75 +82,91 @@ class Run:
         self.settings = settings
         self.preparation = preparation or PrepareSettings()
         self.shared = shared or folder
-        self.task_source = task_source
-        self.reporter = reporter or Silent()
+        self.reporter: Reporter = reporter or Silent()
 
     @classmethod
     def reopen(cls, folder: Path, *, reporter: Reporter | None = None) -> Run:
         """The run of a folder, with the task, backbone and settings it was made with."""
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such run folder")
-        record = read_json(folder / "run.json")
-        try:
-            source = record["task"]["source"]
-            task = Task.builtin() if source == BUILTIN_TASK else Task.from_file(source)
-            run = cls(
-                folder,
-                task=task,
-                backbone=load_backbone(record["backbone"]["name"]),
-                settings=SearchSettings.model_validate_json(record["search"]),
-                preparation=PrepareSettings.model_validate_json(record["prepare"]),
-                shared=Path(record["shared"]),
-                task_source=source,
-                reporter=reporter,
-            )
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{folder / 'run.json'}: key {error} is missing or of the wrong type") from error
+        record = RunFile.read(folder)
+        run = cls(
+            folder,
+            task=task_at(record.task.source),
+            backbone=load_backbone(record.backbone.source),
+            settings=record.search,
+            preparation=record.prepare,
+            shared=record.prepared_folder(folder),
+            reporter=reporter,
+        )
         run.check_same(record)
         return run
 
-    def check_same(self, record: dict[str, Any]) -> None:
-        """Refuse a folder that belongs to another task, backbone or search."""
-        path = self.folder / "run.json"
-        for noun, own in (("task", self.task.fingerprint), ("backbone", self.backbone.fingerprint)):
-            if record[noun]["fingerprint"] != own:
+    def check_same(self, record: RunFile) -> None:
+        """Refuse a folder that belongs to another task, backbone or search.
+
+        Until the first genome is evaluated the search may still change, its budget above all; afterwards only what
+        adds to it (``MAY_CHANGE``) may.
+        """
+        own, path = self.record(), self.folder / RUN
+        for noun, was, asked in (("task", record.task, own.task), ("backbone", record.backbone, own.backbone)):
+            if was.fingerprint != asked.fingerprint:
                 raise InputError(
-                    f"{path}: this run folder belongs to another {noun} "
-                    f"({record[noun]['name']}, not {self._names()[noun]}); choose another --out"
+                    f"{path}: this run folder belongs to another {noun} ({was.name}, asked {asked.name}); "
+                    "choose another --out"
                 )
-        old = SearchSettings.model_validate_json(record["search"]).model_dump()
-        for key, value in self.settings.model_dump().items():
-            if key not in MAY_CHANGE and old[key] != value:
-                raise InputError(
-                    f"{path}: this run was made with {key}={old[key]}, asked {value}; choose another --out"
-                )
+        changed = difference(record.prepare.model_dump(mode="json"), own.prepare.model_dump(mode="json"))
+        if changed is None:
+            changed = difference({"prepared": record.shared}, {"prepared": own.shared})
+        if changed is None and (self.folder / STUDY_FILE).exists():
+            was_search, asked_search = (one.search.model_dump(mode="json", exclude=MAY_CHANGE) for one in (record, own))
+            changed = difference(was_search, asked_search)
+        if changed is not None:
+            raise InputError(f"{path}: this run {changed}; choose another --out")
+
+    def record(self) -> RunFile:
+        """What ``run.json`` says of this run."""
+        source = Path(self.backbone.name).expanduser()
+        name = self.backbone.name
+        return RunFile(
+            sparsefront=__version__,
+            task=TaskRef(
+                name=self.task.name,
+                source=self.task.source,
+                fingerprint=self.task.fingerprint,
+                metric=self.task.spec.metric,
+            ),
+            backbone=BackboneRef(
+                name=name,
+                source=str(source.resolve()) if name != "minilm" and source.is_dir() else name,
+                fingerprint=self.backbone.fingerprint,
+            ),
+            search=self.settings,
+            prepare=self.preparation,
+            shared=None if self.shared.resolve() == self.folder.resolve() else str(self.shared.resolve()),
+        )
 
     def execute(self) -> RunResult:
-        """Every step that is not done yet, in order."""
+        """Every step that is not done yet, in order; a run that has its result keeps it."""
+        self._check()
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            self._sign()
-            walls: dict[str, float] = {}
-            with _timed(walls, "profile"):
-                measured = self.measure()
+            write_json(self.folder / RUN, self.record().model_dump(mode="json"))
+            if self._is_finished():
+                self.reporter.say("this run is finished; here is its result")
+                return self.result()
+            measured = self.measure()
             budget_us = self.budget_us(measured)
-            with _timed(walls, "prepare"):
-                prepared = self.prepare(measured)
+            prepared = self.prepare(measured)
             with fitness_pool(prepared, self.settings) as pool:
-                with _timed(walls, "search"):
-                    report, found = explore(
-                        self.folder, prepared, self.settings, budget_us, pool=pool, reporter=self.reporter
-                    )
+                report, found = explore(
+                    self.folder, prepared, self.settings, budget_us, pool=pool, reporter=self.reporter
+                )
                 uniform: list[Evaluated] = []
                 if self.settings.uniform != "none":
-                    with _timed(walls, "uniform"):
-                        uniform = sweep_uniform(
-                            self.folder, prepared, self.settings, budget_us, pool=pool, reporter=self.reporter
-                        )
-            with _timed(walls, "finalists"):
-                result = self._finalise(prepared, budget_us, found, uniform)
-            result |= {"search": asdict(report), "wall_seconds": walls}
-            write_json(self.folder / RESULT, result)
+                    uniform = sweep_uniform(
+                        self.folder, prepared, self.settings, budget_us, pool=pool, reporter=self.reporter
+                    )
+            result = self._finalise(prepared, budget_us, found, uniform)
+            write_json(self.folder / RESULT, {**result, "search": asdict(report)})
             return self.result()
 
     def measure(self) -> Measured:
@@ -207,8 +224,7 @@ class Run:
 
     def result(self) -> RunResult:
         """The finished run's result; ``InputError`` when it is not finished."""
-        values = read_json(self.folder / RESULT)
-        return RunResult(values, self.folder / FINALISTS / values["winner"]["genome"])
+        return read_result(self.folder)
 
     def evaluated(self) -> list[Evaluated]:
         """What the search has evaluated so far, also while it is running."""
@@ -223,37 +239,13 @@ class Run:
         Raises:
             InputError: the run is not finished, or it has not evaluated that genome.
         """
-        result = self.result().values
-        known = {row["genome"]: row for row in (*result["finalists"], result["winner"])}
-        key = result["winner"]["genome"] if genome is None else genome.key()
-        row = known.get(key) or self._finish_late(key)
-        source = self.folder / FINALISTS / key
-        tested = result["winner"]["test_quality"] if key == result["winner"]["genome"] else None
-        chosen = Genome.parse(key)
-        sparse_config = {
-            **row,
-            "heads": list(chosen.column("heads")),
-            "ffn_units": list(chosen.column("ffn_units")),
-            "keep_percent": list(chosen.column("keep_percent")),
-            "test_quality": tested,
-            "budget_us": result["budget_us"],
-            "metric": result["metric"],
-            "task": read_json(self.folder / RUN)["task"],
-            "backbone": result["backbone"],
-            "fingerprint": result["fingerprint"],
-            "versions": result["versions"],
-        }
-        publish(source, out, sparse_config, overwrite=overwrite)
-        return sparse_config
+        return _export(self.folder, out, genome, overwrite, lambda: self)
 
-    def _finish_late(self, key: str) -> dict[str, Any]:
+    def finish_late(self, one: Evaluated) -> dict[str, Any]:
         """Make a finalist of a genome that the search has evaluated but not chosen."""
-        evaluated = {one.genome.key(): one for one in self.evaluated()}
-        if key not in evaluated:
-            raise InputError(f"--genome {key}: not among the {len(evaluated)} genomes that {self.folder} has evaluated")
         with self._locked():
             prepared = self.prepare(self.measure())
-            return asdict(self.finish(prepared, evaluated[key], "fine-tuning"))
+            return asdict(self.finish(prepared, one, "fine-tuning"))
 
     def _finalise(
         self, prepared: Prepared, budget_us: float, found: list[Evaluated], uniform: list[Evaluated]
@@ -275,11 +267,14 @@ class Run:
             parameters=sum(parameter.numel() for parameter in prepared.teacher.parameters()),
         )
         rows = {"dense": self._tested(prepared, dense, prepared.teacher), "winner": self._tested(prepared, winner)}
-        if uniform:
-            best = self.best_of(prepared, by_quality(uniform), budget_us, "best uniform")
-            rows["uniform"] = self._tested(prepared, best[0])
+        compared = self._best_uniform(prepared, uniform, budget_us)
+        if compared:
+            rows["uniform"] = self._tested(prepared, compared[0])
+        made = {one.genome: self.folder / FINALISTS / one.genome for one in (*finalists, *compared)}
+        studies = [open_study(self.folder / STUDY_FILE, name=name) for name in ("search", "uniform")]
         return {
             **rows,
+            "settings": self.settings.model_dump(mode="json"),
             "task": self.task.report(),
             "metric": self.task.spec.metric,
             "backbone": self.backbone.name,
@@ -289,7 +284,18 @@ class Run:
             "fingerprint": prepared.measured.table.fingerprint.to_json(),
             "table_error": asdict(prepared.measured.table.error),
             "versions": versions(),
+            **costs(self.shared, made.values(), *studies),
         }
+
+    def _best_uniform(self, prepared: Prepared, uniform: list[Evaluated], budget_us: float) -> list[Finalist]:
+        """Fine-tuned uniform genomes, best first; none when the machine meets the budget with none of them."""
+        if not uniform:
+            return []
+        try:
+            return self.best_of(prepared, by_quality(uniform), budget_us, "best uniform")
+        except InputError as error:  # a comparison that fails must not cost the winner
+            self.reporter.say(f"no uniform genome to compare with: {error}")
+            return []
 
     def _tested(self, prepared: Prepared, one: Finalist, model: CrossEncoder | None = None) -> dict[str, Any]:
         """A row of the result with its quality on the test rows: the only place that scores them."""
@@ -298,31 +304,29 @@ class Run:
         logits = score_rows(model, rows, precision="fp32")
         return {**asdict(one), "test_quality": quality(self.task.spec.metric, rows.positive, rows.target, logits)}
 
-    def _sign(self) -> None:
-        """Write what this run is, or refuse the folder of another one."""
-        path = self.folder / RUN
-        if path.exists():
-            self.check_same(read_json(path))
+    def _check(self) -> None:
+        """Refuse what can be refused before anything is created."""
+        runtime(self.preparation.runtime, threads=self.preparation.threads)
+        check_length(self.backbone, self.task.spec.max_length)
+        space_of(self.backbone.widths, self.settings)
+        cpus = os.cpu_count() or 1
+        if self.settings.workers > cpus:
+            raise InputError(f"--workers {self.settings.workers}: this machine has {cpus} CPUs")
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder}: is a file; choose another --out")
+        if (self.folder / RUN).exists():
+            self.check_same(RunFile.read(self.folder))
         elif any(child.name != LOCK for child in self.folder.iterdir()):
             raise InputError(f"{self.folder}: is not empty and not a run folder (no {RUN}); choose another --out")
-        names = self._names()
-        record = {
-            "sparsefront": __version__,
-            "task": {
-                "name": names["task"],
-                "source": self.task_source,
-                "fingerprint": self.task.fingerprint,
-                "metric": self.task.spec.metric,
-            },
-            "backbone": {"name": names["backbone"], "fingerprint": self.backbone.fingerprint},
-            "search": self.settings.model_dump_json(),
-            "prepare": self.preparation.model_dump_json(),
-            "shared": str(self.shared),
-        }
-        write_json(path, record)
 
-    def _names(self) -> dict[str, str]:
-        return {"task": self.task.name, "backbone": self.backbone.name}
+    def _is_finished(self) -> bool:
+        """Whether the result stands and was made with these settings; the number of workers does not matter."""
+        if not (self.folder / RESULT).exists():
+            return False
+        was = self.result().values.get("settings", {})
+        return difference({**was, "workers": 0}, {**self.settings.model_dump(mode="json"), "workers": 0}) is None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -347,16 +351,74 @@ class RunRecord:
 
 def read_run(folder: Path) -> RunRecord:
     """The evaluations of a run and its budget; ``InputError`` when the folder is no run or has no study yet."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such run folder")
-    record = read_json(folder / RUN)
+    record = RunFile.read(folder)
+    evaluated = evaluated_in(folder)
+    latency = read_record(record.prepared_folder(folder) / "latency")["result"]
     try:
-        dense_us = float(read_record(Path(record["shared"]) / "latency")["result"]["dense_us"])
-        budget_us = budget_of(SearchSettings.model_validate_json(record["search"]), dense_us)
-        name, metric = record["task"]["name"], record["task"]["metric"]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / RUN}: key {error} is missing or of the wrong type") from error
-    return RunRecord(name, metric, budget_us, evaluated_in(folder))
+        budget_us = budget_of(record.search, float(latency["dense_us"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{record.prepared_folder(folder) / 'latency'}: damaged step.json: {error}") from error
+    return RunRecord(record.task.name, record.task.metric, budget_us, evaluated)
+
+
+def read_result(folder: Path) -> RunResult:
+    """A finished run's result; ``InputError`` when the run is not finished or the file is damaged."""
+    RunFile.read(folder)
+    path = folder / RESULT
+    if not path.exists():
+        raise InputError(f"{folder}: this run is not finished (no {RESULT}); the command that started it continues it")
+    values = read_json(path)
+    wanted = {"winner", "dense", "finalists", "front", "budget_us", "metric", "fingerprint", "versions", "backbone"}
+    missing = sorted(wanted - set(values)) if isinstance(values, dict) else sorted(wanted)
+    if missing:
+        raise InputError(f"{path}: damaged: key {missing[0]!r} is missing")
+    return RunResult(values, folder / FINALISTS / values["winner"]["genome"])
+
+
+def export_run(
+    folder: Path,
+    out: Path,
+    *,
+    genome: Genome | None = None,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """What :meth:`Run.export` does; only a genome that must be fine-tuned first needs the task's data."""
+    return _export(folder, out, genome, overwrite, lambda: Run.reopen(folder, reporter=reporter))
+
+
+def _export(
+    folder: Path, out: Path, genome: Genome | None, overwrite: bool, reopen: Callable[[], Run]
+) -> dict[str, Any]:
+    result = read_result(folder).values
+    check_out(out, overwrite=overwrite)
+    rows = [*result["finalists"], result.get("uniform"), result["winner"]]
+    known = {row["genome"]: row for row in rows if row is not None}
+    key = result["winner"]["genome"] if genome is None else genome.key()
+    if key not in known:
+        evaluated = {one.genome.key(): one for one in evaluated_in(folder)}
+        if key not in evaluated:
+            raise InputError(
+                f"--genome {key}: not among the {len(evaluated)} genomes that {folder} has evaluated; "
+                "`sparsefront front` lists the best"
+            )
+        known[key] = reopen().finish_late(evaluated[key])
+    chosen = Genome.parse(key)
+    sparse_config = {
+        "test_quality": None,
+        **known[key],
+        "heads": list(chosen.column("heads")),
+        "ffn_units": list(chosen.column("ffn_units")),
+        "keep_percent": list(chosen.column("keep_percent")),
+        "budget_us": result["budget_us"],
+        "metric": result["metric"],
+        "task": RunFile.read(folder).task.model_dump(),
+        "backbone": result["backbone"],
+        "fingerprint": result["fingerprint"],
+        "versions": result["versions"],
+    }
+    publish(folder / FINALISTS / key, out, sparse_config, overwrite=overwrite)
+    return sparse_config
 
 
 def evaluated_in(folder: Path) -> list[Evaluated]:
@@ -389,10 +451,3 @@ def by_quality(evaluated: Sequence[Evaluated]) -> list[Evaluated]:
 def front_rows(evaluated: Sequence[Evaluated], budget_us: float) -> list[dict[str, Any]]:
     """The front as JSON rows, best quality first."""
     return evaluated_rows(front(evaluated)[::-1], budget_us)
-
-
-@contextmanager
-def _timed(walls: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    walls[name] = time.perf_counter() - started

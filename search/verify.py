@@ -17,7 +17,8 @@ from sparsefront.models.metrics import quality
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
-from sparsefront.search.export import measure_export, read_sparse_config
+from sparsefront.models.task_file import TaskFile
+from sparsefront.search.export import SparseConfig, measure_export
 from sparsefront.spaces import Genome, InputError
 
 PARITY_LIMIT = 1e-4
@@ -37,6 +38,7 @@ class Verification:
         parity_holds: whether it is at most 1e-4.
         test_quality: on the test rows, by the serving runtime's logits; ``None`` without the data.
         promised_quality: what the export says of the same rows.
+        rows_note: why the test rows were not scored; ``None`` when they were.
         machine_differences: how this machine differs from the one that measured the export.
     """
 
@@ -48,6 +50,7 @@ class Verification:
     parity_holds: bool
     test_quality: float | None
     promised_quality: float | None
+    rows_note: str | None
     machine_differences: list[str]
 
     @property
@@ -67,8 +70,8 @@ def verify(folder: Path, *, task: Task | None = None, tolerance: float = 0.0) ->
     Raises:
         InputError: no export, or a damaged one; a task that is not the export's.
     """
-    config = read_sparse_config(folder)
-    stated = MachineFingerprint.from_json(config["fingerprint"])
+    config = SparseConfig.read(folder)
+    stated = MachineFingerprint.from_json(config.fingerprint)
     serving = runtime(stated.runtime, threads=stated.threads)
     here = MachineFingerprint.here(
         runtime=serving.name,
@@ -77,25 +80,26 @@ def verify(folder: Path, *, task: Task | None = None, tolerance: float = 0.0) ->
         length_tokens=stated.length_tokens,
     )
     model = CrossEncoder.from_pretrained(folder).eval()
-    if model.genome != Genome.parse(config["genome"]):
-        raise InputError(f"{folder}: sparse_config.json says {config['genome']}, the model is {model.genome}")
+    if model.genome != Genome.parse(config.genome):
+        raise InputError(f"{folder}: sparse_config.json says {config.genome}, the model is {model.genome}")
     session = serving.load_export(folder)
-    rows = _test_rows(folder, config, task)
+    rows, rows_note = _test_rows(folder, config, task)
     sample = random_rows(model, stated.length_tokens) if rows is None else rows.stratified(PARITY_ROWS, 0)
     parity = float(np.abs(_served(session, sample) - score_rows(model, sample, precision="fp32")).max())
     stats = measure_export(folder, serving, length_tokens=stated.length_tokens)
     test_quality = None
     if rows is not None:
-        test_quality = quality(config["metric"], rows.positive, rows.target, _served(session, rows))
+        test_quality = quality(config.metric, rows.positive, rows.target, _served(session, rows))
     return Verification(
         measured_us=stats.median_us,
         measured_p95_us=stats.p95_us,
-        budget_us=config["budget_us"],
-        within_budget=stats.median_us <= config["budget_us"] * (1 + tolerance),
+        budget_us=config.budget_us,
+        within_budget=stats.median_us <= config.budget_us * (1 + tolerance),
         parity=parity,
         parity_holds=parity <= PARITY_LIMIT,
         test_quality=test_quality,
-        promised_quality=config.get("test_quality"),
+        promised_quality=config.test_quality,
+        rows_note=rows_note,
         machine_differences=stated.differences(here),
     )
 
@@ -123,15 +127,27 @@ def _served(session: Any, rows: TokenRows) -> NDArray[np.float32]:
     return logits
 
 
-def _test_rows(folder: Path, config: dict[str, Any], task: Task | None) -> TokenRows | None:
+def _test_rows(folder: Path, config: SparseConfig, task: Task | None) -> tuple[TokenRows | None, str | None]:
+    """The export's test rows, or why there are none. Only a task that was asked for must be the export's."""
     if task is None:
-        source = config["task"]["source"]
-        if source == "builtin":
-            task = Task.builtin()
-        elif Path(source).is_file():
-            task = Task.from_file(source)
-        else:
-            return None
-    if task.fingerprint != config["task"]["fingerprint"]:
-        raise InputError(f"{folder}: was made for task {config['task']['name']!r}, the rows given are of another")
-    return task.tokenise(AutoTokenizer.from_pretrained(folder))["test"]
+        task, note = _task_of(config.task.source)
+        if task is None:
+            return None, note
+        if task.fingerprint != config.task.fingerprint:
+            return None, f"{config.task.source} is no longer what the export was made for"
+    if task.fingerprint != config.task.fingerprint:
+        raise InputError(f"{folder}: was made for task {config.task.name!r}, the rows given are of another")
+    return task.tokenise(AutoTokenizer.from_pretrained(folder))["test"], None
+
+
+def _task_of(source: str | None) -> tuple[Task | None, str | None]:
+    if source is None:
+        return None, "they were given by a program and are in no file"
+    path = Path(source)
+    if path.is_absolute():  # a task file; the built-in log needs none
+        if not path.is_file():
+            return None, f"{path} is not there"
+        data = TaskFile.read(path).data_path(path.parent)
+        if not data.exists():
+            return None, f"{data} is not there"
+    return Task.from_source(source), None
