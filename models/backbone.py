@@ -20,6 +20,16 @@ from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.spaces import InputError, Widths
 
 _WEIGHTS = "model.safetensors"
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
+_OPTIONAL_SIZES = ("type_vocab_size", "head_dim")
 _LAYER_NAMES = {
     "attention.self.query": "query",
     "attention.self.key": "key",
@@ -93,11 +103,7 @@ def load_backbone(name: str) -> Backbone:
     except (SafetensorError, OSError) as error:
         raise InputError(f"backbone {name}: {weights_file} is damaged or truncated: {error}") from error
     weights = _rename(name, tensors, config)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:
-        line = " ".join(str(error).split())
-        raise InputError(f"backbone {name}: no usable tokenizer in {folder}: {line}") from error
+    tokenizer = _read_tokenizer(name, folder, config)
     digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
     return Backbone(name=name, config=config, weights=weights, tokenizer=tokenizer, fingerprint=digest)
 
@@ -127,6 +133,23 @@ def _resolve(name: str) -> Path:
         ) from error
 
 
+def _read_tokenizer(name: str, folder: Path, config: CrossEncoderConfig) -> PreTrainedTokenizerBase:
+    # Without these files Hugging Face makes a tokenizer to which every word is unknown.
+    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        raise InputError(f"backbone {name}: no tokenizer in {folder}; expected {' or '.join(_TOKENIZER_FILES)}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"backbone {name}: no usable tokenizer in {folder}: {line}") from error
+    if len(tokenizer) > config.vocab_size:
+        raise InputError(
+            f"backbone {name}: the tokenizer in {folder} has {len(tokenizer)} entries, "
+            f"more than the model's vocab_size of {config.vocab_size}"
+        )
+    return tokenizer
+
+
 def _read_config(name: str, folder: Path) -> CrossEncoderConfig:
     path = folder / "config.json"
     try:
@@ -135,6 +158,8 @@ def _read_config(name: str, folder: Path) -> CrossEncoderConfig:
         raise InputError(f"backbone {name}: {path} is missing") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"backbone {name}: {path} is not valid JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"backbone {name}: {path} must hold a JSON object, got {type(raw).__name__}")
     if raw.get("model_type") != "bert":
         raise InputError(f"backbone {name}: model_type in {path} must be 'bert', got {raw.get('model_type')!r}")
     if raw.get("hidden_act", "gelu") not in ACTIVATIONS:
@@ -144,15 +169,18 @@ def _read_config(name: str, folder: Path) -> CrossEncoderConfig:
             f"backbone {name}: position_embedding_type must be absolute, got {raw['position_embedding_type']!r}"
         )
     try:
-        heads, layers = int(raw["num_attention_heads"]), int(raw["num_hidden_layers"])
+        for key in (*_SIZES, *(key for key in _OPTIONAL_SIZES if raw.get(key) is not None)):
+            if type(raw[key]) is not int or raw[key] < 1:
+                raise ValueError(f"{key} must be an integer of at least 1, got {raw[key]!r}")
+        heads, layers = raw["num_attention_heads"], raw["num_hidden_layers"]
         return CrossEncoderConfig(
             vocab_size=raw["vocab_size"],
             hidden_size=raw["hidden_size"],
             head_size=raw.get("head_dim") or raw["hidden_size"] // heads,
             layer_heads=(heads,) * layers,
-            layer_ffn_units=(int(raw["intermediate_size"]),) * layers,
+            layer_ffn_units=(raw["intermediate_size"],) * layers,
             max_position_embeddings=raw["max_position_embeddings"],
-            type_vocab_size=raw.get("type_vocab_size", 2),
+            type_vocab_size=raw.get("type_vocab_size") or 2,
             hidden_act=raw.get("hidden_act", "gelu"),
             layer_norm_eps=raw.get("layer_norm_eps", 1e-12),
             pad_token_id=raw.get("pad_token_id", 0),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
@@ -92,13 +93,14 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
         """Load a checkpoint; safetensors only, and every tensor must be there in the shape the config states.
 
         Raises:
-            InputError: for missing, unexpected or mismatched tensors (Hugging Face would fill those at random).
+            InputError: for missing, unexpected or mismatched tensors (Hugging Face would fill those at random), a
+                damaged file or a configuration that makes no model.
         """
         kwargs.update(use_safetensors=True, ignore_mismatched_sizes=False, output_loading_info=True)
         kwargs.pop("trust_remote_code", None)
         try:
             model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RuntimeError, OSError, ValueError, TypeError, SafetensorError) as error:
             line = " ".join(str(error).split())
             raise InputError(f"{pretrained_model_name_or_path}: cannot load a CrossEncoder: {line}") from error
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):

@@ -77,11 +77,11 @@ class UnitOrder:
         """Inverse of :meth:`save`; ``InputError`` for a damaged file."""
         try:
             arrays = load_file(path)
-            layers = range(len(arrays) // 4)
-            columns = {
-                name: tuple(arrays[f"{layer}.{name}"] for layer in layers)
-                for name in ("heads", "ffn_units", "head_importance", "ffn_importance")
-            }
+            names = ("heads", "ffn_units", "head_importance", "ffn_importance")
+            layers = range(len(arrays) // len(names))
+            columns = {name: tuple(arrays[f"{layer}.{name}"] for layer in layers) for name in names}
+            if not arrays or len(arrays) % len(names):
+                raise KeyError(f"{len(arrays)} arrays are not {len(names)} for each layer")
         except (SafetensorError, OSError, KeyError) as error:
             raise InputError(f"{path}: not a unit order, damaged or truncated: {error}") from error
         return cls(**columns)
@@ -118,7 +118,7 @@ def fisher_importance(
         encoded = model.encoder(tensors.input_ids, tensors.attention_mask, tensors.token_type_ids, gates=gates)
         loss = functional.binary_cross_entropy_with_logits(model.rank(encoded), tensors.target, reduction="sum")
         leaves = [leaf for gate in gates for leaf in (gate.heads, gate.units)]
-        gradients = torch.autograd.grad(loss, leaves)
+        gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)  # a layer may have no units
         for layer in range(len(genome)):
             heads[layer] += gradients[2 * layer].square().sum(0).double().cpu().numpy()
             units[layer] += gradients[2 * layer + 1].square().sum(0).double().cpu().numpy()

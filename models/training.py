@@ -93,9 +93,12 @@ def train(
         progress: called with (tokens seen, tokens in all).
 
     Raises:
-        ValueError: if distillation is asked for without teacher logits, or they do not fit the rows.
+        ValueError: if there are no rows, or distillation is asked for without teacher logits, or they do not fit the
+            rows.
         FloatingPointError: if the loss stops being finite.
     """
+    if not len(rows):
+        raise ValueError("rows must not be empty, got none")
     if options.distil_share and teacher_logits is None:
         raise ValueError("distil_share is positive, but there are no teacher logits")
     if teacher_logits is not None and len(teacher_logits) != len(rows):
@@ -141,7 +144,7 @@ def mix_targets(
     """Label and teacher's probability mixed; the BCE to the mixture is the mixture of both BCEs."""
     if teacher_logits is None or distil_share == 0:
         return target.astype(np.float32)
-    probability = 1.0 / (1.0 + np.exp(-teacher_logits.astype(np.float64)))
+    probability = np.exp(-np.logaddexp(0.0, -teacher_logits.astype(np.float64)))
     return (distil_share * probability + (1.0 - distil_share) * target).astype(np.float32)
 
 
