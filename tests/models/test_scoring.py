@@ -1,0 +1,70 @@
+"""Scores of rows: their order, their precision, and a model left as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.models.tiny import make_model, make_rows
+
+from sparsefront.models.scoring import score_rows
+from sparsefront.spaces import Genome
+
+DENSE = Genome.uniform(2, heads=3, ffn_units=20)
+
+
+def alone(lengths: list[int], genome: Genome) -> list[float]:
+    """Logits of the rows, one model call each, in their own order."""
+    model, rows = make_model(DENSE), make_rows(lengths)
+    found = []
+    with torch.no_grad():
+        for row in range(len(rows)):
+            part = slice(rows.offsets[row], rows.offsets[row + 1])
+            ids, types = (torch.from_numpy(array[part]).long()[None] for array in (rows.input_ids, rows.token_type_ids))
+            found.append(model(ids, token_type_ids=types, genome=genome).logits.item())
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(1, 100))
+def test_logits_come_in_the_rows_own_order(lengths: list[int], tokens_per_batch: int) -> None:
+    logits = score_rows(make_model(DENSE), make_rows(lengths), tokens_per_batch=tokens_per_batch, precision="fp32")
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, alone(lengths, DENSE), atol=1e-5)
+
+
+def test_the_genome_asked_for_is_run() -> None:
+    lengths = [7, 3, 12]
+    genome = Genome.parse("h1.f5.k1.00-h2.f0.k1.00")
+    logits = score_rows(make_model(DENSE), make_rows(lengths), genome=genome, precision="fp32")
+    np.testing.assert_allclose(logits, alone(lengths, genome), atol=1e-5)
+    slim = score_rows(make_model(DENSE).slim(genome), make_rows(lengths), precision="fp32")
+    np.testing.assert_allclose(logits, slim, atol=1e-5)
+    assert not np.allclose(logits, alone(lengths, DENSE), atol=1e-3)
+
+
+def test_bf16_is_close_and_not_equal() -> None:
+    model, rows = make_model(DENSE), make_rows([7, 3, 12, 5])
+    exact = score_rows(model, rows, precision="fp32")
+    rounded = score_rows(model, rows, precision="bf16")
+    assert rounded.dtype == np.float32
+    assert (exact != rounded).any()
+    np.testing.assert_allclose(rounded, exact, atol=0.2)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_is_left_in_its_mode_and_scored_without_dropout(training: bool) -> None:
+    model, rows = make_model(DENSE).train(training), make_rows([7, 3])
+    seen: list[tuple[int, int]] = []
+    logits = score_rows(
+        model, rows, tokens_per_batch=1, precision="fp32", progress=lambda done, total: seen.append((done, total))
+    )
+    assert model.training is training
+    np.testing.assert_allclose(logits, alone([7, 3], DENSE), atol=1e-5)
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_no_rows_have_no_logits() -> None:
+    assert score_rows(make_model(DENSE), make_rows([])).shape == (0,)
