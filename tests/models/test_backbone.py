@@ -61,9 +61,10 @@ def hidden_of(folder: Path) -> Tensor:
 # -- what is read ----------------------------------------------------------------------------------------------------
 
 
-def test_local_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"hidden_act": "relu"}, {"layer_norm_eps": 0.1}], ids=str)
+def test_local_folder(tmp_path: Path, changes: dict[str, Any]) -> None:
     folder = tmp_path / "bert"
-    bert = write_checkpoint(folder)
+    bert = write_checkpoint(folder, **changes)
     backbone = load_backbone(str(folder))
     assert backbone.name == str(folder)
     assert backbone.widths == Widths(layers=2, heads=4, ffn_units=48)

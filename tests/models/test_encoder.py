@@ -208,6 +208,19 @@ def test_without_any_attention_the_leading_tokens_stay() -> None:
     torch.testing.assert_close(whole, cut.logits, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("keep_percent", [100, 60])
+@pytest.mark.parametrize("slim", [False, True])
+def test_a_layer_without_heads_prunes_by_the_latest_attention(keep_percent: int, slim: bool) -> None:
+    genome = Genome.parse("h3.f20.k1.00-h0.f20.k0.40-h3.f20.k1.00").replace(0, "keep_percent", keep_percent)
+    supernet = make_model(SUPERNET)
+    small = supernet.slim(genome)
+    feeds = make_feeds([20, 13, 2], 7)
+    expected = torch.from_numpy(reference_logits(config_of(small), state_arrays(small), feeds)).float()
+    with torch.no_grad():
+        output = small(**to_torch(feeds)) if slim else supernet(**to_torch(feeds), genome=genome)
+    torch.testing.assert_close(output.logits[:, 0], expected, atol=1e-4, rtol=1e-4)
+
+
 def test_scores_are_returned_where_asked() -> None:
     model = make_model(Genome.parse("h2.f8.k1.00-h2.f8.k0.50-h0.f8.k1.00-h2.f8.k1.00"))
     batch = to_torch(make_feeds([9, 4], 4))

@@ -144,6 +144,20 @@ def test_teacher_logits_stay_with_their_rows_in_every_order() -> None:
     assert auc(model, unseen) > 0.95
 
 
+def test_every_epoch_has_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    batches = TokenRows.batches
+
+    def watched(rows: TokenRows, **arguments: Any) -> Any:
+        seeds.append(arguments["shuffle_seed"])
+        return batches(rows, **arguments)
+
+    monkeypatch.setattr(TokenRows, "batches", watched)
+    for seed in (0, 1):
+        train(fresh(), toy_rows(10), TrainOptions(epochs=3, seed=seed, precision="fp32"))
+    assert len(set(seeds)) == len(seeds) == 6
+
+
 # -- what stays and what repeats -------------------------------------------------------------------------------------
 
 
