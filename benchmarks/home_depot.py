@@ -48,6 +48,7 @@ METHODS = {
     "random joint": {"sampler": "random", "space": "joint"},
     "best uniform": {"uniform": "all"},
 }
+KEEP_PERCENTS = (100, 90, 80, 70, 50, 30)
 FINETUNE = TrainOptions(epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0)
 
 
@@ -83,7 +84,7 @@ class Bench:
 
     def __init__(self, work: Path, task: Task, quick: bool) -> None:
         self.work, self.task = work, task
-        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (200, 1, 4000)
+        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (200, 1, 2000)
         epochs = 0.05 if quick else 2.0
         self.finetune = TrainOptions(**{**vars(FINETUNE), "epochs": 0.05 if quick else FINETUNE.epochs})
         self.preparation = PrepareSettings(
@@ -112,6 +113,8 @@ class Bench:
             evaluations=self.evaluations,
             finalists=self.finalists,
             search_rows=self.search_rows,
+            ffn_granule=128,
+            keep_percents=KEEP_PERCENTS,
             finetune=self.finetune,
             seed=seed,
             **METHODS[method],
