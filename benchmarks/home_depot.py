@@ -56,6 +56,7 @@ def main() -> None:
     """Run what is missing, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rows, evaluations and methods; minutes")
+    parser.add_argument("--report", action="store_true", help="make nothing new, report the cells that are there")
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / "home_depot")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-home-depot")
     arguments = parser.parse_args()
@@ -67,15 +68,18 @@ def main() -> None:
     memory = PeakMemory()
     with memory:
         bench = Bench(work, task, quick)
-        for method, share, seed in cells_of(seeds):
-            bench.cell(method, share, seed)
-        rows = bench.rows(seeds)
+        cells = cells_of(seeds)
+        if arguments.report:
+            cells = [cell for cell in cells if bench.folder(*cell).exists()]
+        for cell in cells:
+            bench.cell(*cell)
+        rows = bench.rows(cells)
     rows.append({"cell": "run", **bench.walls, "peak_memory_gib": memory.peak_gib})
-    write_result("home_depot", rows, targets(rows, seeds), seeds, quick)
+    write_result("home_depot", rows, targets(rows), seeds, quick)
 
 
 def cells_of(seeds: tuple[int, ...]) -> list[tuple[str, str, int]]:
-    """Every (method, share, seed)."""
+    """Every (method, share, seed), what is needed most first."""
     return [(method, share, seed) for seed in seeds for share in SHARES for method in METHODS]
 
 
@@ -84,7 +88,7 @@ class Bench:
 
     def __init__(self, work: Path, task: Task, quick: bool) -> None:
         self.work, self.task = work, task
-        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (200, 1, 2000)
+        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (100, 1, 2000)
         epochs = 0.05 if quick else 2.0
         self.finetune = TrainOptions(**{**vars(FINETUNE), "epochs": 0.05 if quick else FINETUNE.epochs})
         self.preparation = PrepareSettings(
@@ -152,7 +156,11 @@ class Bench:
             }
 
         inputs = {"settings": run.settings.model_dump_json(), "budget_us": budget_us}
-        return run_step(self.work / f"cell-{run.folder.name}", inputs, build)
+        return run_step(self.folder(method, share, seed), inputs, build)
+
+    def folder(self, method: str, share: str, seed: int) -> Path:
+        """Where a finished cell is kept."""
+        return self.work / f"cell-{self.run(method, share, seed).folder.name}"
 
     def explored(self, run: Run, budget_us: float, method: str) -> tuple[list[Evaluated], dict[str, float]]:
         """What a method evaluated. One sweep, within the largest budget, serves all budgets and seeds."""
@@ -182,9 +190,8 @@ class Bench:
             )
         return self._swept
 
-    def rows(self, seeds: tuple[int, ...]) -> list[dict[str, Any]]:
+    def rows(self, cells: list[tuple[str, str, int]]) -> list[dict[str, Any]]:
         """Every cell with its test quality and its latency, measured together with all others."""
-        cells = cells_of(seeds)
         found = {cell: self.cell(*cell) for cell in cells}
         folders = {cell: self.run(*cell).folder / FINALISTS / found[cell]["winner"]["genome"] for cell in cells}
         latency = self.measured_together([self.work / "prepared" / "dense", *folders.values()])
@@ -284,18 +291,23 @@ def write_task(work: Path, data: Path, quick: bool) -> Path:
     return path
 
 
-def targets(rows: list[dict[str, Any]], seeds: tuple[int, ...]) -> list[Target]:
+def targets(rows: list[dict[str, Any]]) -> list[Target]:
     """What is claimed: mean test AUC of the search against each rival, and that measured winners keep the budget."""
 
-    def mean(method: str, share: str) -> float:
-        return float(np.mean([row["test_auc"] for row in rows if row["cell"] == method and row.get("budget") == share]))
+    def auc(method: str, share: str) -> dict[int, float]:
+        return {row["seed"]: row["test_auc"] for row in rows if row["cell"] == method and row.get("budget") == share}
 
     claims = []
     for share in SHARES:
-        ours = mean("searched joint", share)
+        ours = auc("searched joint", share)
         for rival, gain in (("best uniform", 0.008), ("random joint", 0.0), ("searched weights", 0.0)):
-            name = f"test AUC at {share} of the dense latency, searched joint minus {rival}, mean of {len(seeds)} seeds"
-            claims.append(Target(name, ">=", gain, ours - mean(rival, share)))
+            theirs = auc(rival, share)
+            common = sorted(ours.keys() & theirs.keys())
+            difference = float(np.mean([ours[seed] - theirs[seed] for seed in common])) if common else float("nan")
+            name = (
+                f"test AUC at {share} of the dense latency, searched joint minus {rival}, mean of {len(common)} seeds"
+            )
+            claims.append(Target(name, ">=", gain, difference))
     over = max(row["measured_us"] / row["budget_us"] for row in rows if "budget_us" in row)
     claims.append(Target("largest measured latency of a winner, share of its budget", "<=", 1.0, over))
     return claims
