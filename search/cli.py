@@ -182,6 +182,7 @@ def search(
         shared=share,
         reporter=reporter,
     )
+    run.check()
     reporter.say(f"run folder: {folder}")
     result = run.execute()
     export = folder / "export"
@@ -333,8 +334,10 @@ def verify(
     """Re-measure an export, compare it with torch, score the test rows. Exit status 1: over budget or out of parity."""
     quiet_libraries(verbose)
     from sparsefront.models.task import Task
+    from sparsefront.search.export import SparseConfig
     from sparsefront.search.verify import verify as check
 
+    SparseConfig.read(directory)  # before a bar is drawn
     with reporter_for(as_json).step("verifying") as advance:
         found = check(directory, task=None if task is None else Task.from_file(task), tolerance=tolerance)
         advance(1, 1)
@@ -405,7 +408,7 @@ def quiet_libraries(verbose: bool) -> None:
     import optuna
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

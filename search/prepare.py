@@ -173,9 +173,9 @@ def prepare(
     supernet = CrossEncoder.from_pretrained(folder / "supernet")
     return Prepared(
         measured=measured,
-        supernet=supernet.eval(),
+        supernet=supernet,
         order=order,
-        teacher=teacher.eval(),
+        teacher=teacher,
         teacher_logits=logits,
         teacher_quality=float(teacher_result["valid_quality"]),
         rows=rows,

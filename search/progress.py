@@ -1,4 +1,4 @@
-"""Progress of the steps of a run: bars with remaining time on a terminal, nothing elsewhere."""
+"""Progress of the steps of a run: bars with remaining time on a terminal, one line each elsewhere."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class Run:
 
     def execute(self) -> RunResult:
         """Every step that is not done yet, in order; a run that has its result keeps it."""
-        self._check()
+        self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
             write_json(self.folder / RUN, self.record().model_dump(mode="json"))
@@ -304,7 +304,7 @@ class Run:
         logits = score_rows(model, rows, precision="fp32")
         return {**asdict(one), "test_quality": quality(self.task.spec.metric, rows.positive, rows.target, logits)}
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Refuse what can be refused before anything is created."""
         runtime(self.preparation.runtime, threads=self.preparation.threads)
         check_length(self.backbone, self.task.spec.max_length)

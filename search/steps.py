@@ -82,10 +82,10 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _short(value: Any, limit: int = 40) -> str:
-    """JSON of a value for one line: fingerprints and long lists are cut."""
+def _short(value: Any, limit: int = 60) -> str:
+    """JSON of a value for one line: of fingerprints, paths and lists that are long, both ends are shown."""
     text = json.dumps(value, default=str)
-    return text if len(text) <= limit else f"{text[: limit // 2]}..."
+    return text if len(text) <= limit else f"{text[: limit // 4]}...{text[-limit // 2 :]}"
 
 
 @contextmanager

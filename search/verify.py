@@ -79,7 +79,7 @@ def verify(folder: Path, *, task: Task | None = None, tolerance: float = 0.0) ->
         threads=stated.threads,
         length_tokens=stated.length_tokens,
     )
-    model = CrossEncoder.from_pretrained(folder).eval()
+    model = CrossEncoder.from_pretrained(folder)
     if model.genome != Genome.parse(config.genome):
         raise InputError(f"{folder}: sparse_config.json says {config.genome}, the model is {model.genome}")
     session = serving.load_export(folder)
