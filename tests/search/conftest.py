@@ -1,0 +1,113 @@
+"""One finished run of a tiny task, made through the command line and shared by the tests of ``search``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.search.tiny import write_backbone, write_task
+
+from sparsefront.search.cli import main
+from sparsefront.search.prepare import Prepared
+from sparsefront.search.run import Run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Cli = Callable[..., Outcome]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: its folder, the command that made it, and what the command printed."""
+
+    folder: Path
+    command: list[str]
+    report: dict[str, Any]
+
+    def copy(self, target: Path) -> Path:
+        """A copy of the folder, to be damaged."""
+        shutil.copytree(self.folder, target)
+        return target
+
+
+@pytest.fixture(scope="session", autouse=True)
+def token_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Token caches of these tests stand in a folder of their own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSEFRONT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT checkpoint."""
+    return write_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="session")
+def task_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny task."""
+    return write_task(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, backbone: Path, task_file: Path, token_cache: Path) -> Finished:
+    """A finished search; read-only."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    command = search_command(task_file, backbone, folder, evaluations=12)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return Finished(folder, command, json.loads(done.stdout))
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["sparsefront", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        assert ended.value.code is None or isinstance(ended.value.code, int)
+        return Outcome(ended.value.code or 0, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def prepared(finished: Finished) -> Prepared:
+    """Table, teacher and supernet of the finished run."""
+    run = Run.reopen(finished.folder)
+    return run.prepare(run.measure())
+
+
+def search_command(task: Path, backbone: Path, out: Path, *, evaluations: int) -> list[str]:
+    """A small search for a budget that holds on a busy machine too."""
+    arguments = f"--budget-share 0.8 --evaluations {evaluations} --workers 1 --finalists 2 --json".split()
+    return [
+        *(sys.executable, "-m", "sparsefront", "search", str(task), "--backbone", str(backbone), "--out", str(out)),
+        *arguments,
+    ]

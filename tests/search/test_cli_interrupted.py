@@ -1,0 +1,71 @@
+"""Commands that are stopped by a signal, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+from tests.search.conftest import search_command
+
+from sparsefront.search.studies import open_study
+
+EVALUATIONS = 60
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_search_continues(sent: signal.Signals, task_file: Path, backbone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = search_command(task_file, backbone, run, evaluations=EVALUATIONS)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ
+    )
+    while complete_trials(run) < 8 and process.poll() is None:
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
+    if sent == signal.SIGINT:
+        os.killpg(process.pid, sent)  # as a terminal does
+    else:
+        process.send_signal(sent)
+    out, err = process.communicate(timeout=120)
+    assert out == "" and "Traceback" not in err
+    if sent == signal.SIGINT:
+        assert process.returncode == 130
+        assert err.strip().splitlines()[-1].startswith("interrupted; what is finished is kept, the same command cont")
+        assert str(run) in err
+
+    before = finished_trials(run)
+    assert 8 <= len(before) < EVALUATIONS and not (run / "result.json").exists()
+    if sent == signal.SIGINT:
+        return  # what continues is the same
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    after = finished_trials(run)
+    assert len(after) == len({genome for genome, _ in after.values()}) == EVALUATIONS
+    assert {number: after.get(number) for number in before} == before
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert report["search"]["evaluations"] == EVALUATIONS - len(before)
+    assert report["wall_seconds"]["teacher"] > 0.05  # told from the call that trained it
+
+
+def complete_trials(run: Path) -> int:
+    if not (run / "study.db").exists():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{run / 'study.db'}?mode=ro", uri=True) as connection:
+            return int(connection.execute("SELECT COUNT(*) FROM trials WHERE state = 'COMPLETE'").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+def finished_trials(run: Path) -> dict[int, tuple[str, float]]:
+    """Number -> genome and quality."""
+    trials = open_study(run / "study.db", name="search").get_trials(states=(TrialState.COMPLETE,))
+    return {trial.number: (trial.user_attrs["genome"], trial.values[0]) for trial in trials}

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.search.conftest import Finished
+
+from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.training import TrainOptions
+from sparsefront.search.finalists import finish, screen
+from sparsefront.search.front import Evaluated
+from sparsefront.search.prepare import Prepared
+from sparsefront.search.progress import Silent
+from sparsefront.search.run import FINALISTS
+from sparsefront.search.steps import step_seconds
+from sparsefront.spaces import Genome, InputError
+
+SMALL = Genome.from_columns(heads=[1, 0], ffn_units=[16, 16], keep_percent=[50, 100])
+EMPTY = Genome.uniform(2, heads=0, ffn_units=0)
+
+
+def test_a_finalist_is_trained_exported_and_measured_once(prepared: Prepared, tmp_path: Path) -> None:
+    folder = tmp_path / SMALL.key()
+    made = [
+        finish(folder, SMALL, prepared, TrainOptions(), supernet_quality=0.6, reporter=Silent(), title="finalist")
+        for _ in range(2)
+    ]
+    assert made[0] == made[1]  # the second is read back: a measurement would differ
+    assert made[0].measured_us <= made[0].measured_p95_us and made[0].supernet_quality == 0.6
+    assert made[0].predicted_us == pytest.approx(prepared.measured.table.predict(SMALL))
+    model = CrossEncoder.from_pretrained(folder)
+    assert model.genome == SMALL and sum(p.numel() for p in model.parameters()) == made[0].parameters
+    before = prepared.supernet.slim(SMALL).state_dict()
+    assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(InputError, match=r"was made with options\.epochs=1\.0, asked 2\.0"):
+        finish(
+            folder, SMALL, prepared, TrainOptions(epochs=2.0), supernet_quality=0.6, reporter=Silent(), title="again"
+        )
+
+
+def test_screening_keeps_the_order_and_passes_what_is_measured_over_the_budget(prepared: Prepared) -> None:
+    dense = prepared.teacher.genome
+    candidates = [Evaluated(one, 0.9 - number / 10, 1.0, number) for number, one in enumerate((dense, SMALL, EMPTY))]
+    budget_us = 0.9 * prepared.measured.dense_us
+    chosen = screen(candidates, prepared, budget_us=budget_us, wanted=2, reporter=Silent())
+    assert [one.genome for one in chosen] == [SMALL, EMPTY]
+    assert screen(candidates, prepared, budget_us=1e9, wanted=1, reporter=Silent()) == candidates[:1]
+    with pytest.raises(InputError, match=r"none of 3 candidates was measured within 0 us \(the fastest took \d+ us\)"):
+        screen(candidates, prepared, budget_us=0.1, wanted=1, reporter=Silent())
+
+
+def test_the_folders_of_the_finished_run_are_whole_exports(finished: Finished) -> None:
+    for row in finished.report["finalists"]:
+        folder = finished.folder / FINALISTS / row["genome"]
+        assert {"model.safetensors", "model.onnx", "config.json", "tokenizer.json"} <= {
+            p.name for p in folder.iterdir()
+        }
+        assert step_seconds(folder) > 0

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from tests.search.conftest import Finished
+from tests.search.tiny import write_backbone, write_task
+
+from sparsefront.models.backbone import load_backbone
+from sparsefront.models.task import Task
+from sparsefront.search.prepare import Prepared, check_length
+from sparsefront.search.run import Run
+from sparsefront.spaces import InputError
+
+
+def prepare_again(folder: Path) -> Prepared:
+    run = Run.reopen(folder)
+    return run.prepare(run.measure())
+
+
+def test_the_supernet_is_the_teacher_trained_on_with_its_units_in_order(prepared: Prepared) -> None:
+    widths = prepared.backbone.widths
+    assert prepared.supernet.genome == prepared.teacher.genome and len(prepared.supernet.genome) == widths.layers
+    assert not prepared.supernet.training and not prepared.teacher.training
+    ordered = prepared.backbone.cross_encoder()
+    ordered.load_state_dict(prepared.teacher.state_dict())
+    prepared.order.apply(ordered)
+    name = "encoder.layers.0.ffn_in.weight"
+    own = prepared.supernet.state_dict()[name]
+    to_ordered = (own - ordered.state_dict()[name]).norm()
+    to_teacher = (own - prepared.teacher.state_dict()[name]).norm()
+    assert 0 < to_ordered < 0.5 * to_teacher
+    table = "encoder.embeddings.word.weight"  # frozen while the supernet trains
+    assert torch.equal(prepared.supernet.state_dict()[table], prepared.teacher.state_dict()[table])
+
+
+def test_the_teachers_scores_are_kept_in_the_order_of_the_rows(prepared: Prepared) -> None:
+    from sparsefront.models.scoring import score_rows
+
+    logits = score_rows(prepared.teacher, prepared.rows["train"], precision="fp32")
+    assert prepared.teacher_logits.shape == logits.shape
+    assert np.abs(prepared.teacher_logits - logits).max() < 0.05  # bf16 where the machine has it
+    assert np.corrcoef(prepared.teacher_logits, logits)[0, 1] > 0.99
+
+
+def test_nothing_is_done_twice(finished: Finished, tmp_path: Path) -> None:
+    copy = finished.copy(tmp_path / "copy")
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file() and path.name != ".lock"}
+    prepare_again(copy)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"cpu": "Another CPU"}, "cpu: table Another CPU, asked"),
+        ({"runtime": "openvino"}, "runtime: table openvino, asked onnxruntime"),
+        ({"threads": 7}, "threads: table 7, asked 1"),
+        ({"length_tokens": 17}, "table"),
+    ],
+)
+def test_a_table_of_something_else_is_refused(
+    finished: Finished, tmp_path: Path, change: dict[str, Any], line: str
+) -> None:
+    copy = finished.copy(tmp_path / "copy")
+    path = copy / "latency" / "table" / "table.json"
+    meta = json.loads(path.read_text())
+    meta["fingerprint"] |= change
+    path.write_text(json.dumps(meta))
+    with pytest.raises(InputError, match=line):
+        prepare_again(copy)
+
+
+def test_an_edited_table_is_refused(finished: Finished, tmp_path: Path) -> None:
+    copy = finished.copy(tmp_path / "copy")
+    path = copy / "latency" / "table" / "blocks.parquet"
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(InputError, match="checksum"):
+        prepare_again(copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["teacher/logits.safetensors", "teacher/model.safetensors", "supernet/model.safetensors"]
+)
+def test_truncated_weights_are_named(finished: Finished, tmp_path: Path, name: str) -> None:
+    path = finished.copy(tmp_path / "copy") / name
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=path.parent.name):
+        prepare_again(tmp_path / "copy")
+
+
+def test_logits_of_other_rows_are_refused(finished: Finished, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    path = finished.copy(tmp_path / "copy") / "teacher" / "logits.safetensors"
+    logits = load_file(path)["logits"]
+    save_file({"logits": logits[:-1]}, path)
+    with pytest.raises(InputError, match=rf"expected {len(logits)} logits, got \({len(logits) - 1},\)"):
+        prepare_again(tmp_path / "copy")
+
+
+def test_rows_longer_than_the_positions_are_refused(backbone: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"max_length must be between 3 and 32 for backbone .*, got 48"):
+        check_length(load_backbone(str(backbone)), 48)
+
+
+def test_other_weights_or_rows_are_another_step(finished: Finished, tmp_path: Path) -> None:
+    """Preparation of another task or backbone is not taken for this one's, in a shared folder either."""
+    opened = Run.reopen(finished.folder)
+    for task, backbone in (
+        (Task.from_file(write_task(tmp_path / "t", rows=400)), opened.backbone),
+        (opened.task, load_backbone(str(write_backbone(tmp_path / "b", seed=1)))),
+    ):
+        run = Run(
+            tmp_path / "run",
+            task=task,
+            backbone=backbone,
+            settings=opened.settings,
+            preparation=opened.preparation,
+            shared=finished.folder,
+        )
+        with pytest.raises(InputError, match=r"was made with (task|backbone)=.*, asked .*; choose another --out"):
+            run.prepare(run.measure())

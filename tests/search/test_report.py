@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tests.search.conftest import Finished
+
+from sparsefront.search.report import check_plot, costs_line, front_table, plot_front, result_table
+from sparsefront.spaces import InputError
+
+FRONT = [
+    {"genome": "h1.f0.k1.00", "quality": 0.8, "latency_us": 90.0, "feasible": False},
+    {"genome": "h0.f0.k1.00", "quality": 0.6, "latency_us": 40.0, "feasible": True},
+]
+
+
+def text(table: Any) -> str:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+def test_the_result_has_three_rows_in_order(finished: Finished) -> None:
+    lines = text(result_table(finished.report)).splitlines()
+    assert "tiny: budget" in lines[0]
+    rows = [line for line in lines if "M │" in line]
+    assert [row.split("│")[1].strip() for row in rows] == ["dense teacher", "best uniform", "winner"]
+    winner = finished.report["winner"]
+    assert f"{winner['test_quality']:.4f}" in rows[2] and "1.00 x" in rows[0]
+    assert f"{finished.report['dense']['measured_us'] / winner['measured_us']:.2f} x" in rows[2]
+    without = {key: value for key, value in finished.report.items() if key != "uniform"}
+    assert "best uniform" not in text(result_table(without))
+
+
+def test_a_star_marks_what_keeps_the_budget() -> None:
+    lines = [line for line in text(front_table(FRONT, metric="auc", budget_us=50.0)).splitlines() if "h" in line]
+    stars = {line.split("│")[4].strip(): line.split("│")[1].strip() for line in lines if line.startswith("│")}
+    assert stars == {"h1.f0.k1.00": "", "h0.f0.k1.00": "*"}
+
+
+def test_the_time_of_every_step_is_told(finished: Finished) -> None:
+    line = costs_line(finished.report)
+    assert all(name in line for name in ("latency", "teacher", "supernet", "search", "uniform", "finalists", "MiB"))
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("a.png", b"\x89PNG"), ("a.SVG", b"<?xml"), ("a.html", b"<!doctype html>")]
+)
+def test_pictures_are_what_their_ending_says(tmp_path: Path, name: str, start: bytes) -> None:
+    path = tmp_path / name
+    plot_front(path, evaluated=FRONT, front=FRONT, budget_us=50.0, metric="auc", title="tiny")
+    assert path.read_bytes().startswith(start)
+
+
+def test_a_picture_is_refused_before_it_is_drawn(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"front\.jpeg: the file must end in \.png, \.svg, \.pdf or \.html"):
+        check_plot(tmp_path / "front.jpeg", overwrite=True)
+    with pytest.raises(InputError, match="no such folder"):
+        check_plot(tmp_path / "none" / "front.png", overwrite=True)
+    (tmp_path / "front.png").touch()
+    with pytest.raises(InputError, match="exists already"):
+        check_plot(tmp_path / "front.png", overwrite=False)
+    check_plot(tmp_path / "front.png", overwrite=True)

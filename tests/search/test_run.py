@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.search.conftest import Finished
+from tests.search.tiny import write_backbone, write_task
+
+from sparsefront.models.backbone import load_backbone
+from sparsefront.models.task import Task
+from sparsefront.search.front import Evaluated
+from sparsefront.search.run import LOCK, RESULT, Run, by_quality, export_run, front_rows, read_result, read_run
+from sparsefront.search.run_file import RUN, RunFile
+from sparsefront.search.settings import PrepareSettings, SearchSettings
+from sparsefront.spaces import Genome, InputError
+
+
+def rerun(folder: Path, **changes: Any) -> Run:
+    """The run of a folder with other search settings."""
+    was = Run.reopen(folder)
+    settings = was.settings.model_copy(update=changes)
+    return Run(folder, task=was.task, backbone=was.backbone, settings=settings, preparation=was.preparation)
+
+
+def test_a_finished_run_keeps_its_result(finished: Finished, tmp_path: Path) -> None:
+    copy = finished.copy(tmp_path / "copy")
+    before = (copy / RESULT).read_bytes()
+    result = rerun(copy, workers=2).execute()
+    assert result.values == {key: value for key, value in finished.report.items() if key != "export"}
+    assert (copy / RESULT).read_bytes() == before
+    assert result.winner_folder.is_dir() and result.front == finished.report["front"]
+
+
+def test_a_run_may_be_moved(finished: Finished, tmp_path: Path) -> None:
+    moved = finished.copy(tmp_path / "copy").rename(tmp_path / "moved")
+    record = RunFile.read(moved)
+    assert record.shared is None and record.prepared_folder(moved) == moved
+    assert Run.reopen(moved).measure().dense_us == finished.report["dense"]["measured_us"]
+    assert len(read_run(moved).evaluated) == 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"budget_share": 0.7}, "this run was made with budget_share=0.8, asked 0.7"),
+        ({"space": "weights"}, 'this run was made with space="joint", asked "weights"'),
+        ({"seed": 5}, "this run was made with seed=0, asked 5"),
+    ],
+)
+def test_another_search_is_refused_in_a_searched_folder(
+    finished: Finished, tmp_path: Path, changes: dict[str, Any], line: str
+) -> None:
+    copy = finished.copy(tmp_path / "copy")
+    before = (copy / RUN).read_bytes()
+    with pytest.raises(InputError, match=f"{RUN}: {line}; choose another --out"):
+        rerun(copy, **changes).execute()
+    assert (copy / RUN).read_bytes() == before
+
+
+def test_another_task_backbone_or_preparation_is_refused(finished: Finished, tmp_path: Path) -> None:
+    copy = finished.copy(tmp_path / "copy")
+    before = (copy / RUN).read_bytes()
+    was = Run.reopen(copy)
+    for changes, line in (
+        ({"task": Task.from_file(write_task(tmp_path / "t", rows=400, name="other"))}, "another task .tiny, asked oth"),
+        ({"backbone": load_backbone(str(write_backbone(tmp_path / "b", seed=1)))}, "belongs to another backbone"),
+        ({"preparation": PrepareSettings(threads=2)}, "this run was made with threads=1, asked 2;"),
+        ({"shared": tmp_path / "elsewhere"}, "this run was made with prepared=null, asked .*elsewhere"),
+    ):
+        given: dict[str, Any] = {"task": was.task, "backbone": was.backbone, "preparation": was.preparation, **changes}
+        with pytest.raises(InputError, match=line):
+            Run(copy, settings=was.settings, **given).execute()
+    assert (copy / RUN).read_bytes() == before
+
+
+def test_a_budget_that_cannot_be_is_told_before_anything_is_trained(finished: Finished, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    was = Run.reopen(finished.folder)
+    shutil.copytree(finished.folder / "latency", folder / "latency")
+    shutil.copy(finished.folder / RUN, folder / RUN)
+    for budget_us, line in ((0.5, "even the smallest genome"), (1e6, "nothing needs pruning")):
+        settings = SearchSettings(budget_us=budget_us)
+        run = Run(folder, task=was.task, backbone=was.backbone, settings=settings, preparation=was.preparation)
+        with pytest.raises(InputError, match=line):
+            run.execute()
+    assert sorted(path.name for path in folder.iterdir()) == sorted([LOCK, "latency", RUN])
+    run.check_same(RunFile.read(folder))  # no genome was evaluated, so the next budget may use the same folder
+
+
+@pytest.mark.parametrize(
+    ("search", "prepare", "line"),
+    [
+        ({"workers": 999}, {}, "--workers 999: this machine has"),
+        ({"head_granule": 9}, {}, "head_granule must be between 1 and 2, got 9"),
+        ({}, {"runtime": "tensorrt"}, "runtime must be one of .*, got 'tensorrt'"),
+    ],
+)
+def test_what_cannot_work_creates_nothing(
+    finished: Finished, tmp_path: Path, search: dict[str, Any], prepare: dict[str, Any], line: str
+) -> None:
+    was = Run.reopen(finished.folder)
+    run = Run(
+        tmp_path / "run",
+        task=was.task,
+        backbone=was.backbone,
+        settings=SearchSettings(budget_share=0.5, **search),
+        preparation=PrepareSettings(**prepare),
+    )
+    with pytest.raises(InputError, match=line):
+        run.execute()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(finished: Finished, tmp_path: Path) -> None:
+    was = Run.reopen(finished.folder)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").touch()
+    (tmp_path / "file").touch()
+    for name, line in (("thesis", "is not empty and not a run folder"), ("file", "is a file")):
+        run = Run(tmp_path / name, task=was.task, backbone=was.backbone, settings=was.settings)
+        with pytest.raises(InputError, match=line):
+            run.execute()
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter"]
+
+
+def test_a_second_driver_is_refused(finished: Finished, tmp_path: Path) -> None:
+    copy = finished.copy(tmp_path / "copy")
+    with (copy / LOCK).open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process is working in this run folder"):
+            rerun(copy).execute()
+    rerun(copy).execute()
+
+
+@pytest.mark.parametrize("name", [RUN, RESULT])
+@pytest.mark.parametrize("text", ["", '{"task":', "[]", "{}"])
+def test_a_damaged_file_is_named(finished: Finished, tmp_path: Path, name: str, text: str) -> None:
+    copy = finished.copy(tmp_path / "copy")
+    (copy / name).write_text(text)
+    with pytest.raises(InputError, match=name) as raised:
+        read_result(copy)
+    assert "\n" not in str(raised.value)
+
+
+def test_folders_that_are_no_or_no_finished_run(finished: Finished, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such run folder"):
+        read_run(tmp_path / "none")
+    with pytest.raises(InputError, match=r"is not a run folder \(no run\.json\)"):
+        read_run(tmp_path)
+    copy = finished.copy(tmp_path / "copy")
+    (copy / RESULT).unlink()
+    with pytest.raises(InputError, match=r"not finished .* the command that started it continues it"):
+        export_run(copy, tmp_path / "out")
+    (copy / "study.db").unlink()
+    with pytest.raises(InputError, match="no study yet"):
+        read_run(copy)
+
+
+def test_an_old_or_edited_setting_in_run_json_is_named(finished: Finished, tmp_path: Path) -> None:
+    copy = finished.copy(tmp_path / "copy")
+    record = json.loads((copy / RUN).read_text())
+    record["search"]["sampler"] = "grid"
+    (copy / RUN).write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"run\.json: damaged: search\.sampler: Input should be"):
+        Run.reopen(copy)
+
+
+def test_rows_in_memory_make_a_run_that_only_a_program_can_reopen(finished: Finished, tmp_path: Path) -> None:
+    was = Run.reopen(finished.folder)
+    content = was.task.spec.model_dump(exclude={"data"})
+    task = Task.from_frame(was.task.frame, content)
+    run = Run(tmp_path / "run", task=task, backbone=was.backbone, settings=was.settings)
+    run.folder.mkdir()
+    (run.folder / RUN).write_text(run.record().model_dump_json())
+    with pytest.raises(InputError, match="given by a program"):
+        Run.reopen(run.folder)
+
+
+def test_candidates_are_the_front_first_then_the_rest_by_quality() -> None:
+    def one(number: int, quality: float, latency_us: float) -> Evaluated:
+        return Evaluated(Genome.uniform(1, heads=number, ffn_units=0), quality, latency_us, number)
+
+    evaluated = [one(0, 0.5, 10.0), one(1, 0.4, 20.0), one(2, 0.8, 30.0), one(3, 0.7, 40.0)]
+    assert [candidate.number for candidate in by_quality(evaluated)] == [2, 0, 3, 1]
+    rows = front_rows(evaluated, 20.0)
+    assert [(row["quality"], row["feasible"]) for row in rows] == [(0.8, False), (0.5, True)]
