@@ -71,7 +71,8 @@ class SparseBertConfig(PretrainedConfig):  # type: ignore[misc]
             layer_ffn_units=list(genome.column("ffn_units")),
             layer_keep_percent=list(genome.column("keep_percent")),
         )
-        return type(self).from_dict(values)
+        changed: SparseBertConfig = type(self).from_dict(values)
+        return changed
 
 
 class CrossEncoderConfig(SparseBertConfig):

@@ -86,7 +86,8 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
             for name, value in small.state_dict().items()
         }
         small.load_state_dict(sliced)
-        return small.train(self.training)
+        small.train(self.training)
+        return small
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Self:

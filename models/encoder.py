@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,9 @@ from torch.nn import functional
 from sparsefront.models.config import SparseBertConfig
 from sparsefront.models.selection import attention_received, leading_first, select_tokens
 from sparsefront.spaces import Genome, LayerGene
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 
 
 @dataclass
@@ -61,7 +65,7 @@ class ElasticLayer(nn.Module):
         super().__init__()
         width, inner = config.hidden_size, heads * config.head_size
         self.head_size = config.head_size
-        self.activation = {"gelu": functional.gelu, "relu": functional.relu}[config.hidden_act]
+        self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[config.hidden_act]
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.query, self.key, self.value = (_linear(width, inner) for _ in range(3))
         self.output = _linear(inner, width)
@@ -124,7 +128,8 @@ class ElasticLayer(nn.Module):
 
     def _project(self, linear: nn.Linear, hidden: Tensor, inner: int) -> Tensor:
         projected = functional.linear(hidden, linear.weight[:inner], linear.bias[:inner])
-        return projected.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+        split: Tensor = projected.unflatten(-1, (-1, self.head_size))
+        return split.transpose(1, 2)
 
 
 class ElasticEncoder(nn.Module):
@@ -140,6 +145,11 @@ class ElasticEncoder(nn.Module):
         self.genome: Genome = config.genome
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(ElasticLayer(config, gene.heads, gene.ffn_units) for gene in config.genome)
+
+    @property
+    def elastic_layers(self) -> list[ElasticLayer]:
+        """The layers, typed."""
+        return [layer for layer in self.layers if isinstance(layer, ElasticLayer)]
 
     def forward(
         self,
@@ -172,7 +182,7 @@ class ElasticEncoder(nn.Module):
         needed = genome.scoring_layers(cls_only_last=cls_only)
         ranking = leading_first(mask)
         collected: list[Tensor | None] = []
-        for index, (layer, gene) in enumerate(zip(self.layers, genome, strict=True)):
+        for index, (layer, gene) in enumerate(zip(self.elastic_layers, genome, strict=True)):
             last = cls_only and index == len(genome) - 1
             gate = gates[index] if gates is not None else None
             score = bool(gene.heads) and not last and (needed[index] or index in score_layers)

@@ -50,7 +50,7 @@ class UnitOrder:
     def apply(self, model: CrossEncoder) -> None:
         """Permute the model's units in place; its function does not change."""
         size = model.config.head_size
-        for layer, heads, units in zip(model.encoder.layers, self.heads, self.ffn_units, strict=True):
+        for layer, heads, units in zip(model.encoder.elastic_layers, self.heads, self.ffn_units, strict=True):
             rows = torch.from_numpy((heads[:, None] * size + np.arange(size)).ravel())
             columns = torch.from_numpy(units)
             with torch.no_grad():

@@ -163,7 +163,7 @@ def _step(
         with autocast(target.device, options.precision):
             encoded = model.encoder(batch.input_ids, batch.attention_mask, batch.token_type_ids, genome=genome)
         loss = functional.binary_cross_entropy_with_logits(model.rank(encoded), target) / len(genomes)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         loss_sum += loss.item()
     if not math.isfinite(loss_sum):
         raise FloatingPointError(f"the training loss became {loss_sum} at learning rate {options.learning_rate}")

@@ -210,7 +210,7 @@ class Mutator:
         advantage = reward - expected
         loss = -advantage.detach() * taken - self.options.entropy * entropy + advantage.square()
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         self._optimizer.step()
 

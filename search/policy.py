@@ -62,5 +62,5 @@ class PolicyNet(nn.Module):
 
 def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     """Without torch's own initialisation, which would draw from the process's random state."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)  # type: ignore[no-untyped-call]
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
     return layer
