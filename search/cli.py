@@ -116,7 +116,7 @@ def search(
     share: Annotated[
         Path | None, typer.Option("--prepared", help="Take latency table, teacher and supernet from this run folder.")
     ] = None,
-    finalists: Annotated[int, typer.Option(help="Genomes of the front that are fine-tuned and measured.")] = 3,
+    finalists: Annotated[int, typer.Option(help="Genomes of the front that are fine-tuned and measured.")] = 2,
     uniform: Annotated[
         str, typer.Option(help="Uniform genomes swept for comparison: largest, all or none.")
     ] = "largest",

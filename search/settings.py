@@ -52,11 +52,11 @@ class PrepareSettings(_Settings):
     effort: Literal["quick", "normal"] = "quick"
     focus_shares: tuple[Positive, ...] = ()
     importance_rows: Count = 1024
-    teacher: TrainOptions = TrainOptions(epochs=2.0, learning_rate=1e-4)
+    teacher: TrainOptions = TrainOptions(epochs=2.0, learning_rate=1.5e-4, tokens_per_batch=512)
     elastic: TrainOptions = TrainOptions(
         epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0
     )
-    genomes_per_step: Count = 3
+    genomes_per_step: Count = 2
     seed: Seed = 0
 
 
@@ -91,7 +91,7 @@ class SearchSettings(_Settings):
     sampler: Sampler = "reinforced"
     workers: Annotated[int, Field(ge=0)] = 0
     search_rows: Count = 2000
-    finalists: Count = 3
+    finalists: Count = 2
     finetune: TrainOptions = TrainOptions(
         epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0
     )
