@@ -13,7 +13,6 @@ from sparsefront.models.config import SparseBertConfig
 from sparsefront.models.selection import attention_received, leading_first, select_tokens
 from sparsefront.spaces import Genome, LayerGene
 
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 
 

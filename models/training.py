@@ -59,6 +59,8 @@ class TrainOptions:
             raise ValueError(f"epochs must be positive, got {self.epochs}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"warmup_share must be between 0 and 1, got {self.warmup_share}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be between 0 and 1, got {self.dropout}")
         if not 0 <= self.distil_share <= 1:

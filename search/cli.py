@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn, cast
 import typer
 from rich.console import Console
 
-from sparsefront.spaces import InputError
+from sparsefront.spaces import InputError, RunFailed
 
 app = typer.Typer(
     name="sparsefront",
@@ -74,6 +74,9 @@ def main() -> None:
         status = app(standalone_mode=False)  # the code of a typer.Exit; 130 stands for Ctrl-C
     except InputError as error:
         fail(str(error))
+    except (RunFailed, FloatingPointError) as error:
+        typer.echo(f"sparsefront: {' '.join(str(error).split())}", err=True)
+        status = 1
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except OSError as error:  # no room, no permission, a file where a folder should be

@@ -15,13 +15,13 @@ from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhaust
 from sparsefront.search.front import GENOME_ATTR, LINEAGE_ATTR, Evaluated, require_directions
 from sparsefront.search.history import genome_in
 from sparsefront.search.pool import EvaluationPool, Finished
-from sparsefront.spaces import Genome, SearchSpace
+from sparsefront.spaces import Genome, RunFailed, SearchSpace
 
 MOST_ATTEMPTS = 3
 MOST_REJECTIONS = 30
 
 
-class EvaluationFailed(RuntimeError):
+class EvaluationFailed(RunFailed):
     """One genome's evaluation failed as often as it is tried."""
 
 

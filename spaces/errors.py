@@ -1,4 +1,4 @@
-"""The one error that a person's input can cause."""
+"""What a person is told in one line: bad input, and a run that could not go on."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints the line and exits with status 2; nothing has been written or replaced by then.
     """
+
+
+class RunFailed(RuntimeError):
+    """A run could not go on through no fault of the input; the command line prints the line and exits with status 1."""

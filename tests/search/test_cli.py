@@ -14,8 +14,9 @@ import pytest
 from tests.search.conftest import Cli, Finished, Outcome
 from tests.search.tiny import write_backbone, write_task
 
+from sparsefront.search import cli as cli_module
 from sparsefront.search.run import RESULT, Run
-from sparsefront.spaces import Genome
+from sparsefront.spaces import Genome, RunFailed
 
 
 def refused(outcome: Outcome, *parts: str) -> None:
@@ -343,3 +344,17 @@ def test_a_damaged_study(finished: Finished, cli: Cli, tmp_path: Path) -> None:
         path.unlink()
     (copy / "study.db").write_bytes(b"not a database" * 100)
     refused(cli("front", copy), "study.db")
+
+
+def test_a_run_that_cannot_go_on_ends_with_one_line_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(**_: object) -> None:
+        raise RunFailed("genome h0.f0.k1.00 failed 3 times;\nthe last error: out of memory")
+
+    monkeypatch.setattr(cli_module, "app", failing)
+    with pytest.raises(SystemExit) as ended:
+        cli_module.main()
+    assert ended.value.code == 1
+    line = capsys.readouterr().err
+    assert line == "sparsefront: genome h0.f0.k1.00 failed 3 times; the last error: out of memory\n"
