@@ -26,6 +26,7 @@ from sparsefront.models.training import train
 from sparsefront.search.curriculum import Curriculum
 from sparsefront.search.export import measure_session
 from sparsefront.search.progress import Reporter
+from sparsefront.search.report import task_line
 from sparsefront.search.settings import PrepareSettings
 from sparsefront.search.steps import run_step
 from sparsefront.spaces import InputError, SearchSpace
@@ -127,6 +128,7 @@ def prepare(
     with reporter.step("tokenising") as advance:
         rows = task.tokenise(backbone.tokenizer)
         advance(1, 1)
+    reporter.say(task_line(task.report()))
     identity = {"task": task.fingerprint, "backbone": backbone.fingerprint, "seed": settings.seed}
     teacher_inputs = {**identity, "options": vars(settings.teacher), "importance_rows": settings.importance_rows}
     teacher_result = run_step(

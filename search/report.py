@@ -13,6 +13,17 @@ from sparsefront.spaces import InputError
 PICTURES = (".png", ".svg", ".pdf", ".html")
 
 
+def task_line(report: Mapping[str, Any]) -> str:
+    """Rows, label rate, token lengths and truncation of a task that has been tokenised."""
+    rows = ", ".join(f"{name} {split['rows']}" for name, split in report["splits"].items())
+    tokens = report["tokens"]
+    return (
+        f"{report['name']}: {report['rows']} rows ({rows}), {report['positive_rate']:.1%} positive; tokens p50 "
+        f"{tokens['p50']:.0f}, p95 {tokens['p95']:.0f}, max {tokens['max']:.0f}, {tokens['truncated_share']:.1%} of the "
+        f"rows longer than {report['max_length']}"
+    )
+
+
 def result_table(result: Mapping[str, Any]) -> Table:
     """Dense teacher, best uniform and winner side by side."""
     metric = result["metric"]

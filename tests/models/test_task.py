@@ -187,9 +187,7 @@ def test_the_cache_tells_tokenizers_lengths_and_data_apart(tmp_path: Path) -> No
 
 
 def test_a_hugging_face_tokenizer_gives_the_same_rows_whatever_was_called_before(tmp_path: Path) -> None:
-    wrapped: Any = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer(), pad_token="[PAD]", cls_token="[CLS]"
-    )
+    wrapped: Any = PreTrainedTokenizerFast(tokenizer_object=tokenizer(), pad_token="[PAD]", cls_token="[CLS]")
     before = tokenizer_hash(wrapped)
     wrapped(["sofa lamp table"], ["red"], truncation=True, max_length=4, padding="max_length")
     assert tokenizer_hash(wrapped) == before

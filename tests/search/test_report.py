@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from tests.search.conftest import Finished
 
-from sparsefront.search.report import check_plot, costs_line, front_table, plot_front, result_table
+from sparsefront.search.report import check_plot, costs_line, front_table, plot_front, result_table, task_line
 from sparsefront.spaces import InputError
 
 FRONT = [
@@ -64,3 +64,18 @@ def test_a_picture_is_refused_before_it_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists already"):
         check_plot(tmp_path / "front.png", overwrite=False)
     check_plot(tmp_path / "front.png", overwrite=True)
+
+
+def test_a_task_is_told_in_one_line() -> None:
+    report = {
+        "name": "shop",
+        "rows": 10,
+        "positive_rate": 0.25,
+        "max_length": 16,
+        "splits": {"train": {"rows": 8}, "valid": {"rows": 1}, "test": {"rows": 1}},
+        "tokens": {"p50": 9.0, "p95": 15.0, "max": 31.0, "truncated_share": 0.021},
+    }
+    assert task_line(report) == (
+        "shop: 10 rows (train 8, valid 1, test 1), 25.0% positive; tokens p50 9, p95 15, max 31, "
+        "2.1% of the rows longer than 16"
+    )
