@@ -17,10 +17,10 @@ def task_line(report: Mapping[str, Any]) -> str:
     """Rows, label rate, token lengths and truncation of a task that has been tokenised."""
     rows = ", ".join(f"{name} {split['rows']}" for name, split in report["splits"].items())
     tokens = report["tokens"]
+    lengths = f"p50 {tokens['p50']:.0f}, p95 {tokens['p95']:.0f}, max {tokens['max']:.0f}"
     return (
-        f"{report['name']}: {report['rows']} rows ({rows}), {report['positive_rate']:.1%} positive; tokens "
-        f"p50 {tokens['p50']:.0f}, p95 {tokens['p95']:.0f}, max {tokens['max']:.0f}, {tokens['truncated_share']:.1%} of "
-        f"the rows longer than {report['max_length']}"
+        f"{report['name']}: {report['rows']} rows ({rows}), {report['positive_rate']:.1%} positive; tokens {lengths}, "
+        f"{tokens['truncated_share']:.1%} of the rows longer than {report['max_length']}"
     )
 
 
