@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +142,10 @@ class Bench:
 
         def build(target: Path) -> dict[str, Any]:
             run.folder.mkdir(parents=True, exist_ok=True)
-            found = self.explored(run, budget_us, method)
+            prepared = replace(self.prepared, measured=run.anchored(self.prepared.measured, budget_us))
+            found = self.explored(run, prepared, budget_us, method)
             searched = time.perf_counter()
-            finalists = run.best_of(self.prepared, by_quality(found), budget_us, method)
+            finalists = run.best_of(prepared, by_quality(found), budget_us, method)
             return {
                 "winner": asdict(finalists[0]),
                 "finalists": [asdict(one) for one in finalists],
@@ -159,12 +160,15 @@ class Bench:
         """Where a finished cell is kept."""
         return self.work / f"cell-{self.run(method, share, seed).folder.name}"
 
-    def explored(self, run: Run, budget_us: float, method: str) -> list[Evaluated]:
+    def explored(self, run: Run, prepared: Prepared, budget_us: float, method: str) -> list[Evaluated]:
         """What a method evaluated. One sweep, within the largest budget, serves all budgets and seeds."""
         if method == "best uniform":
-            return [one for one in self.swept() if one.latency_us <= budget_us]
-        with fitness_pool(self.prepared, run.settings) as pool:
-            return explore(run.folder, self.prepared, run.settings, budget_us, pool=pool, reporter=self.reporter)[1]
+            swept = self.swept()
+            latency_us = prepared.measured.predict_many([one.genome for one in swept])
+            found = [replace(one, latency_us=float(us)) for one, us in zip(swept, latency_us, strict=True)]
+            return [one for one in found if one.latency_us <= budget_us]
+        with fitness_pool(prepared, run.settings) as pool:
+            return explore(run.folder, prepared, run.settings, budget_us, pool=pool, reporter=self.reporter)[1]
 
     def swept(self) -> list[Evaluated]:
         """Every uniform genome within the largest budget."""

@@ -53,7 +53,7 @@ def space_of(widths: Widths, settings: SearchSettings, name: str | None = None) 
 
 def sampler_of(settings: SearchSettings, space: SearchSpace, prepared: Prepared, budget_us: float) -> BaseSampler:
     """The sampler that the settings name."""
-    predict_many = prepared.measured.table.predict_many
+    predict_many = prepared.measured.predict_many
     if settings.sampler == "random":
         return RandomSampler(space=space, predict_many=predict_many, budget_us=budget_us, seed=settings.seed)
     if settings.sampler == "tpe":
@@ -97,7 +97,7 @@ def sweep_uniform(
 ) -> list[Evaluated]:
     """Evaluate uniform genomes within the budget: all, or those that no other within the budget exceeds everywhere."""
     space = space_of(prepared.backbone.widths, settings, "uniform")
-    predict_many = prepared.measured.table.predict_many
+    predict_many = prepared.measured.predict_many
     study = open_study(folder / STUDY_FILE, name="uniform")
     feasible = FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us).listed()
     if settings.uniform == "all":
@@ -156,7 +156,7 @@ def _loop(
             study,
             space,
             pool,
-            predict_many=prepared.measured.table.predict_many,
+            predict_many=prepared.measured.predict_many,
             budget_us=budget_us,
             evaluations=evaluations,
             on_result=count,

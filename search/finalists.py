@@ -123,7 +123,7 @@ def judge(target: Path, model: CrossEncoder, prepared: Prepared, *, supernet_qua
         genome=model.genome.key(),
         supernet_quality=supernet_quality,
         valid_quality=quality(prepared.task.spec.metric, rows.positive, rows.target, logits),
-        predicted_us=table.predict(model.genome),
+        predicted_us=float(prepared.measured.predict_many([model.genome])[0]),
         measured_us=stats.median_us,
         measured_p95_us=stats.p95_us,
         parameters=sum(parameter.numel() for parameter in model.parameters()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,29 @@ from sparsefront.search.progress import Reporter
 from sparsefront.search.report import task_line
 from sparsefront.search.settings import PrepareSettings
 from sparsefront.search.steps import run_step
-from sparsefront.spaces import InputError, SearchSpace
+from sparsefront.spaces import Genome, InputError, SearchSpace
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The latency side: what the dense model takes, and what the table predicts for any genome."""
+    """The latency side: what the dense model takes, and what the table predicts for any genome.
+
+    Attributes:
+        table: as profiled.
+        dense_us: median of the dense model, measured.
+        dense_p95_us: its 95th percentile.
+        scale: what the table's predictions are multiplied by around the budget (:mod:`sparsefront.search.anchor`).
+    """
 
     table: LatencyTable
     dense_us: float
     dense_p95_us: float
+    scale: float = 1.0
+
+    def predict_many(self, genomes: Sequence[Genome]) -> NDArray[np.float64]:
+        """Microseconds of the genomes, scaled: ``(genomes,)``."""
+        predicted: NDArray[np.float64] = self.table.predict_many(genomes) * self.scale
+        return predicted
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
+from sparsefront.search.anchor import anchored
 from sparsefront.search.budget import budget_of, check_budget, check_one_budget
 from sparsefront.search.costs import costs
 from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, space_of, sweep_uniform
@@ -155,7 +156,7 @@ class Run:
                 return self.result()
             measured = self.measure()
             budget_us = self.budget_us(measured)
-            prepared = self.prepare(measured)
+            prepared = self.prepare(self.anchored(measured, budget_us))
             with fitness_pool(prepared, self.settings) as pool:
                 report, found = explore(
                     self.folder, prepared, self.settings, budget_us, pool=pool, reporter=self.reporter
@@ -185,6 +186,18 @@ class Run:
             smallest_us=measured.table.predict(smallest),
         )
         return budget_us
+
+    def anchored(self, measured: Measured, budget_us: float) -> Measured:
+        """The table, right where this run's budget is."""
+        return anchored(
+            self.folder / "anchor",
+            measured,
+            self.backbone,
+            space_of(self.backbone.widths, self.settings),
+            self.preparation,
+            budget_us=budget_us,
+            reporter=self.reporter,
+        )
 
     def prepare(self, measured: Measured) -> Prepared:
         """Teacher, unit order and supernet."""
@@ -244,7 +257,8 @@ class Run:
     def finish_late(self, one: Evaluated) -> dict[str, Any]:
         """Make a finalist of a genome that the search has evaluated but not chosen."""
         with self._locked():
-            prepared = self.prepare(self.measure())
+            measured = self.measure()
+            prepared = self.prepare(self.anchored(measured, self.budget_us(measured)))
             return asdict(self.finish(prepared, one, "fine-tuning"))
 
     def _finalise(

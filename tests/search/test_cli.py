@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 from tests.search.conftest import Cli, Finished, Outcome
@@ -165,10 +166,12 @@ def test_verify_ends_with_its_finding(finished: Finished, cli: Cli, tmp_path: Pa
 
 def test_verify_fails_for_another_graph(finished: Finished, cli: Cli, tmp_path: Path) -> None:
     export = Path(shutil.copytree(finished.folder / "export", tmp_path / "export"))
-    genomes = [
-        path for path in (finished.folder / "finalists").iterdir() if path.name != finished.report["winner"]["genome"]
-    ]
-    shutil.copy(genomes[0] / "model.onnx", export / "model.onnx")
+    model = onnx.load(export / "model.onnx")
+    (last,) = [node for node in model.graph.node if "logits" in node.output]
+    last.output[list(last.output).index("logits")] = "shifted"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([0.01]), "shift"))
+    model.graph.node.append(onnx.helper.make_node("Add", ["shifted", "shift"], ["logits"]))
+    onnx.save(model, export / "model.onnx")
     found = cli("verify", export, "--tolerance", "9", "--json")
     assert found.status == 1 and not found.json["parity_holds"] and not found.json["holds"]
 
