@@ -169,7 +169,7 @@ def test_verify_fails_for_another_graph(finished: Finished, cli: Cli, tmp_path: 
     model = onnx.load(export / "model.onnx")
     (last,) = [node for node in model.graph.node if "logits" in node.output]
     last.output[list(last.output).index("logits")] = "shifted"
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([0.01]), "shift"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0.01], np.float32), "shift"))
     model.graph.node.append(onnx.helper.make_node("Add", ["shifted", "shift"], ["logits"]))
     onnx.save(model, export / "model.onnx")
     found = cli("verify", export, "--tolerance", "9", "--json")
