@@ -33,7 +33,7 @@ def home_depot(result: dict[str, Any]) -> str:
     lines = [
         "**Home Depot product relevance** (74,067 query-title pairs, split by query; MiniLM 6x384, ONNX Runtime fp32, "
         f"1 thread, batch 1, 48 tokens). Dense teacher: test AUC {dense['test_auc']:.4f}, {dense['median_us']:.0f} us. "
-        f"Test AUC, mean of {len(result['seeds'])} seeds (microseconds, measured together at the end; each seed):",
+        f"Test AUC, mean over seeds {result['seeds']} (microseconds, measured together at the end; each seed):",
         "",
     ]
     methods = list(dict.fromkeys(row["cell"] for row in rows))
