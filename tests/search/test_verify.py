@@ -81,8 +81,9 @@ def test_another_machine_is_told(export: Path) -> None:
 def test_damaged_exports_are_refused(export: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         verify(tmp_path / "none")
-    genome = Genome.uniform(2, heads=0, ffn_units=64).key()
     config = json.loads((export / SPARSE_CONFIG).read_text())
+    genomes = [Genome.uniform(2, heads=heads, ffn_units=64).key() for heads in (0, 1)]
+    genome = next(key for key in genomes if key != config["genome"])
     edit(export, genome=genome)
     with pytest.raises(InputError, match=f"sparse_config.json says {genome}, the model is {config['genome']}"):
         verify(export)
