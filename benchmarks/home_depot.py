@@ -34,7 +34,7 @@ from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, sweep_
 from sparsefront.search.front import Evaluated
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Rich
-from sparsefront.search.run import FINALISTS, Run, by_quality
+from sparsefront.search.run import FINALISTS, Run
 from sparsefront.search.settings import PrepareSettings, SearchSettings
 from sparsefront.search.steps import run_step, step_seconds
 from sparsefront.search.studies import open_study
@@ -88,7 +88,7 @@ class Bench:
 
     def __init__(self, work: Path, task: Task, quick: bool) -> None:
         self.work, self.task = work, task
-        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (100, 1, 2000)
+        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (100, 1, 1500)
         epochs = 0.05 if quick else 2.0
         self.finetune = TrainOptions(**{**vars(FINETUNE), "epochs": 0.05 if quick else FINETUNE.epochs})
         self.preparation = PrepareSettings(
@@ -145,7 +145,7 @@ class Bench:
             prepared = replace(self.prepared, measured=run.anchored(self.prepared.measured, budget_us))
             found = self.explored(run, prepared, budget_us, method)
             searched = time.perf_counter()
-            finalists = run.best_of(prepared, by_quality(found), budget_us, method)
+            finalists = run.best_of(prepared, found, budget_us, method)
             return {
                 "winner": asdict(finalists[0]),
                 "finalists": [asdict(one) for one in finalists],

@@ -12,6 +12,9 @@ from torch import Tensor
 from sparsefront.models.rows import Batch
 
 Precision = Literal["auto", "bf16", "fp32"]
+PAD_TO = 8
+"""Training batches are padded to multiples of so many tokens: oneDNN compiles and keeps a bf16 kernel per shape, three
+for every product of every layer."""
 
 
 @dataclass(frozen=True)

@@ -98,11 +98,11 @@ class ElasticLayer(nn.Module):
             query = self._project(self.query, rows, inner)
             key = self._project(self.key, hidden, inner)
             value = self._project(self.value, hidden, inner)
-            if score:
+            if score or self.training:  # at short lengths the fused kernel's backward takes longer than all of this
                 logits = query @ key.transpose(-1, -2) * self.head_size**-0.5
                 logits = logits.float().masked_fill(~mask[:, None, None, :], float("-inf"))
                 probabilities = logits.softmax(-1)
-                scores = attention_received(probabilities, mask)
+                scores = attention_received(probabilities, mask) if score else None
                 context = probabilities.to(value.dtype) @ value
             else:
                 context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])

@@ -130,8 +130,12 @@ class TokenRows:
         batch_size: int | None = None,
         shuffle_seed: int | None = None,
         pad_token_id: int = 0,
+        pad_to_multiple_of: int = 1,
     ) -> Iterator[Batch]:
         """Every row once, in batches of rows of similar length, each padded to its own longest row.
+
+        With ``pad_to_multiple_of`` batches are padded up to a multiple, though never beyond the longest row of all, and
+        hold rows of one such length as far as possible: few different shapes, for kernels that are compiled per shape.
 
         Give ``batch_size`` (rows) or ``tokens_per_batch`` (rows times the longest row, padding included; a single row
         that is longer is a batch of its own). Without a ``shuffle_seed`` rows come sorted by length; with one their
@@ -142,10 +146,16 @@ class TokenRows:
         limit = tokens_per_batch if batch_size is None else batch_size
         if limit is None or limit < 1:
             raise ValueError(f"tokens_per_batch and batch_size must be at least 1, got {limit}")
-        return self._batches(limit, batch_size is None, shuffle_seed, pad_token_id)
-
-    def _batches(self, limit: int, in_tokens: bool, shuffle_seed: int | None, pad_token_id: int) -> Iterator[Batch]:
+        if pad_to_multiple_of < 1:
+            raise ValueError(f"pad_to_multiple_of must be at least 1, got {pad_to_multiple_of}")
         lengths = self.lengths
+        padded = np.minimum(-(-lengths // pad_to_multiple_of) * pad_to_multiple_of, lengths.max(initial=0))
+        return self._batches(padded, limit, batch_size is None, shuffle_seed, pad_token_id)
+
+    def _batches(
+        self, lengths: NDArray[np.int64], limit: int, in_tokens: bool, shuffle_seed: int | None, pad_token_id: int
+    ) -> Iterator[Batch]:
+        """``lengths``: (rows,) tokens that each row takes up, padding included."""
         if shuffle_seed is None:
             groups = _cut(np.argsort(lengths, kind="stable"), lengths, limit, in_tokens)
         else:
@@ -159,11 +169,11 @@ class TokenRows:
                 groups += _cut(part[np.argsort(lengths[part], kind="stable")], lengths, limit, in_tokens)
             groups = [groups[i] for i in rng.permutation(len(groups))]
         for group in groups:
-            yield self._pad(group, lengths[group], pad_token_id)
+            yield self._pad(group, int(lengths[group].max()), pad_token_id)
 
-    def _pad(self, index: NDArray[np.int64], lengths: NDArray[np.int64], pad_token_id: int) -> Batch:
-        position = np.arange(int(lengths.max()))
-        mask = position < lengths[:, None]
+    def _pad(self, index: NDArray[np.int64], tokens: int, pad_token_id: int) -> Batch:
+        position = np.arange(tokens)
+        mask = position < self.lengths[index][:, None]
         # Places past a row's end point at its first token and are overwritten by the mask.
         source = self.offsets[index][:, None] + np.where(mask, position, 0)
         return Batch(

@@ -20,7 +20,7 @@ def score_rows(
     rows: TokenRows,
     *,
     genome: Genome | None = None,
-    tokens_per_batch: int = 8192,
+    tokens_per_batch: int = 4096,
     precision: Precision = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:

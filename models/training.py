@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sparsefront.models.batching import Precision, TensorBatch, autocast, best_device, to_tensors
+from sparsefront.models.batching import PAD_TO, Precision, TensorBatch, autocast, best_device, to_tensors
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.rows import TokenRows
 from sparsefront.spaces import Genome
@@ -120,7 +120,11 @@ def train(
     seen = 0
     epoch = 0
     while seen < total:
-        for batch in rows.batches(tokens_per_batch=options.tokens_per_batch, shuffle_seed=options.seed * 1000 + epoch):
+        for batch in rows.batches(
+            tokens_per_batch=options.tokens_per_batch,
+            shuffle_seed=options.seed * 1000 + epoch,
+            pad_to_multiple_of=PAD_TO,
+        ):
             if seen >= total:
                 break
             _set_rate(optimizer, options, seen / total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,11 @@ from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.training import TrainOptions, train
-from sparsefront.search.export import export_model, measure_export, measure_session
-from sparsefront.search.front import Evaluated
+from sparsefront.search.export import export_model, measure_export
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Reporter
 from sparsefront.search.steps import run_step
-from sparsefront.spaces import Genome, InputError
-
-SCREEN_SHARE = 0.98
+from sparsefront.spaces import Genome
 
 
 @dataclass(frozen=True)
@@ -71,44 +67,6 @@ def finish(
         return judge(target, small, prepared, supernet_quality=supernet_quality)
 
     return Finalist(**run_step(folder, inputs, build))
-
-
-def screen(
-    candidates: Sequence[Evaluated],
-    prepared: Prepared,
-    *,
-    budget_us: float,
-    wanted: int,
-    reporter: Reporter,
-) -> list[Evaluated]:
-    """The first ``wanted`` candidates that the serving runtime, not only the table, finds within the budget.
-
-    Time does not depend on the weights, so this is settled before anything is fine-tuned. A little room is left
-    (``SCREEN_SHARE``) because the measurement that counts is taken again on the finished export.
-
-    Raises:
-        InputError: when no candidate is measured within the budget.
-    """
-    serving = runtime(prepared.settings.runtime, threads=prepared.settings.threads)
-    length_tokens = prepared.measured.table.fingerprint.length_tokens
-    chosen: list[Evaluated] = []
-    fastest = float("inf")
-    with reporter.step("measuring candidates") as advance:
-        for candidate in candidates:
-            session = serving.load(prepared.backbone.config.with_genome(candidate.genome))
-            stats = measure_session(session, length_tokens=length_tokens, rounds=12)
-            fastest = min(fastest, stats.median_us)
-            if stats.median_us <= SCREEN_SHARE * budget_us:
-                chosen.append(candidate)
-            advance(len(chosen), wanted)
-            if len(chosen) == wanted:
-                break
-    if not chosen:
-        raise InputError(
-            f"none of {len(candidates)} candidates was measured within {budget_us:.0f} us "
-            f"(the fastest took {fastest:.0f} us): is the machine busy? the same command tries again"
-        )
-    return chosen
 
 
 def judge(target: Path, model: CrossEncoder, prepared: Prepared, *, supernet_quality: float) -> dict[str, Any]:

@@ -10,14 +10,14 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 import ray
 import torch
 
-from sparsefront.spaces import Genome, InputError
+from sparsefront.spaces import Genome, InputError, RunFailed
 
 Fitness = Callable[[Genome], dict[str, float]]
 """Genome -> metrics; ``"quality"`` must be among them, higher is better."""
@@ -73,6 +73,32 @@ class SerialPool:
         except Exception as error:
             outcome = error
         return Finished(genome, outcome, time.perf_counter() - start)
+
+
+def evaluate_all(
+    pool: EvaluationPool, genomes: Sequence[Genome], *, progress: Callable[[int, int], None]
+) -> list[float]:
+    """Quality of every genome, in their order; the first evaluation that fails raises.
+
+    Args:
+        pool: with nothing under way.
+        genomes: all different.
+        progress: called with (evaluated, genomes in all).
+    """
+    waiting, found = deque(genomes), dict[Genome, float]()
+    under_way = 0
+    while len(found) < len(genomes):
+        while waiting and under_way < pool.size:
+            pool.submit(waiting.popleft())
+            under_way += 1
+        done = pool.next_done()
+        under_way -= 1
+        if isinstance(done.outcome, Exception):
+            line = str(done.outcome).strip().splitlines()[-1]  # Ray puts the actor's traceback before it
+            raise RunFailed(f"genome {done.genome.key()} could not be evaluated: {line}") from done.outcome
+        found[done.genome] = done.outcome["quality"]
+        progress(len(found), len(genomes))
+    return [found[genome] for genome in genomes]
 
 
 class _Worker:

@@ -19,10 +19,11 @@ from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.search.anchor import anchored
 from sparsefront.search.budget import budget_of, check_budget, check_one_budget
+from sparsefront.search.candidates import choose
 from sparsefront.search.costs import costs
 from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, space_of, sweep_uniform
 from sparsefront.search.export import check_out, publish
-from sparsefront.search.finalists import Finalist, finish, screen
+from sparsefront.search.finalists import Finalist, finish
 from sparsefront.search.front import Evaluated, evaluated_of, front
 from sparsefront.search.prepare import Measured, Prepared, check_length, measure, prepare
 from sparsefront.search.progress import Reporter, Silent
@@ -225,11 +226,10 @@ class Run:
         )
 
     def best_of(
-        self, prepared: Prepared, candidates: Sequence[Evaluated], budget_us: float, title: str
+        self, prepared: Prepared, evaluated: Sequence[Evaluated], budget_us: float, title: str
     ) -> list[Finalist]:
-        """Fine-tuned candidates, best on validation rows first, those measured over the budget last."""
-        wanted = self.settings.finalists
-        chosen = screen(candidates, prepared, budget_us=budget_us, wanted=wanted, reporter=self.reporter)
+        """Fine-tuned genomes, best on validation rows first, those measured over the budget last."""
+        chosen = choose(evaluated, prepared, self.settings, budget_us=budget_us, reporter=self.reporter)
         finalists = [
             self.finish(prepared, one, f"{title} {number} of {len(chosen)}") for number, one in enumerate(chosen, 1)
         ]
@@ -264,7 +264,7 @@ class Run:
     def _finalise(
         self, prepared: Prepared, budget_us: float, found: list[Evaluated], uniform: list[Evaluated]
     ) -> dict[str, Any]:
-        finalists = self.best_of(prepared, by_quality(found), budget_us, "finalist")
+        finalists = self.best_of(prepared, found, budget_us, "finalist")
         winner = finalists[0]
         if winner.measured_us > budget_us:
             raise InputError(
@@ -306,7 +306,7 @@ class Run:
         if not uniform:
             return []
         try:
-            return self.best_of(prepared, by_quality(uniform), budget_us, "best uniform")
+            return self.best_of(prepared, uniform, budget_us, "best uniform")
         except InputError as error:  # a comparison that fails must not cost the winner
             self.reporter.say(f"no uniform genome to compare with: {error}")
             return []
@@ -454,12 +454,6 @@ def evaluated_rows(evaluated: Sequence[Evaluated], budget_us: float) -> list[dic
         }
         for one in evaluated
     ]
-
-
-def by_quality(evaluated: Sequence[Evaluated]) -> list[Evaluated]:
-    """Candidates for fine-tuning: the front, best quality first, then what it dominates."""
-    on_front = {one.number for one in front(evaluated)}
-    return sorted(evaluated, key=lambda one: (one.number in on_front, one.quality), reverse=True)
 
 
 def front_rows(evaluated: Sequence[Evaluated], budget_us: float) -> list[dict[str, Any]]:

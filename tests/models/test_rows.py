@@ -68,11 +68,25 @@ def test_shuffled_batches_depend_on_the_seed_alone_and_pad_little() -> None:
     assert used / 125 > 0.9
 
 
-def test_batches_asks_for_exactly_one_limit() -> None:
+def test_padding_to_a_multiple_leaves_few_shapes() -> None:
+    rows = make_rows(np.random.default_rng(0).integers(5, 45, size=2000).tolist())
+    for seed in (None, 0):
+        batches = list(rows.batches(tokens_per_batch=256, shuffle_seed=seed, pad_to_multiple_of=8))
+        assert {batch.input_ids.shape[1] for batch in batches} == {8, 16, 24, 32, 40, 44}  # no row is longer than 44
+        assert all(batch.input_ids.size <= 256 for batch in batches)
+        full = [batch.input_ids.shape for batch in batches if batch.input_ids.size > 256 - batch.input_ids.shape[1]]
+        assert len(full) > 0.8 * len(batches) and len(set(full)) <= 6
+        for batch in batches:
+            assert batch.attention_mask.sum(axis=1).tolist() == rows.lengths[batch.index].tolist()
+
+
+def test_batches_asks_for_exactly_one_limit_and_a_sensible_multiple() -> None:
     rows = make_rows([3])
     for limits in ({}, {"batch_size": 2, "tokens_per_batch": 3}, {"batch_size": 0}):
         with pytest.raises(ValueError, match="tokens_per_batch"):
             rows.batches(**limits)
+    with pytest.raises(ValueError, match="pad_to_multiple_of"):
+        rows.batches(batch_size=1, pad_to_multiple_of=0)
 
 
 @given(many_lengths.filter(bool), st.data())

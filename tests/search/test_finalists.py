@@ -8,8 +8,7 @@ from tests.search.conftest import Finished
 
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.training import TrainOptions
-from sparsefront.search.finalists import finish, screen
-from sparsefront.search.front import Evaluated
+from sparsefront.search.finalists import finish
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Silent
 from sparsefront.search.run import FINALISTS
@@ -17,7 +16,6 @@ from sparsefront.search.steps import step_seconds
 from sparsefront.spaces import Genome, InputError
 
 SMALL = Genome.from_columns(heads=[1, 0], ffn_units=[16, 16], keep_percent=[50, 100])
-EMPTY = Genome.uniform(2, heads=0, ffn_units=0)
 
 
 def test_a_finalist_is_trained_exported_and_measured_once(prepared: Prepared, tmp_path: Path) -> None:
@@ -37,17 +35,6 @@ def test_a_finalist_is_trained_exported_and_measured_once(prepared: Prepared, tm
         finish(
             folder, SMALL, prepared, TrainOptions(epochs=2.0), supernet_quality=0.6, reporter=Silent(), title="again"
         )
-
-
-def test_screening_keeps_the_order_and_passes_what_is_measured_over_the_budget(prepared: Prepared) -> None:
-    dense = prepared.teacher.genome
-    candidates = [Evaluated(one, 0.9 - number / 10, 1.0, number) for number, one in enumerate((dense, SMALL, EMPTY))]
-    budget_us = 0.9 * prepared.measured.dense_us
-    chosen = screen(candidates, prepared, budget_us=budget_us, wanted=2, reporter=Silent())
-    assert [one.genome for one in chosen] == [SMALL, EMPTY]
-    assert screen(candidates, prepared, budget_us=1e9, wanted=1, reporter=Silent()) == candidates[:1]
-    with pytest.raises(InputError, match=r"none of 3 candidates was measured within 0 us \(the fastest took \d+ us\)"):
-        screen(candidates, prepared, budget_us=0.1, wanted=1, reporter=Silent())
 
 
 def test_the_folders_of_the_finished_run_are_whole_exports(finished: Finished) -> None:

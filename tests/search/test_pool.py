@@ -12,9 +12,9 @@ from tests.search.builders import build_counting, build_dying
 from tests.search.landscape import Landscape
 
 from sparsefront.search.loop import search_loop
-from sparsefront.search.pool import RayPool, SerialPool
+from sparsefront.search.pool import RayPool, SerialPool, evaluate_all
 from sparsefront.search.studies import open_study
-from sparsefront.spaces import Genome, InputError
+from sparsefront.spaces import Genome, InputError, RunFailed
 
 GENOMES = [Genome.uniform(2, heads=heads, ffn_units=8) for heads in range(5)]
 
@@ -39,6 +39,15 @@ def test_serial_pool_evaluates_and_returns_errors() -> None:
     assert str(pool.next_done().outcome) == "no such layer"
     with pytest.raises(ValueError, match="under way"):
         pool.next_done()
+
+
+def test_evaluating_all_keeps_the_order_and_names_the_genome_that_fails() -> None:
+    seen: list[tuple[int, int]] = []
+    with RayPool(build_counting, {"base": 1.0, "raise_at": 4}, workers=2) as pool:
+        found = evaluate_all(pool, GENOMES[3::-1], progress=lambda *done: seen.append(done))
+        assert found == [4.0, 3.0, 2.0, 1.0] and seen[-1] == (4, 4)
+        with pytest.raises(RunFailed, match=rf"genome {GENOMES[4].key()} could not be evaluated: .*no such layer"):
+            evaluate_all(pool, GENOMES[4:], progress=lambda *done: None)
 
 
 def test_serial_pool_lets_an_interrupt_through() -> None:

@@ -13,7 +13,7 @@ from tests.search.tiny import write_backbone, write_task
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.task import Task
 from sparsefront.search.front import Evaluated
-from sparsefront.search.run import LOCK, RESULT, Run, by_quality, export_run, front_rows, read_result, read_run
+from sparsefront.search.run import LOCK, RESULT, Run, export_run, front_rows, read_result, read_run
 from sparsefront.search.run_file import RUN, RunFile
 from sparsefront.search.settings import PrepareSettings, SearchSettings
 from sparsefront.spaces import Genome, InputError
@@ -180,11 +180,10 @@ def test_rows_in_memory_make_a_run_that_only_a_program_can_reopen(finished: Fini
         Run.reopen(run.folder)
 
 
-def test_candidates_are_the_front_first_then_the_rest_by_quality() -> None:
+def test_front_rows_are_what_nothing_dominates_best_quality_first() -> None:
     def one(number: int, quality: float, latency_us: float) -> Evaluated:
         return Evaluated(Genome.uniform(1, heads=number, ffn_units=0), quality, latency_us, number)
 
     evaluated = [one(0, 0.5, 10.0), one(1, 0.4, 20.0), one(2, 0.8, 30.0), one(3, 0.7, 40.0)]
-    assert [candidate.number for candidate in by_quality(evaluated)] == [2, 0, 3, 1]
     rows = front_rows(evaluated, 20.0)
     assert [(row["quality"], row["feasible"]) for row in rows] == [(0.8, False), (0.5, True)]

@@ -1,0 +1,94 @@
+"""Candidates: which of the evaluated genomes are worth fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sparsefront.latency.runtimes import runtime
+from sparsefront.search.explore import fitness_pool
+from sparsefront.search.export import measure_session
+from sparsefront.search.front import Evaluated
+from sparsefront.search.pool import evaluate_all
+from sparsefront.search.prepare import Prepared
+from sparsefront.search.progress import Reporter
+from sparsefront.search.settings import SearchSettings
+from sparsefront.spaces import InputError
+
+SCREEN_SHARE = 0.98
+RESCORED = 8
+
+
+def choose(
+    evaluated: Sequence[Evaluated],
+    prepared: Prepared,
+    settings: SearchSettings,
+    *,
+    budget_us: float,
+    reporter: Reporter,
+) -> list[Evaluated]:
+    """The ``settings.finalists`` genomes to fine-tune, best first: measured within the budget, scored on all rows.
+
+    Where the search has scored a part of the validation rows, the best of many scores is partly a lucky one; so the
+    best dozen are scored again on all of them.
+    """
+    by_quality = sorted(evaluated, key=lambda one: one.quality, reverse=True)
+    partly = settings.search_rows < len(prepared.rows["valid"])
+    wanted = max(settings.finalists, RESCORED) if partly else settings.finalists
+    chosen = screen(by_quality, prepared, budget_us=budget_us, wanted=wanted, reporter=reporter)
+    if partly:
+        chosen = rescored(chosen, prepared, settings, reporter=reporter)
+    return chosen[: settings.finalists]
+
+
+def screen(
+    candidates: Sequence[Evaluated],
+    prepared: Prepared,
+    *,
+    budget_us: float,
+    wanted: int,
+    reporter: Reporter,
+) -> list[Evaluated]:
+    """The first ``wanted`` candidates that the serving runtime, not only the table, finds within the budget.
+
+    Time does not depend on the weights, so this is settled before anything is fine-tuned. A little room is left
+    (``SCREEN_SHARE``) because the measurement that counts is taken again on the finished export.
+
+    Raises:
+        InputError: when no candidate is measured within the budget.
+    """
+    serving = runtime(prepared.settings.runtime, threads=prepared.settings.threads)
+    length_tokens = prepared.measured.table.fingerprint.length_tokens
+    chosen: list[Evaluated] = []
+    fastest = float("inf")
+    with reporter.step("measuring candidates") as advance:
+        for candidate in candidates:
+            session = serving.load(prepared.backbone.config.with_genome(candidate.genome))
+            stats = measure_session(session, length_tokens=length_tokens, rounds=12)
+            fastest = min(fastest, stats.median_us)
+            if stats.median_us <= SCREEN_SHARE * budget_us:
+                chosen.append(candidate)
+            advance(len(chosen), wanted)
+            if len(chosen) == wanted:
+                break
+    if not chosen:
+        raise InputError(
+            f"none of {len(candidates)} candidates was measured within {budget_us:.0f} us "
+            f"(the fastest took {fastest:.0f} us): is the machine busy? the same command tries again"
+        )
+    return chosen
+
+
+def rescored(
+    candidates: Sequence[Evaluated], prepared: Prepared, settings: SearchSettings, *, reporter: Reporter
+) -> list[Evaluated]:
+    """The candidates with their quality on all validation rows, best first."""
+    rows = prepared.rows["valid"]
+    all_rows = settings.model_copy(update={"search_rows": len(rows)})
+    with (
+        reporter.step("scoring candidates on all validation rows") as advance,
+        fitness_pool(prepared, all_rows) as pool,
+    ):
+        qualities = evaluate_all(pool, [one.genome for one in candidates], progress=advance)
+    scored = [replace(one, quality=quality) for one, quality in zip(candidates, qualities, strict=True)]
+    return sorted(scored, key=lambda one: one.quality, reverse=True)
