@@ -98,7 +98,12 @@ class Bench:
             genomes_per_step=3,
             teacher=TrainOptions(epochs=epochs, learning_rate=8e-5, tokens_per_batch=1024),
             elastic=TrainOptions(
-                epochs=epochs, learning_rate=1e-4, tokens_per_batch=1024, distil_share=0.8, freeze_embeddings=True
+                epochs=epochs,
+                learning_rate=1.5e-4,
+                tokens_per_batch=2048,
+                distil_share=0.8,
+                freeze_embeddings=True,
+                dropout=0.0,
             ),
         )
         self.backbone = load_backbone("minilm")
