@@ -219,6 +219,7 @@ class Bench:
                     "remeasured_us": stats.median_us,
                     "remeasured_p95_us": stats.p95_us,
                     "speed_up": dense_us / stats.median_us,
+                    "share_of_budget": stats.median_us / (SHARES[share] * dense_us),
                     "parameters": result["winner"]["parameters"],
                     "genome": result["winner"]["genome"],
                     "evaluations": result["evaluations"],
@@ -307,8 +308,12 @@ def targets(rows: list[dict[str, Any]]) -> list[Target]:
                 f"test AUC at {share} of the dense latency, searched joint minus {rival}, mean of {len(common)} seeds"
             )
             claims.append(Target(name, ">=", gain, difference))
-    over = max(row["remeasured_us"] / row["budget_us"] for row in rows if "budget_us" in row)
-    claims.append(Target("largest measured latency of a winner, share of its budget", "<=", 1.0, over))
+    winners = [row for row in rows if "budget_us" in row]
+    chosen = max(row["measured_us"] / row["budget_us"] for row in winners)
+    claims.append(Target("largest latency of a winner when it was chosen, share of its budget", "<=", 1.0, chosen))
+    together = max(row["share_of_budget"] for row in winners)
+    name = "largest latency of a winner at the end, share of the dense model's then, over the share asked"
+    claims.append(Target(name, "<=", 1.0, together))
     return claims
 
 

@@ -7,7 +7,8 @@ tokens rather than rows, and the Trainer's checkpoints are pickles.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,11 +108,39 @@ def train(
         raise ValueError(f"teacher_logits must have {len(rows)} entries, got {len(teacher_logits)}")
     target = torch.from_numpy(mix_targets(rows.target, teacher_logits, options.distil_share))
     device = best_device()
-    model.to(device).train()
-    frozen = model.encoder.embeddings.parameters() if options.freeze_embeddings else ()
-    for parameter in frozen:
-        parameter.requires_grad_(False)
+    model.to(device)
+    with _training(model, options):
+        losses = _fit(model, rows, options, target, genomes, progress)
+    tail = losses[-max(1, len(losses) // 10) :]
+    return TrainReport(steps=len(losses), final_loss=float(np.mean(tail)))
+
+
+@contextmanager
+def _training(model: CrossEncoder, options: TrainOptions) -> Iterator[None]:
+    """The model in training mode with the options' dropout and frozen parameters; all is undone, also after an error."""
+    model.train()
+    for parameter in model.encoder.embeddings.parameters():
+        parameter.requires_grad_(not options.freeze_embeddings)
     _set_dropout(model, options.dropout)
+    try:
+        yield
+    finally:
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        _set_dropout(model, None)
+        model.eval()
+
+
+def _fit(
+    model: CrossEncoder,
+    rows: TokenRows,
+    options: TrainOptions,
+    target: Tensor,
+    genomes: GenomeSource | None,
+    progress: Progress | None,
+) -> list[float]:
+    """Loss of every step."""
+    device = next(model.parameters()).device
     total = max(1, round(options.epochs * int(rows.lengths.sum())))
     rng = np.random.default_rng(options.seed)
     torch.manual_seed(options.seed)
@@ -136,12 +165,7 @@ def train(
             if progress is not None:
                 progress(min(seen, total), total)
         epoch += 1
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    _set_dropout(model, None)
-    model.eval()
-    tail = losses[-max(1, len(losses) // 10) :]
-    return TrainReport(steps=len(losses), final_loss=float(np.mean(tail)))
+    return losses
 
 
 def mix_targets(

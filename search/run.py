@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,12 +31,12 @@ from sparsefront.search.prepare import Measured, Prepared, check_length, measure
 from sparsefront.search.progress import Reporter, Silent
 from sparsefront.search.run_file import RUN, BackboneRef, RunFile, TaskRef, task_at
 from sparsefront.search.settings import PrepareSettings, SearchSettings
-from sparsefront.search.steps import difference, read_json, read_record, write_json
+from sparsefront.search.steps import difference, read_json, read_record, run_step, write_json
 from sparsefront.search.studies import open_study
 from sparsefront.search.versions import versions
 from sparsefront.spaces import Genome, InputError
 
-RESULT, LOCK, FINALISTS = "result.json", ".lock", "finalists"
+RESULT, LOCK, CANDIDATES, FINALISTS = "result.json", ".lock", "candidates", "finalists"
 MAY_CHANGE = {"evaluations", "workers", "finalists", "uniform"}
 
 
@@ -62,7 +64,7 @@ class Run:
     """A search for one task, backbone and budget, in one folder.
 
     ``run.json`` says what it is; ``latency/``, ``teacher/`` and ``supernet/`` are the prepared steps (in ``shared``
-    when several runs use the same); ``study.db`` is the Optuna study; ``finalists/`` has a complete export per
+    when several runs use the same); ``study.db`` is the Optuna study; ``candidates/`` says what was chosen of it; ``finalists/`` has a complete export per
     finalist; ``result.json`` is written last.
     """
 
@@ -229,7 +231,7 @@ class Run:
         self, prepared: Prepared, evaluated: Sequence[Evaluated], budget_us: float, title: str
     ) -> list[Finalist]:
         """Fine-tuned genomes, best on validation rows first, those measured over the budget last."""
-        chosen = choose(evaluated, prepared, self.settings, budget_us=budget_us, reporter=self.reporter)
+        chosen = self._chosen(prepared, evaluated, budget_us)
         finalists = [
             self.finish(prepared, one, f"{title} {number} of {len(chosen)}") for number, one in enumerate(chosen, 1)
         ]
@@ -261,6 +263,23 @@ class Run:
             prepared = self.prepare(self.anchored(measured, self.budget_us(measured)))
             return asdict(self.finish(prepared, one, "fine-tuning"))
 
+    def _chosen(self, prepared: Prepared, evaluated: Sequence[Evaluated], budget_us: float) -> list[Evaluated]:
+        """The candidates among these evaluations; kept, so that an interrupted run goes on with the same ones."""
+        inputs = {
+            "evaluated": [[one.number, one.genome.key(), one.quality] for one in evaluated],
+            "budget_us": budget_us,
+            "finalists": self.settings.finalists,
+        }
+
+        def build(_: Path) -> dict[str, Any]:
+            chosen = choose(evaluated, prepared, self.settings, budget_us=budget_us, reporter=self.reporter)
+            return {"chosen": [[one.number, one.quality] for one in chosen]}
+
+        digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
+        kept = run_step(self.folder / CANDIDATES / digest, inputs, build)["chosen"]
+        by_number = {one.number: one for one in evaluated}
+        return [replace(by_number[number], quality=quality) for number, quality in kept]
+
     def _finalise(
         self, prepared: Prepared, budget_us: float, found: list[Evaluated], uniform: list[Evaluated]
     ) -> dict[str, Any]:
@@ -269,7 +288,8 @@ class Run:
         if winner.measured_us > budget_us:
             raise InputError(
                 f"no finalist was measured within {budget_us:.0f} us (the best took {winner.measured_us:.0f} us): "
-                f"is the machine busy? remove {self.folder / FINALISTS} and run the same command"
+                f"is the machine busy? remove {self.folder / CANDIDATES} and {self.folder / FINALISTS} and run the same "
+                "command"
             )
         dense = Finalist(
             genome=prepared.teacher.genome.key(),

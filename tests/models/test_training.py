@@ -257,7 +257,9 @@ def test_a_loss_that_is_not_finite_stops_the_training(poison: float) -> None:
         model.head.bias.fill_(poison)
     before = weights_of(model)
     with pytest.raises(FloatingPointError, match=r"training loss became (nan|inf) at learning rate 5e-05"):
-        train(model, toy_rows(40), TrainOptions(precision="fp32"))
+        train(model, toy_rows(40), TrainOptions(precision="fp32", freeze_embeddings=True, dropout=0.0))
+    assert not model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} != {0.0}
     moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     assert set(moved) <= {"head.bias"}, "no step was taken"  # NaN differs from itself
 

@@ -13,7 +13,7 @@ from tests.search.tiny import write_backbone, write_task
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.task import Task
 from sparsefront.search.front import Evaluated
-from sparsefront.search.run import LOCK, RESULT, Run, export_run, front_rows, read_result, read_run
+from sparsefront.search.run import FINALISTS, LOCK, RESULT, Run, export_run, front_rows, read_result, read_run
 from sparsefront.search.run_file import RUN, RunFile
 from sparsefront.search.settings import PrepareSettings, SearchSettings
 from sparsefront.spaces import Genome, InputError
@@ -33,6 +33,21 @@ def test_a_finished_run_keeps_its_result(finished: Finished, tmp_path: Path) -> 
     assert result.values == {key: value for key, value in finished.report.items() if key != "export"}
     assert (copy / RESULT).read_bytes() == before
     assert result.winner_folder.is_dir() and result.front == finished.report["front"]
+
+
+def test_a_run_interrupted_at_its_finalists_goes_on_with_the_same_ones(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finished.copy(tmp_path / "run")
+    (folder / RESULT).unlink()
+    shutil.rmtree(folder / FINALISTS)
+
+    def again(*_: Any, **__: Any) -> None:
+        raise AssertionError("chosen again")
+
+    monkeypatch.setattr("sparsefront.search.run.choose", again)
+    found = Run.reopen(folder).execute().values["finalists"]
+    assert {row["genome"] for row in found} == {row["genome"] for row in finished.report["finalists"]}
 
 
 def test_a_run_may_be_moved(finished: Finished, tmp_path: Path) -> None:
