@@ -64,8 +64,8 @@ class Run:
     """A search for one task, backbone and budget, in one folder.
 
     ``run.json`` says what it is; ``latency/``, ``teacher/`` and ``supernet/`` are the prepared steps (in ``shared``
-    when several runs use the same); ``study.db`` is the Optuna study; ``candidates/`` says what was chosen of it; ``finalists/`` has a complete export per
-    finalist; ``result.json`` is written last.
+    when several runs use the same); ``study.db`` is the Optuna study; ``candidates/`` says what was chosen of it;
+    ``finalists/`` has a complete export per finalist; ``result.json`` is written last.
     """
 
     def __init__(
@@ -288,8 +288,8 @@ class Run:
         if winner.measured_us > budget_us:
             raise InputError(
                 f"no finalist was measured within {budget_us:.0f} us (the best took {winner.measured_us:.0f} us): "
-                f"is the machine busy? remove {self.folder / CANDIDATES} and {self.folder / FINALISTS} and run the same "
-                "command"
+                f"is the machine busy? remove {self.folder / CANDIDATES} and {self.folder / FINALISTS} and run the "
+                "same command"
             )
         dense = Finalist(
             genome=prepared.teacher.genome.key(),
