@@ -117,7 +117,7 @@ def train(
 
 @contextmanager
 def _training(model: CrossEncoder, options: TrainOptions) -> Iterator[None]:
-    """The model in training mode with the options' dropout and frozen parameters; all is undone, also after an error."""
+    """The model in training mode, with the options' dropout and frozen parameters; undone also after an error."""
     model.train()
     for parameter in model.encoder.embeddings.parameters():
         parameter.requires_grad_(not options.freeze_embeddings)
