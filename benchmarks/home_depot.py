@@ -29,10 +29,11 @@ from sparsefront.models.metrics import quality
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.training import TrainOptions
+from sparsefront.search.anchor import anchored
 from sparsefront.search.costs import costs
-from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, sweep_uniform
+from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, space_of, sweep_uniform
 from sparsefront.search.front import Evaluated
-from sparsefront.search.prepare import Prepared
+from sparsefront.search.prepare import Measured, Prepared
 from sparsefront.search.progress import Rich
 from sparsefront.search.run import FINALISTS, Run
 from sparsefront.search.settings import PrepareSettings, SearchSettings
@@ -147,7 +148,7 @@ class Bench:
 
         def build(target: Path) -> dict[str, Any]:
             run.folder.mkdir(parents=True, exist_ok=True)
-            prepared = replace(self.prepared, measured=run.anchored(self.prepared.measured, budget_us))
+            prepared = replace(self.prepared, measured=self.anchored(run, budget_us))
             found = self.explored(run, prepared, budget_us, method)
             searched = time.perf_counter()
             finalists = run.best_of(prepared, found, budget_us, method)
@@ -160,6 +161,19 @@ class Bench:
 
         inputs = {"settings": run.settings.model_dump_json(), "budget_us": budget_us}
         return run_step(self.folder(method, share, seed), inputs, build)
+
+    def anchored(self, run: Run, budget_us: float) -> Measured:
+        """The table at a budget; measured once per space and budget, so that methods and seeds share it."""
+        space = run.settings.space
+        return anchored(
+            self.work / f"anchor-{space}-{budget_us:.0f}",
+            self.prepared.measured,
+            self.backbone,
+            space_of(self.backbone.widths, run.settings),
+            self.preparation,
+            budget_us=budget_us,
+            reporter=self.reporter,
+        )
 
     def folder(self, method: str, share: str, seed: int) -> Path:
         """Where a finished cell is kept."""

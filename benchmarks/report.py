@@ -43,6 +43,9 @@ def home_depot(result: dict[str, Any]) -> str:
         cells = []
         for method in methods:
             found = [row for row in rows if row["cell"] == method and row["budget"] == budget]
+            if not found:
+                cells.append("not run")
+                continue
             auc, latency = (float(np.mean([row[key] for row in found])) for key in ("test_auc", "remeasured_us"))
             each = " / ".join(f"{row['test_auc']:.4f}" for row in found)
             cells.append(f"**{auc:.4f}** ({latency:.0f} us; {each})")
