@@ -22,7 +22,8 @@ from common import Target, write_result
 from memory import PeakMemory
 from numpy.typing import NDArray
 
-from sparsefront.latency.runtimes import feeds_of_length, runtime
+from sparsefront.latency.runtime import feeds_of_length
+from sparsefront.latency.runtimes import runtime
 from sparsefront.latency.timing import LatencyStats, time_interleaved
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.cross_encoder import CrossEncoder

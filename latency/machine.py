@@ -68,12 +68,9 @@ class MachineFingerprint:
         batch: int = 1,
     ) -> MachineFingerprint:
         """This machine with the given way of serving."""
-        info = _cpuinfo()
-        flags = set((info.get("flags") or info.get("Features") or "").split())
-        isa = sorted(flag for flag in flags if flag in _FLAGS or flag.startswith(_FLAG_PREFIXES))
         return cls(
-            cpu=info.get("model name") or platform.processor() or platform.machine(),
-            isa=tuple(isa),
+            cpu=_cpuinfo().get("model name") or platform.processor() or platform.machine(),
+            isa=instruction_sets(),
             cores=os.cpu_count() or 1,
             system=f"{platform.system()} {platform.machine()}",
             runtime=runtime,
@@ -114,6 +111,13 @@ class MachineFingerprint:
             if not fits:
                 raise InputError(f"machine fingerprint: {name} must be of type {kind}, got {value!r}")
         return cls(**{**values, "isa": tuple(values["isa"])})
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """What this CPU has of the instruction sets that matrix products use, sorted."""
+    info = _cpuinfo()
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    return tuple(sorted(flag for flag in flags if flag in _FLAGS or flag.startswith(_FLAG_PREFIXES)))
 
 
 def _cpuinfo() -> dict[str, str]:

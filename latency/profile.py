@@ -20,8 +20,7 @@ from scipy.optimize import lsq_linear  # type: ignore[import-untyped]
 
 from sparsefront.latency.blocks import Floats
 from sparsefront.latency.cost import COMPONENTS, MEMORY, GenomeColumns, component_costs, memory_features
-from sparsefront.latency.machine import MachineFingerprint
-from sparsefront.latency.runtimes import Runtime, feeds_of_length
+from sparsefront.latency.runtime import Runtime, feeds_of_length
 from sparsefront.latency.table import Backbone, LatencyTable, TableError
 from sparsefront.latency.timing import Clock, time_interleaved
 from sparsefront.spaces import Genome, InputError, LayerGene, SearchSpace
@@ -100,10 +99,7 @@ def profile(
     measured, drift = meter.measure(design.points, point_us=plan.point_us, passes=plan.passes)
     rows = design.rows(dict(zip(design.points, measured, strict=True)))
     clock: Clock = meter.clock
-    fingerprint = MachineFingerprint.here(
-        runtime=runtime.name, runtime_version=runtime.version, threads=runtime.threads,
-        precision=runtime.precision, length_tokens=length_tokens,
-    )  # fmt: skip
+    fingerprint = runtime.fingerprint(length_tokens=length_tokens)
     raw = LatencyTable(fingerprint=fingerprint, backbone=backbone, measured=rows)
     models_us, model_drift = meter.measure(
         [(genome, length_tokens) for genome in (*whole, *held)], point_us=plan.model_us, passes=plan.passes

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sparsefront.latency.runtimes import Feeds, Session
+from sparsefront.latency.runtime import Feeds, Session
 
 Clock = Literal["wall", "cpu"]
 

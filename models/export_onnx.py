@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import onnx
 
-from sparsefront.models.onnx_graph import build_graph
+from sparsefront.models.onnx_graph import Precision, build_graph
 from sparsefront.spaces import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from sparsefront.models.cross_encoder import CrossEncoder
 
 
-def export_onnx(model: CrossEncoder, path: str | Path, *, overwrite: bool = False) -> None:
+def export_onnx(
+    model: CrossEncoder, path: str | Path, *, precision: Precision = "fp32", overwrite: bool = False
+) -> None:
     """Writes the model's own genome as one checked ONNX file; a crash leaves the old file or none.
 
     Raises:
@@ -30,7 +32,7 @@ def export_onnx(model: CrossEncoder, path: str | Path, *, overwrite: bool = Fals
         raise InputError(f"{path.parent} is not a folder, so {path.name} cannot be written there")
     arrays = {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
     config = cast("CrossEncoderConfig", model.config)
-    graph = build_graph(config, arrays)
+    graph = build_graph(config, arrays, precision=precision)
     onnx.checker.check_model(graph, full_check=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

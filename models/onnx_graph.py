@@ -16,7 +16,8 @@ thread, batch 1, width 384, decided the form:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +25,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsefront.models.parameters import Arrays, checked_arrays
-from sparsefront.spaces import Genome, kept_tokens
+from sparsefront.spaces import Genome, InputError, kept_tokens
 
 if TYPE_CHECKING:
     from sparsefront.models.config import CrossEncoderConfig
 
+Precision = Literal["fp32", "int8"]
 OPSET = 23
 IR_VERSION = 10
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -37,14 +39,27 @@ _MASKED = np.float32(-1e9)
 _AFTER_SOFTMAX = 3
 
 
-def build_graph(config: CrossEncoderConfig, arrays: Mapping[str, npt.NDArray[Any]]) -> onnx.ModelProto:
+def build_graph(
+    config: CrossEncoderConfig, arrays: Mapping[str, npt.NDArray[Any]], *, precision: Precision = "fp32"
+) -> onnx.ModelProto:
     """The graph of the model that ``arrays`` (state-dict names) holds.
+
+    With ``int8`` the products with weights are integer products: weights are rounded once, symmetrically per output,
+    activations per call over the whole tensor. Attention, norms and embeddings stay float32.
 
     Inputs ``input_ids``, ``attention_mask``, ``token_type_ids``: int64 (batch, tokens), both dynamic; padding, if any,
     stands at the end of a row. Output ``logits``: float32 (batch,). Raises ``ValueError`` for an array that is missing,
     not known, or not of the shape that the configuration asks for.
     """
-    return _CrossEncoderGraph(config, checked_arrays(config, arrays)).build()
+    return _CrossEncoderGraph(config, checked_arrays(config, arrays), precision).build()
+
+
+def onnx_file(directory: str | Path) -> Path:
+    """The graph of an export folder; :class:`InputError` when there is none."""
+    path = Path(directory) / "model.onnx"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; expected an export folder with model.onnx")
+    return path
 
 
 class _Nodes:
@@ -120,8 +135,9 @@ class _Tokens:
 
 
 class _CrossEncoderGraph:
-    def __init__(self, config: CrossEncoderConfig, arrays: Arrays) -> None:
+    def __init__(self, config: CrossEncoderConfig, arrays: Arrays, precision: Precision) -> None:
         self.config = config
+        self.precision = precision
         self.genome: Genome = config.genome
         self.arrays = arrays
         self.nodes = _Nodes()
@@ -134,6 +150,7 @@ class _CrossEncoderGraph:
         ]
         self.scoring = self._scoring_layers()
         self._survivors: dict[int, tuple[str, str]] = {}
+        self._rounded: dict[str, list[str]] = {}
 
     def build(self) -> onnx.ModelProto:
         nodes, config = self.nodes, self.config
@@ -162,7 +179,9 @@ class _CrossEncoderGraph:
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="sparsefront"
         )
-        helper.set_model_props(model, {"genome": self.genome.key(), "hidden_size": str(config.hidden_size)})
+        helper.set_model_props(
+            model, {"genome": self.genome.key(), "hidden_size": str(config.hidden_size), "precision": self.precision}
+        )
         return model
 
     # -- embeddings ------------------------------------------------------------------------------------------------
@@ -348,8 +367,22 @@ class _CrossEncoderGraph:
         return self.nodes.op("LayerNormalization", hidden, weight, bias, axis=-1, epsilon=self.config.layer_norm_eps)
 
     def _matmul(self, hidden: str, name: str, weight: npt.NDArray[np.float32]) -> str:
-        return self.nodes.op("MatMul", hidden, self.nodes.const(weight.T, f"{name}.weight"))
+        """``hidden`` (..., inputs) times the transpose of ``weight`` (outputs, inputs)."""
+        nodes = self.nodes
+        if self.precision == "fp32":
+            return nodes.op("MatMul", hidden, nodes.const(weight.T, f"{name}.weight"))
+        if hidden not in self._rounded:
+            self._rounded[hidden] = nodes.outputs("DynamicQuantizeLinear", hidden, outputs=3)
+        rounded, scale, zero_point = self._rounded[hidden]
+        weight_scale = np.abs(weight).max(axis=1, initial=0) / 127
+        weight_scale[weight_scale == 0] = 1
+        integers = np.round(weight / weight_scale[:, None]).astype(np.int8)
+        product = nodes.op("MatMulInteger", rounded, nodes.const(integers.T, f"{name}.weight"), zero_point)
+        factor = nodes.op("Mul", scale, nodes.const(weight_scale.astype(np.float32), f"{name}.scale"))
+        return nodes.op("Mul", nodes.op("Cast", product, to=TensorProto.FLOAT), factor)
 
     def _gemm(self, row: str, name: str, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> str:
         nodes = self.nodes
-        return nodes.op("Gemm", row, nodes.const(weight.T, f"{name}.weight"), nodes.const(bias, f"{name}.bias"))
+        if self.precision == "fp32":
+            return nodes.op("Gemm", row, nodes.const(weight.T, f"{name}.weight"), nodes.const(bias, f"{name}.bias"))
+        return nodes.op("Add", self._matmul(row, name, weight), nodes.const(bias, f"{name}.bias"))

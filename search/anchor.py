@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from sparsefront.latency.runtimes import runtime
 from sparsefront.models.backbone import Backbone
 from sparsefront.search.curriculum import random_shape
 from sparsefront.search.export import measure_session
@@ -50,7 +49,7 @@ def anchored(
     genomes = near_budget(space, measured, budget_us, seed=settings.seed)
 
     def build(_: Path) -> dict[str, Any]:
-        serving = runtime(settings.runtime, threads=settings.threads)
+        serving = settings.serving()
         length_tokens = measured.table.fingerprint.length_tokens
         ratios = []
         with reporter.step("anchoring the table at the budget") as advance:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sparsefront.latency.runtimes import runtime
 from sparsefront.search.explore import fitness_pool
 from sparsefront.search.export import measure_session
 from sparsefront.search.front import Evaluated
@@ -57,7 +56,7 @@ def screen(
     Raises:
         InputError: when no candidate is measured within the budget.
     """
-    serving = runtime(prepared.settings.runtime, threads=prepared.settings.threads)
+    serving = prepared.settings.serving()
     length_tokens = prepared.measured.table.fingerprint.length_tokens
     chosen: list[Evaluated] = []
     fastest = float("inf")

@@ -61,7 +61,10 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the report as JSON on standard output, and nothing else there.")
 ]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Also print the libraries' own log lines.")]
-Runtime = Annotated[str, typer.Option(help="Serving runtime that latency is measured in: onnxruntime or torch.")]
+Runtime = Annotated[
+    str, typer.Option(help="Serving runtime that latency is measured in: onnxruntime, openvino or torch.")
+]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="Numeric format it computes in: fp32, bf16 or int8.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the serving runtime.")]
 Backbone = Annotated[
     str, typer.Option(help="'minilm' (from the extra), a local Hugging Face BERT folder, or a hub name when online.")
@@ -110,6 +113,7 @@ def search(
     backbone: Backbone = "minilm",
     space: Annotated[str, typer.Option(help="weights, tokens, joint or uniform.")] = "joint",
     runtime: Runtime = "onnxruntime",
+    precision: PrecisionOption = "fp32",
     threads: Threads = 1,
     evaluations: Annotated[int, typer.Option(help="Genomes evaluated on the supernet.")] = 300,
     workers: Annotated[str, typer.Option(help="Parallel evaluations; auto: one per CPU.")] = "auto",
@@ -165,6 +169,7 @@ def search(
     check_one_budget(settings)
     preparation = PrepareSettings.check(
         runtime=runtime,
+        precision=precision,
         threads=threads,
         effort=effort,
         teacher=options("teacher", epochs=teacher_epochs, seed=seed),
@@ -209,6 +214,7 @@ def profile(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the table to write.")],
     backbone: Backbone = "minilm",
     runtime: Runtime = "onnxruntime",
+    precision: PrecisionOption = "fp32",
     threads: Threads = 1,
     length: Annotated[int, typer.Option(min=3, help="Tokens per row.")] = 48,
     effort: Annotated[str, typer.Option(help="quick or normal.")] = "normal",
@@ -228,7 +234,7 @@ def profile(
         raise InputError(f"{out_dir}: exists already; choose another --out or add --overwrite")
     if out_dir.exists() and not (out_dir / META_FILE).is_file():
         raise InputError(f"{out_dir}: is not a latency table (no {META_FILE}), so it is not overwritten")
-    serving = runtime_of(runtime, threads=threads)
+    serving = runtime_of(runtime, threads=threads, precision=precision)
     config = load_backbone(backbone).config
     if length > config.max_position_embeddings:
         raise InputError(f"--length {length}: backbone {backbone} has {config.max_position_embeddings} positions")

@@ -12,10 +12,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from sparsefront.latency.runtimes import Runtime, Session, feeds_of_length
+from sparsefront.latency.runtime import Runtime, Session, feeds_of_length
 from sparsefront.latency.timing import LatencyStats, time_interleaved
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.export_onnx import export_onnx
+from sparsefront.models.onnx_graph import Precision
 from sparsefront.models.task_file import Metric
 from sparsefront.search.run_file import TaskRef
 from sparsefront.search.settings import Positive
@@ -26,11 +27,13 @@ SPARSE_CONFIG = "sparse_config.json"
 ONNX_MODEL = "model.onnx"
 
 
-def export_model(target: Path, model: CrossEncoder, tokenizer: PreTrainedTokenizerBase) -> None:
+def export_model(
+    target: Path, model: CrossEncoder, tokenizer: PreTrainedTokenizerBase, *, precision: Precision = "fp32"
+) -> None:
     """Write the model in Hugging Face's format, its ONNX graph and its tokenizer."""
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    export_onnx(model, target / ONNX_MODEL)
+    export_onnx(model, target / ONNX_MODEL, precision=precision)
 
 
 def measure_session(session: Session, *, length_tokens: int, rounds: int = 30, repeats: int = 20) -> LatencyStats:

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsefront.latency.runtimes import runtime
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
 from sparsefront.models.scoring import score_rows
@@ -75,7 +74,7 @@ def judge(target: Path, model: CrossEncoder, prepared: Prepared, *, supernet_qua
     logits = score_rows(model, rows, precision="fp32")
     table = prepared.measured.table
     export_model(target, model, prepared.backbone.tokenizer)
-    serving = runtime(prepared.settings.runtime, threads=prepared.settings.threads)
+    serving = prepared.settings.serving()
     stats = measure_export(target, serving, length_tokens=table.fingerprint.length_tokens)
     finalist = Finalist(
         genome=model.genome.key(),

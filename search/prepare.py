@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from sparsefront.latency.machine import MachineFingerprint
 from sparsefront.latency.profile import profile
-from sparsefront.latency.runtimes import runtime
 from sparsefront.latency.table import LatencyTable
 from sparsefront.models.backbone import Backbone
 from sparsefront.models.cross_encoder import CrossEncoder
@@ -95,16 +93,15 @@ def measure(
     folder: Path, backbone: Backbone, length_tokens: int, settings: PrepareSettings, reporter: Reporter
 ) -> Measured:
     """Step 1: profile the serving runtime, and measure the dense model itself."""
-    serving = runtime(settings.runtime, threads=settings.threads)
-    expected = MachineFingerprint.here(
-        runtime=serving.name, runtime_version=serving.version, threads=serving.threads, length_tokens=length_tokens
-    )
+    serving = settings.serving()
+    expected = serving.fingerprint(length_tokens=length_tokens)
     path = folder / "latency"
     check_length(backbone, length_tokens)
     inputs = {
         "backbone": backbone.fingerprint,
         "runtime": settings.runtime,
         "threads": settings.threads,
+        "precision": settings.precision,
         "length_tokens": length_tokens,
         "effort": settings.effort,
     }

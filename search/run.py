@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from sparsefront import __version__
-from sparsefront.latency.runtimes import runtime
 from sparsefront.models.backbone import Backbone, load_backbone
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
@@ -340,7 +339,7 @@ class Run:
 
     def check(self) -> None:
         """Refuse what can be refused before anything is created."""
-        runtime(self.preparation.runtime, threads=self.preparation.threads)
+        self.preparation.serving()
         check_length(self.backbone, self.task.spec.max_length)
         space_of(self.backbone.widths, self.settings)
         cpus = os.cpu_count() or 1

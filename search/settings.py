@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sparsefront.latency.runtime import Runtime
+from sparsefront.latency.runtimes import runtime
 from sparsefront.models.training import TrainOptions
 from sparsefront.spaces import InputError
 from sparsefront.spaces.space import DEFAULT_KEEP_PERCENTS
@@ -38,6 +40,7 @@ class PrepareSettings(_Settings):
     Attributes:
         runtime: serving runtime that latency is measured in.
         threads: its threads.
+        precision: numeric format it computes in.
         effort: ``quick`` measures fewer widths and repeats.
         focus_shares: shares of the dense latency that elastic training concentrates on, besides the run's budget.
         importance_rows: training rows for the Fisher importance.
@@ -49,6 +52,7 @@ class PrepareSettings(_Settings):
 
     runtime: str = "onnxruntime"
     threads: Count = 1
+    precision: str = "fp32"
     effort: Literal["quick", "normal"] = "quick"
     focus_shares: tuple[Positive, ...] = ()
     importance_rows: Count = 1024
@@ -58,6 +62,10 @@ class PrepareSettings(_Settings):
     )
     genomes_per_step: Count = 2
     seed: Seed = 0
+
+    def serving(self) -> Runtime:
+        """The serving runtime; :class:`InputError` when this machine does not have it."""
+        return runtime(self.runtime, threads=self.threads, precision=self.precision)
 
 
 class SearchSettings(_Settings):

@@ -72,13 +72,8 @@ def verify(folder: Path, *, task: Task | None = None, tolerance: float = 0.0) ->
     """
     config = SparseConfig.read(folder)
     stated = MachineFingerprint.from_json(config.fingerprint)
-    serving = runtime(stated.runtime, threads=stated.threads)
-    here = MachineFingerprint.here(
-        runtime=serving.name,
-        runtime_version=serving.version,
-        threads=stated.threads,
-        length_tokens=stated.length_tokens,
-    )
+    serving = runtime(stated.runtime, threads=stated.threads, precision=stated.precision)
+    here = serving.fingerprint(length_tokens=stated.length_tokens)
     model = CrossEncoder.from_pretrained(folder)
     if model.genome != Genome.parse(config.genome):
         raise InputError(f"{folder}: sparse_config.json says {config.genome}, the model is {model.genome}")

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsefront.latency.runtimes import RUNTIMES, feeds_of_length, runtime
+from sparsefront.latency.runtime import Runtime, feeds_of_length
+from sparsefront.latency.runtimes import RUNTIMES, runtime
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.export_onnx import export_onnx
@@ -29,25 +30,64 @@ def config() -> CrossEncoderConfig:
     )
 
 
-@pytest.mark.parametrize("name", sorted(RUNTIMES))
-def test_runtimes_agree(name: str, config: CrossEncoderConfig, tmp_path: Path) -> None:
+WAYS = [(name, precision) for name, kind in sorted(RUNTIMES.items()) for precision in kind.precisions]
+# Largest difference of a logit to fp32: bf16 rounds to 8 bits, int8 to 7 and a sign, and both round in every layer.
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.05}
+
+
+def asked(name: str, precision: str) -> Runtime:
+    """The runtime, or a skipped test where this CPU or this environment does not have it."""
+    try:
+        return runtime(name, threads=1, precision=precision)
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize(("name", "precision"), WAYS)
+def test_runtimes_agree(name: str, precision: str, config: CrossEncoderConfig, tmp_path: Path) -> None:
     arrays = random_arrays(config, scale=0.3)
     feeds = feeds_of_length(9, batch=3)
-    served = runtime(name, threads=1)
-    assert (served.name, served.threads, served.precision) == (name, 1, "fp32")
-    assert served.version[0].isdigit()
+    served = asked(name, precision)
+    assert (served.name, served.threads, served.precision) == (name, 1, precision)
+    assert served.version[0].isdigit() and served.fingerprint(length_tokens=9).precision == precision
+    tolerance = TOLERANCE[precision]
     logits = served.load(config, arrays).run(feeds)
     assert logits.shape == (3,)
     assert logits.dtype == np.float32
     reference = runtime("onnxruntime").load(config, arrays).run(feeds)
-    np.testing.assert_allclose(logits, reference, atol=1e-4)
+    np.testing.assert_allclose(logits, reference, atol=tolerance)
+    assert len(np.unique(logits)) == 3
     assert np.isfinite(served.load(config).run(feeds_of_length(1))).all()
 
     model = CrossEncoder(config)
     model.save_pretrained(tmp_path)
-    export_onnx(model, tmp_path / "model.onnx")
+    export_onnx(model, tmp_path / "model.onnx", precision=served.graph_precision)
     exported = served.load_export(tmp_path).run(feeds)
-    np.testing.assert_allclose(exported, runtime("torch").load_export(tmp_path).run(feeds), atol=1e-4)
+    np.testing.assert_allclose(exported, runtime("torch").load_export(tmp_path).run(feeds), atol=tolerance)
+
+
+def test_padding_and_rows_beside_it_change_no_logit(config: CrossEncoderConfig) -> None:
+    arrays, alone = random_arrays(config, scale=0.3), feeds_of_length(5)
+    padded = {name: np.pad(values, ((0, 1), (0, 4))) for name, values in alone.items()}
+    padded["attention_mask"][1] = 1
+    for name in sorted(RUNTIMES):
+        session = asked(name, "fp32").load(config, arrays)
+        np.testing.assert_allclose(session.run(padded)[:1], session.run(alone), atol=1e-5, err_msg=name)
+
+
+def test_a_graph_of_another_precision_is_refused(config: CrossEncoderConfig, tmp_path: Path) -> None:
+    export_onnx(CrossEncoder(config), tmp_path / "model.onnx")
+    with pytest.raises(InputError, match="was exported for precision fp32, asked int8"):
+        asked("onnxruntime", "int8").load_export(tmp_path)
+
+
+def test_a_precision_that_the_cpu_or_the_runtime_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="runtime onnxruntime: precision must be one of fp32, int8, got 'bf16'"):
+        runtime("onnxruntime", precision="bf16")
+    monkeypatch.setattr("sparsefront.latency.runtime.instruction_sets", lambda: ("avx2", "fma"))
+    line = "precision bf16 needs a CPU with avx512_bf16 or amx_bf16, this one has avx2, fma"
+    with pytest.raises(InputError, match=line):
+        runtime("openvino", precision="bf16")
 
 
 @pytest.mark.parametrize("name", sorted(RUNTIMES))
@@ -63,7 +103,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_wrong_requests_are_refused() -> None:
-    with pytest.raises(InputError, match="onnxruntime, torch, got 'tvm'"):
+    with pytest.raises(InputError, match="onnxruntime, openvino, torch, got 'tvm'"):
         runtime("tvm")
     with pytest.raises(InputError, match="threads"):
         runtime("onnxruntime", threads=0)

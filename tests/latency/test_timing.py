@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 
-from sparsefront.latency.runtimes import Feeds, Logits
+from sparsefront.latency.runtime import Feeds, Logits
 from sparsefront.latency.timing import LatencyStats, time_interleaved
 
 

@@ -1,0 +1,100 @@
+"""The contract of serving runtimes: a model in, logits and microseconds out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsefront.latency.machine import MachineFingerprint, instruction_sets
+from sparsefront.spaces import InputError
+
+if TYPE_CHECKING:
+    from sparsefront.models.config import CrossEncoderConfig
+
+Feeds = Mapping[str, npt.NDArray[np.int64]]
+Logits = npt.NDArray[np.float32]
+
+
+class Session(Protocol):
+    """A loaded model."""
+
+    def run(self, feeds: Feeds) -> Logits:
+        """``input_ids``, ``attention_mask``, ``token_type_ids``, each (batch, tokens) -> logits (batch,)."""
+
+
+class Runtime(ABC):
+    """Loads models for a fixed number of threads and one numeric format.
+
+    Attributes:
+        name: what a user writes after ``--runtime``.
+        package: the distribution that must be installed.
+        precisions: numeric format -> instruction sets of which the CPU must have one; none: any CPU will do.
+    """
+
+    name: ClassVar[str]
+    package: ClassVar[str]
+    precisions: ClassVar[Mapping[str, tuple[str, ...]]]
+
+    def __init__(self, *, threads: int = 1, precision: str = "fp32") -> None:
+        if threads < 1:
+            raise InputError(f"threads must be at least 1, got {threads}")
+        if precision not in self.precisions:
+            raise InputError(
+                f"runtime {self.name}: precision must be one of {', '.join(self.precisions)}, got {precision!r}"
+            )
+        needed, there = self.precisions[precision], instruction_sets()
+        if needed and not set(needed) & set(there):
+            raise InputError(
+                f"runtime {self.name}: precision {precision} needs a CPU with {' or '.join(needed)}, "
+                f"this one has {', '.join(there) or 'none of those known'}"
+            )
+        if importlib.util.find_spec(self.package) is None:
+            raise InputError(f"runtime {self.name}: package {self.package!r} is not installed")
+        self.threads = threads
+        self.precision = precision
+
+    @property
+    def version(self) -> str:
+        """Version of the installed package."""
+        return importlib.metadata.version(self.package)
+
+    @property
+    def graph_precision(self) -> Literal["fp32", "int8"]:
+        """Numeric format that the served graph itself must be in; bf16 is computed from a graph in fp32."""
+        return "int8" if self.precision == "int8" else "fp32"
+
+    def fingerprint(self, *, length_tokens: int, batch: int = 1) -> MachineFingerprint:
+        """This machine serving in this way."""
+        return MachineFingerprint.here(
+            runtime=self.name,
+            runtime_version=self.version,
+            threads=self.threads,
+            precision=self.precision,
+            length_tokens=length_tokens,
+            batch=batch,
+        )
+
+    @abstractmethod
+    def load(self, config: CrossEncoderConfig, arrays: Mapping[str, npt.NDArray[Any]] | None = None) -> Session:
+        """A session for weights in memory (state-dict names); random weights, good for timing only, by default."""
+
+    @abstractmethod
+    def load_export(self, directory: str | Path) -> Session:
+        """A session for an export folder. Raises :class:`InputError` if the folder holds no model for this runtime."""
+
+
+def feeds_of_length(
+    length_tokens: int, *, batch: int = 1, vocabulary: int = 100, seed: int = 0
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Unpadded random rows for timing: three arrays (batch, length_tokens)."""
+    if length_tokens < 1 or batch < 1:
+        raise ValueError(f"length_tokens and batch must be at least 1, got {length_tokens} and {batch}")
+    ids = np.random.default_rng(seed).integers(1, vocabulary, (batch, length_tokens))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}

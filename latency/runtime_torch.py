@@ -1,0 +1,65 @@
+"""torch in eager mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsefront.latency.runtime import Feeds, Logits, Runtime, Session
+from sparsefront.models.onnx_graph import INPUTS
+from sparsefront.models.parameters import random_arrays
+from sparsefront.spaces import InputError
+
+if TYPE_CHECKING:
+    from sparsefront.models.config import CrossEncoderConfig
+
+
+class TorchRuntime(Runtime):
+    """torch in eager mode: the reference that nobody should serve. Its thread count is one per process."""
+
+    name = "torch"
+    package = "torch"
+    precisions: ClassVar = {"fp32": (), "bf16": ("avx512_bf16", "amx_bf16", "bf16")}
+
+    def load(self, config: CrossEncoderConfig, arrays: Mapping[str, npt.NDArray[Any]] | None = None) -> Session:
+        import torch
+
+        from sparsefront.models.cross_encoder import CrossEncoder
+
+        model = CrossEncoder(config)
+        values = random_arrays(config) if arrays is None else arrays
+        model.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in values.items()})
+        return _TorchSession(model, self.threads, self.precision)
+
+    def load_export(self, directory: str | Path) -> Session:
+        from sparsefront.models.cross_encoder import CrossEncoder
+
+        if not (Path(directory) / "config.json").is_file():
+            raise InputError(
+                f"{directory} holds no config.json; expected an export folder with a Hugging Face checkpoint"
+            )
+        return _TorchSession(CrossEncoder.from_pretrained(directory), self.threads, self.precision)
+
+
+class _TorchSession:
+    def __init__(self, model: Any, threads: int, precision: str) -> None:
+        import torch
+
+        self._model = model.eval()
+        if precision == "bf16":  # the ranking head stays fp32: bf16 logits tie
+            self._model.encoder.to(torch.bfloat16)
+        self._threads = threads
+
+    def run(self, feeds: Feeds) -> Logits:
+        import torch
+
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        with torch.inference_mode():
+            logits = self._model(**{name: torch.from_numpy(feeds[name]) for name in INPUTS}).logits
+            values: Logits = logits.reshape(len(logits)).float().numpy()
+        return values
