@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import PreTrainedTokenizerBase
 
@@ -16,7 +17,9 @@ from sparsefront.latency.runtime import Runtime, Session, feeds_of_length
 from sparsefront.latency.timing import LatencyStats, time_interleaved
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.export_onnx import export_onnx
+from sparsefront.models.metrics import quality
 from sparsefront.models.onnx_graph import Precision
+from sparsefront.models.rows import TokenRows
 from sparsefront.models.task_file import Metric
 from sparsefront.search.run_file import TaskRef
 from sparsefront.search.settings import Positive
@@ -51,6 +54,20 @@ def measure_session(session: Session, *, length_tokens: int, rounds: int = 30, r
 def measure_export(folder: Path, serving: Runtime, *, length_tokens: int) -> LatencyStats:
     """Latency of an export at batch 1 and full length, unpadded."""
     return measure_session(serving.load_export(folder), length_tokens=length_tokens)
+
+
+def serve_rows(session: Session, rows: TokenRows) -> NDArray[np.float32]:
+    """Logits ``(rows,)`` by a serving runtime, in padded batches of rows of unlike length."""
+    logits = np.empty(len(rows), np.float32)
+    for batch in rows.batches(batch_size=32, shuffle_seed=0):
+        feeds = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
+        logits[batch.index] = session.run(feeds)
+    return logits
+
+
+def served_quality(folder: Path, serving: Runtime, rows: TokenRows, metric: Metric) -> float:
+    """Quality of an export on rows, scored by the runtime that serves it."""
+    return quality(metric, rows.positive, rows.target, serve_rows(serving.load_export(folder), rows))
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
@@ -88,7 +105,8 @@ class SparseConfig(BaseModel):
     Attributes:
         genome: its key; ``heads``, ``ffn_units`` and ``keep_percent`` are its columns, the last the keep schedule.
         supernet_quality: what the search saw; ``valid_quality`` after fine-tuning, on all validation rows;
-            ``test_quality`` for the winner and the best uniform genome only.
+            ``test_quality`` for the winner and the best uniform genome only; both as served, in the run's precision.
+        fp32_valid_quality: the same model's before its numbers were rounded for serving.
         predicted_us: by the latency table; ``measured_us`` (median) and ``measured_p95_us`` in the serving runtime.
         budget_us: what the run was asked for.
         fingerprint: machine and way of serving that the latencies hold for.
@@ -103,6 +121,7 @@ class SparseConfig(BaseModel):
     parameters: int
     supernet_quality: float
     valid_quality: float
+    fp32_valid_quality: float
     test_quality: float | None
     predicted_us: Positive
     measured_us: Positive

@@ -10,7 +10,7 @@ from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.training import TrainOptions, train
-from sparsefront.search.export import export_model, measure_export
+from sparsefront.search.export import export_model, measure_export, served_quality
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Reporter
 from sparsefront.search.steps import run_step
@@ -24,7 +24,8 @@ class Finalist:
     Attributes:
         genome: its key.
         supernet_quality: quality the search saw.
-        valid_quality: after fine-tuning, on all validation rows.
+        valid_quality: after fine-tuning, on all validation rows, as served.
+        fp32_valid_quality: the same before its numbers were rounded for serving.
         predicted_us: by the table.
         measured_us: median in the serving runtime.
         measured_p95_us: 95th percentile.
@@ -34,6 +35,7 @@ class Finalist:
     genome: str
     supernet_quality: float
     valid_quality: float
+    fp32_valid_quality: float
     predicted_us: float
     measured_us: float
     measured_p95_us: float
@@ -70,16 +72,17 @@ def finish(
 
 def judge(target: Path, model: CrossEncoder, prepared: Prepared, *, supernet_quality: float) -> dict[str, Any]:
     """Export a trained model, measure it, score it on all validation rows; a :class:`Finalist` as a dictionary."""
-    rows = prepared.rows["valid"]
-    logits = score_rows(model, rows, precision="fp32")
     table = prepared.measured.table
-    export_model(target, model, prepared.backbone.tokenizer)
     serving = prepared.settings.serving()
+    export_model(target, model, prepared.backbone.tokenizer, precision=serving.graph_precision)
     stats = measure_export(target, serving, length_tokens=table.fingerprint.length_tokens)
+    metric, rows = prepared.task.spec.metric, prepared.rows["valid"]
+    fp32_quality = quality(metric, rows.positive, rows.target, score_rows(model, rows, precision="fp32"))
     finalist = Finalist(
         genome=model.genome.key(),
         supernet_quality=supernet_quality,
-        valid_quality=quality(prepared.task.spec.metric, rows.positive, rows.target, logits),
+        valid_quality=fp32_quality if serving.precision == "fp32" else served_quality(target, serving, rows, metric),
+        fp32_valid_quality=fp32_quality,
         predicted_us=float(prepared.measured.predict_many([model.genome])[0]),
         measured_us=stats.median_us,
         measured_p95_us=stats.p95_us,

@@ -23,7 +23,7 @@ from sparsefront.search.budget import budget_of, check_budget, check_one_budget
 from sparsefront.search.candidates import choose
 from sparsefront.search.costs import costs
 from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, space_of, sweep_uniform
-from sparsefront.search.export import check_out, publish
+from sparsefront.search.export import check_out, publish, served_quality
 from sparsefront.search.finalists import Finalist, finish
 from sparsefront.search.front import Evaluated, evaluated_of, front
 from sparsefront.search.prepare import Measured, Prepared, check_length, measure, prepare
@@ -294,6 +294,7 @@ class Run:
             genome=prepared.teacher.genome.key(),
             supernet_quality=prepared.teacher_quality,
             valid_quality=prepared.teacher_quality,
+            fp32_valid_quality=prepared.teacher_quality,
             predicted_us=prepared.measured.table.predict(prepared.teacher.genome),
             measured_us=prepared.measured.dense_us,
             measured_p95_us=prepared.measured.dense_p95_us,
@@ -332,10 +333,12 @@ class Run:
 
     def _tested(self, prepared: Prepared, one: Finalist, model: CrossEncoder | None = None) -> dict[str, Any]:
         """A row of the result with its quality on the test rows: the only place that scores them."""
-        model = model or CrossEncoder.from_pretrained(self.folder / FINALISTS / one.genome)
-        rows = prepared.rows["test"]
-        logits = score_rows(model, rows, precision="fp32")
-        return {**asdict(one), "test_quality": quality(self.task.spec.metric, rows.positive, rows.target, logits)}
+        metric, rows, folder = self.task.spec.metric, prepared.rows["test"], self.folder / FINALISTS / one.genome
+        serving = self.preparation.serving()
+        if model is None and serving.precision != "fp32":
+            return {**asdict(one), "test_quality": served_quality(folder, serving, rows, metric)}
+        logits = score_rows(model or CrossEncoder.from_pretrained(folder), rows, precision="fp32")
+        return {**asdict(one), "test_quality": quality(metric, rows.positive, rows.target, logits)}
 
     def check(self) -> None:
         """Refuse what can be refused before anything is created."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from sparsefront.latency.machine import MachineFingerprint
@@ -18,10 +16,11 @@ from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.task_file import TaskFile
-from sparsefront.search.export import SparseConfig, measure_export
+from sparsefront.search.export import SparseConfig, measure_export, serve_rows
 from sparsefront.spaces import Genome, InputError
 
-PARITY_LIMIT = 1e-4
+PARITY_LIMITS = {"fp32": 1e-4, "bf16": 0.25, "int8": 0.5}
+"""Largest difference of a logit to torch in fp32, by the precision of the export."""
 PARITY_ROWS = 64
 
 
@@ -80,18 +79,18 @@ def verify(folder: Path, *, task: Task | None = None, tolerance: float = 0.0) ->
     session = serving.load_export(folder)
     rows, rows_note = _test_rows(folder, config, task)
     sample = random_rows(model, stated.length_tokens) if rows is None else rows.stratified(PARITY_ROWS, 0)
-    parity = float(np.abs(_served(session, sample) - score_rows(model, sample, precision="fp32")).max())
+    parity = float(np.abs(serve_rows(session, sample) - score_rows(model, sample, precision="fp32")).max())
     stats = measure_export(folder, serving, length_tokens=stated.length_tokens)
     test_quality = None
     if rows is not None:
-        test_quality = quality(config.metric, rows.positive, rows.target, _served(session, rows))
+        test_quality = quality(config.metric, rows.positive, rows.target, serve_rows(session, rows))
     return Verification(
         measured_us=stats.median_us,
         measured_p95_us=stats.p95_us,
         budget_us=config.budget_us,
         within_budget=stats.median_us <= config.budget_us * (1 + tolerance),
         parity=parity,
-        parity_holds=parity <= PARITY_LIMIT,
+        parity_holds=parity <= PARITY_LIMITS[stated.precision],
         test_quality=test_quality,
         promised_quality=config.test_quality,
         rows_note=rows_note,
@@ -111,15 +110,6 @@ def random_rows(model: CrossEncoder, length_tokens: int) -> TokenRows:
         target=np.zeros(PARITY_ROWS, np.float32),
         positive=np.zeros(PARITY_ROWS, np.bool_),
     )
-
-
-def _served(session: Any, rows: TokenRows) -> NDArray[np.float32]:
-    """Logits ``(rows,)`` by the serving runtime, in padded batches of rows of unlike length."""
-    logits = np.empty(len(rows), np.float32)
-    for batch in rows.batches(batch_size=32, shuffle_seed=0):
-        feeds = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
-        logits[batch.index] = session.run(feeds)
-    return logits
 
 
 def _test_rows(folder: Path, config: SparseConfig, task: Task | None) -> tuple[TokenRows | None, str | None]:
