@@ -184,6 +184,23 @@ class LatencyTable:
             raise ValueError(f"heads must be between 0 and {self.backbone.heads}, got {heads}")
         return float(self.blocks.selection[length] + self.blocks.scoring[heads, length])
 
+    def layer_costs(self) -> list[dict[str, Any]]:
+        """What the parts of a full layer cost at every measured length, in microseconds; ready for JSON."""
+        own, blocks = self.backbone, self.blocks
+        lengths = sorted({int(length) for length in self.measured["length_tokens"] if length})
+        return [
+            {
+                "tokens": length,
+                "heads": own.heads,
+                "attention_us": float(blocks.attention[own.heads, length]),
+                "ffn_units": own.ffn_units,
+                "ffn_us": float(blocks.ffn[own.ffn_units, length]),
+                "norms_us": float(blocks.norms[length]),
+                "selection_us": self.selection_us(own.heads, length),
+            }
+            for length in lengths
+        ]
+
     def _length(self, length_tokens: int | None) -> int:
         longest = self.fingerprint.length_tokens
         length = longest if length_tokens is None else length_tokens

@@ -1,20 +1,29 @@
-"""The command line: ``sparsefront search | profile | front | export | verify``."""
+"""The command line: ``sparsefront search | profile | front | export | verify | bench | latency``."""
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import shlex
 import sys
-import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
+from sparsefront.search import cli_latency
+from sparsefront.search.cli_options import (
+    Backbone,
+    Json,
+    PrecisionOption,
+    Runtime,
+    Threads,
+    Verbose,
+    out,
+    print_json,
+    quiet_libraries,
+    reporter_for,
+)
 from sparsefront.spaces import InputError, RunFailed
 
 app = typer.Typer(
@@ -31,6 +40,9 @@ app = typer.Typer(
     """,
     rich_markup_mode="rich",
 )
+app.command()(cli_latency.profile)
+app.command()(cli_latency.bench)
+app.add_typer(cli_latency.latency, name="latency")
 INTERRUPTED = 130
 SEARCH_EXAMPLES = """
 [bold]Examples[/bold]
@@ -55,20 +67,6 @@ label: {column: click, kind: binary}
 
 split: {group: query, valid: 0.1, test: 0.1}
 """
-out = Console(width=None if sys.stdout.isatty() else 160)
-
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the report as JSON on standard output, and nothing else there.")
-]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Also print the libraries' own log lines.")]
-Runtime = Annotated[
-    str, typer.Option(help="Serving runtime that latency is measured in: onnxruntime, openvino or torch.")
-]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="Numeric format it computes in: fp32, bf16 or int8.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of the serving runtime.")]
-Backbone = Annotated[
-    str, typer.Option(help="'minilm' (from the extra), a local Hugging Face BERT folder, or a hub name when online.")
-]
 
 
 def main() -> None:
@@ -210,60 +208,6 @@ def search(
 
 
 @app.command()
-def profile(
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the table to write.")],
-    backbone: Backbone = "minilm",
-    runtime: Runtime = "onnxruntime",
-    precision: PrecisionOption = "fp32",
-    threads: Threads = 1,
-    length: Annotated[int, typer.Option(min=3, help="Tokens per row.")] = 48,
-    effort: Annotated[str, typer.Option(help="quick or normal.")] = "normal",
-    seed: Annotated[int, typer.Option(help="Seed of the calibration and held-out genomes.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a table that is there.")] = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Measure blocks in the serving runtime and write a latency table with its error on held-out whole models."""
-    quiet_libraries(verbose)
-    from sparsefront.latency.profile import profile as measure_table
-    from sparsefront.latency.runtimes import runtime as runtime_of
-    from sparsefront.latency.table import META_FILE
-    from sparsefront.models.backbone import load_backbone
-
-    if out_dir.exists() and not overwrite:
-        raise InputError(f"{out_dir}: exists already; choose another --out or add --overwrite")
-    if out_dir.exists() and not (out_dir / META_FILE).is_file():
-        raise InputError(f"{out_dir}: is not a latency table (no {META_FILE}), so it is not overwritten")
-    serving = runtime_of(runtime, threads=threads, precision=precision)
-    config = load_backbone(backbone).config
-    if length > config.max_position_embeddings:
-        raise InputError(f"--length {length}: backbone {backbone} has {config.max_position_embeddings} positions")
-    with reporter_for(as_json).step("measuring latency blocks") as advance:
-        table = measure_table(
-            config,
-            runtime=serving,
-            length_tokens=length,
-            effort=cast(Any, effort),  # the profiler refuses what it does not know
-            seed=seed,
-            progress=advance,
-        )
-    table.save(out_dir, overwrite=overwrite)
-    dense_us = table.predict(config.genome)
-    report: dict[str, Any] = {
-        "table": str(out_dir),
-        "dense_predicted_us": dense_us,
-        "error": asdict(table.error),
-        "fingerprint": table.fingerprint.to_json(),
-    }
-    if as_json:
-        print_json(report)
-        return
-    out.print(f"table: {out_dir}   dense model: {dense_us:.0f} us", highlight=False)
-    for name, value in report["error"].items():
-        out.print(f"  {name}: {value:.4g}", highlight=False)
-
-
-@app.command()
 def front(
     run: Annotated[Path, typer.Argument(help="Run folder, finished or not.")],
     plot: Annotated[Path | None, typer.Option(help="Also draw it: FILE.png, .svg, .pdf or .html.")] = None,
@@ -400,32 +344,3 @@ def worker_count(text: str) -> int:
     if int(text) > cpus:
         raise InputError(f"--workers {text}: this machine has {cpus} CPUs")
     return int(text)
-
-
-def reporter_for(as_json: bool) -> Any:
-    """Bars on standard error, or silence when the output is for a program."""
-    from sparsefront.search.progress import Rich, Silent
-
-    return Silent() if as_json else Rich()
-
-
-def quiet_libraries(verbose: bool) -> None:
-    """Keep other packages' log lines and bars away from the report unless asked for."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if verbose:
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-        return
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    warnings.filterwarnings("ignore")
-    import optuna
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    typer.echo(json.dumps(value, indent=2))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from sparsefront.spaces import InputError
+
+if TYPE_CHECKING:
+    from sparsefront.latency.table import LatencyTable
 
 PICTURES = (".png", ".svg", ".pdf", ".html")
 
@@ -88,14 +91,32 @@ def plot_front(
     draw(path, evaluated, ordered, budget_us, metric, title)
 
 
-def check_plot(path: Path, *, overwrite: bool) -> None:
+def check_plot(path: Path, *, overwrite: bool, formats: Sequence[str] = PICTURES) -> None:
     """Refuse a picture that cannot be drawn or that would replace a file."""
-    if path.suffix.lower() not in PICTURES:
-        raise InputError(f"--plot {path}: the file must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}")
+    if path.suffix.lower() not in formats:
+        raise InputError(f"--plot {path}: the file must end in {', '.join(formats[:-1])} or {formats[-1]}")
     if not path.parent.is_dir():
         raise InputError(f"--plot {path}: no such folder: {path.parent}")
     if path.exists() and not overwrite:
         raise InputError(f"--plot {path}: exists already; choose another file or add --overwrite")
+
+
+def plot_table(path: Path, table: LatencyTable) -> None:
+    """Draw what attention and FFN of one layer cost against their width, a line per measured length."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    lengths = [row["tokens"] for row in table.layer_costs()]
+    parts = (("heads", table.blocks.attention), ("FFN units", table.blocks.ffn))
+    for axes, (name, microseconds) in zip(figure.subplots(1, 2, sharey=True), parts, strict=True):
+        for number, length in enumerate(lengths):
+            shade = str(0.8 * (1 - (number + 1) / len(lengths)))
+            axes.plot(microseconds[:, length], color=shade, label=f"{length} tokens")
+        axes.set(xlabel=name, ylabel="microseconds per layer")
+    axes.legend(loc="upper left", fontsize="small")
+    how = table.fingerprint
+    figure.suptitle(f"{how.runtime} {how.precision}, {how.threads} threads, batch {how.batch}")
+    figure.savefig(path, dpi=130)
 
 
 def _plot_image(

@@ -1,0 +1,57 @@
+"""What the commands share: options, the output, quiet libraries."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+out = Console(width=None if sys.stdout.isatty() else 160)
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the report as JSON on standard output, and nothing else there.")
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Also print the libraries' own log lines.")]
+Runtime = Annotated[
+    str, typer.Option(help="Serving runtime that latency is measured in: onnxruntime, openvino or torch.")
+]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="Numeric format it computes in: fp32, bf16 or int8.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of the serving runtime.")]
+Backbone = Annotated[
+    str, typer.Option(help="'minilm' (from the extra), a local Hugging Face BERT folder, or a hub name when online.")
+]
+
+
+def reporter_for(as_json: bool) -> Any:
+    """Bars on standard error, or silence when the output is for a program."""
+    from sparsefront.search.progress import Rich, Silent
+
+    return Silent() if as_json else Rich()
+
+
+def quiet_libraries(verbose: bool) -> None:
+    """Keep other packages' log lines and bars away from the report unless asked for."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if verbose:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+        return
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore")
+    import optuna
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(value, indent=2))
