@@ -12,6 +12,7 @@ from sparsefront.latency.runtime import Runtime, Session, feeds_of_length
 from sparsefront.latency.runtimes import runtime
 from sparsefront.models.backbone import load_backbone
 from sparsefront.search.export import SparseConfig
+from sparsefront.search.progress import Reporter, Silent
 from sparsefront.spaces import InputError
 
 
@@ -46,7 +47,7 @@ def bench(
     batch: int = 1,
     length_tokens: int | None = None,
     seconds: float = 2.0,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter | None = None,
 ) -> Bench:
     """Call an export, and the dense model of its backbone with arbitrary weights, turn by turn.
 
@@ -63,12 +64,12 @@ def bench(
         raise InputError(f"--length {length}: the model has {positions} positions")
     exports: list[Load] = []
     denses: list[Load] = []
-    for done, count in enumerate(clients):
-        exports.append(serve([serving.load_export(folder) for _ in range(count)], feeds, seconds=seconds))
-        if dense is not None:
-            denses.append(serve([dense() for _ in range(count)], feeds, seconds=seconds))
-        if progress is not None:
-            progress(done + 1, len(clients))
+    with (reporter or Silent()).step("calling") as advance:
+        for done, count in enumerate(clients):
+            exports.append(serve([serving.load_export(folder) for _ in range(count)], feeds, seconds=seconds))
+            if dense is not None:
+                denses.append(serve([dense() for _ in range(count)], feeds, seconds=seconds))
+            advance(done + 1, len(clients))
     name = f"{serving.name} {serving.version} {serving.precision}, {serving.threads} threads per call"
     return Bench(name, batch, length, tuple(exports), tuple(denses), note)
 

@@ -93,10 +93,14 @@ def bench(
     quiet_libraries(verbose)
     from sparsefront.search.bench import bench as measure
 
-    with reporter_for(as_json).step("calling") as advance:
-        found = measure(
-            directory, clients=clients_of(clients), batch=batch, length_tokens=length, seconds=seconds, progress=advance
-        )
+    found = measure(
+        directory,
+        clients=clients_of(clients),
+        batch=batch,
+        length_tokens=length,
+        seconds=seconds,
+        reporter=reporter_for(as_json),
+    )
     if as_json:
         print_json(asdict(found))
         return
