@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from sparsefront.latency.profile import with_few_words
 from sparsefront.latency.runtimes import runtime
 from sparsefront.models.backbone import Backbone
 from sparsefront.search.curriculum import random_shape
-from sparsefront.search.export import measure_session, timing_session
+from sparsefront.search.export import measure_session
 from sparsefront.search.prepare import Measured
 from sparsefront.search.progress import Reporter
 from sparsefront.search.settings import PrepareSettings
@@ -55,7 +56,7 @@ def anchored(
         ratios = []
         with reporter.step("anchoring the table at the budget") as advance:
             for genome in genomes:
-                session = timing_session(serving, backbone.config, genome)
+                session = serving.load(with_few_words(backbone.config).with_genome(genome))
                 median_us = measure_session(session, length_tokens=length_tokens, rounds=12).median_us
                 ratios.append(median_us / measured.table.predict(genome))
                 advance(len(ratios), len(genomes))

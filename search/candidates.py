@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sparsefront.latency.profile import with_few_words
 from sparsefront.latency.runtimes import runtime
 from sparsefront.search.explore import fitness_pool
-from sparsefront.search.export import measure_session, timing_session
+from sparsefront.search.export import measure_session
 from sparsefront.search.front import Evaluated
 from sparsefront.search.pool import evaluate_all
 from sparsefront.search.prepare import Prepared
@@ -30,7 +31,7 @@ def choose(
     """The ``settings.finalists`` genomes to fine-tune, best first: measured within the budget, scored on all rows.
 
     Where the search has scored a part of the validation rows, the best of many scores is partly a lucky one; so the
-    best dozen are scored again on all of them.
+    best ``RESCORED`` are scored again on all of them.
     """
     by_quality = sorted(evaluated, key=lambda one: one.quality, reverse=True)
     partly = settings.search_rows < len(prepared.rows["valid"])
@@ -59,11 +60,12 @@ def screen(
     """
     serving = runtime(prepared.settings.runtime, threads=prepared.settings.threads)
     length_tokens = prepared.measured.table.fingerprint.length_tokens
+    config = with_few_words(prepared.backbone.config)
     chosen: list[Evaluated] = []
     fastest = float("inf")
     with reporter.step("measuring candidates") as advance:
         for candidate in candidates:
-            session = timing_session(serving, prepared.backbone.config, candidate.genome)
+            session = serving.load(config.with_genome(candidate.genome))
             for rounds, repeats, room in ((4, 8, 1.05), (12, 20, 1.0)):  # most are refused at a glance
                 stats = measure_session(session, length_tokens=length_tokens, rounds=rounds, repeats=repeats)
                 fastest = min(fastest, stats.median_us)

@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from sparsefront.latency.runtimes import Runtime, Session, feeds_of_length
 from sparsefront.latency.timing import LatencyStats, time_interleaved
-from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.export_onnx import export_onnx
 from sparsefront.models.task_file import Metric
@@ -25,7 +24,6 @@ from sparsefront.spaces import Genome, InputError
 
 SPARSE_CONFIG = "sparse_config.json"
 ONNX_MODEL = "model.onnx"
-TIMING_WORDS = 512
 
 
 def export_model(target: Path, model: CrossEncoder, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -33,12 +31,6 @@ def export_model(target: Path, model: CrossEncoder, tokenizer: PreTrainedTokeniz
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     export_onnx(model, target / ONNX_MODEL)
-
-
-def timing_session(serving: Runtime, config: CrossEncoderConfig, genome: Genome) -> Session:
-    """A session of that genome with arbitrary weights and few words, which load faster and take as long to run."""
-    values = {**config.with_genome(genome).to_dict(), "vocab_size": min(config.vocab_size, TIMING_WORDS)}
-    return serving.load(type(config).from_dict(values))
 
 
 def measure_session(session: Session, *, length_tokens: int, rounds: int = 30, repeats: int = 20) -> LatencyStats:
