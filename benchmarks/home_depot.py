@@ -22,8 +22,9 @@ from common import Target, write_result
 from memory import PeakMemory
 from numpy.typing import NDArray
 
-from sparsefront.latency.runtimes import feeds_of_length, runtime
-from sparsefront.latency.timing import LatencyStats, time_interleaved
+from sparsefront.latency.drift import measure_sessions
+from sparsefront.latency.runtimes import runtime
+from sparsefront.latency.timing import LatencyStats
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
@@ -267,16 +268,7 @@ class Bench:
             export_model(folders[0], self.prepared.teacher, self.backbone.tokenizer)
         length = self.task.spec.max_length
         sessions = [serving.load_export(folder) for folder in folders]
-        rounds, repeats = 20, 10
-        calls = time_interleaved(
-            sessions, [feeds_of_length(length)] * len(sessions), rounds=rounds, repeats=repeats, warmup=3
-        )
-        stats = []
-        for one in calls:
-            by_round = one.reshape(rounds, repeats)
-            quiet = np.argsort(np.median(by_round, axis=1))[: rounds // 2]
-            stats.append(LatencyStats.of(by_round[quiet].ravel()))
-        return stats
+        return measure_sessions(sessions, length_tokens=length, rounds=20, repeats=[10] * len(sessions))
 
     def tested(self, model: CrossEncoder, cell: tuple[str, str, int] | None = None) -> float:
         """AUC on the test rows; a cell's logits are kept for :meth:`differences`."""

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from sparsefront.latency.drift import Reading, Reference
 from sparsefront.latency.profile import with_few_words
 from sparsefront.latency.runtimes import runtime
 from sparsefront.models.backbone import Backbone
 from sparsefront.search.curriculum import random_shape
-from sparsefront.search.export import measure_session
 from sparsefront.search.prepare import Measured
 from sparsefront.search.progress import Reporter
 from sparsefront.search.settings import PrepareSettings
@@ -39,6 +39,8 @@ def anchored(
 ) -> Measured:
     """The same table, scaled by the median ratio of measured to predicted latency of genomes near the budget.
 
+    All are measured beside the first of them, which stays the reference of whatever is measured for this budget.
+
     Args:
         folder: where the step is kept.
         measured: the table and the dense latency.
@@ -52,19 +54,25 @@ def anchored(
 
     def build(_: Path) -> dict[str, Any]:
         serving = runtime(settings.runtime, threads=settings.threads)
+        config = with_few_words(backbone.config)
         length_tokens = measured.table.fingerprint.length_tokens
-        ratios = []
+        reference = Reference(serving.load(config.with_genome(genomes[0])), length_tokens=length_tokens)
+        readings: list[Reading] = []
         with reporter.step("anchoring the table at the budget") as advance:
             for genome in genomes:
-                session = serving.load(with_few_words(backbone.config).with_genome(genome))
-                median_us = measure_session(session, length_tokens=length_tokens, rounds=12).median_us
-                ratios.append(median_us / measured.table.predict(genome))
-                advance(len(ratios), len(genomes))
-        return {"scale": float(np.median(ratios)), "ratios": ratios}
+                readings.append(reference.read(serving.load(config.with_genome(genome)), rounds=12))
+                advance(len(readings), len(genomes))
+        ratios = [
+            reference.as_if_quiet(reading) / measured.table.predict(genome)
+            for reading, genome in zip(readings, genomes, strict=True)
+        ]
+        return {"scale": float(np.median(ratios)), "ratios": ratios, "reference_us": reference.quiet_us}
 
     inputs = {"budget_us": budget_us, "genomes": [genome.key() for genome in genomes]}
     result = run_step(folder, inputs, build)
-    return replace(measured, scale=float(result["scale"]))
+    return replace(
+        measured, scale=float(result["scale"]), reference=genomes[0], reference_us=float(result["reference_us"])
+    )
 
 
 def near_budget(space: SearchSpace, measured: Measured, budget_us: float, *, seed: int) -> list[Genome]:

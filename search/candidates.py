@@ -8,7 +8,6 @@ from dataclasses import replace
 from sparsefront.latency.profile import with_few_words
 from sparsefront.latency.runtimes import runtime
 from sparsefront.search.explore import fitness_pool
-from sparsefront.search.export import measure_session
 from sparsefront.search.front import Evaluated
 from sparsefront.search.pool import evaluate_all
 from sparsefront.search.prepare import Prepared
@@ -52,14 +51,15 @@ def screen(
 ) -> list[Evaluated]:
     """The first ``wanted`` candidates that the serving runtime, not only the table, finds within the budget.
 
-    Time does not depend on the weights, so this is settled before anything is fine-tuned. A little room is left
-    (``SCREEN_SHARE``) because the measurement that counts is taken again on the finished export.
+    Time does not depend on the weights, so this is settled before anything is fine-tuned. What counts is the time the
+    quiet machine would show, so that a slow minute refuses nobody. A little room is left (``SCREEN_SHARE``) because
+    the measurement that is reported is taken on the finished export.
 
     Raises:
         InputError: when no candidate is measured within the budget.
     """
     serving = runtime(prepared.settings.runtime, threads=prepared.settings.threads)
-    length_tokens = prepared.measured.table.fingerprint.length_tokens
+    reference = prepared.measured.reference_in(serving, prepared.backbone)
     config = with_few_words(prepared.backbone.config)
     chosen: list[Evaluated] = []
     fastest = float("inf")
@@ -67,9 +67,9 @@ def screen(
         for candidate in candidates:
             session = serving.load(config.with_genome(candidate.genome))
             for rounds, repeats, room in ((4, 8, 1.05), (12, 20, 1.0)):  # most are refused at a glance
-                stats = measure_session(session, length_tokens=length_tokens, rounds=rounds, repeats=repeats)
-                fastest = min(fastest, stats.median_us)
-                if stats.median_us > room * SCREEN_SHARE * budget_us:
+                quiet_us = reference.as_if_quiet(reference.read(session, rounds=rounds, repeats=repeats))
+                fastest = min(fastest, quiet_us)
+                if quiet_us > room * SCREEN_SHARE * budget_us:
                     break
             else:
                 chosen.append(candidate)

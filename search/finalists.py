@@ -11,7 +11,7 @@ from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.training import TrainOptions, train
-from sparsefront.search.export import export_model, measure_export
+from sparsefront.search.export import export_model
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Reporter
 from sparsefront.search.steps import run_step
@@ -73,10 +73,10 @@ def judge(target: Path, model: CrossEncoder, prepared: Prepared, *, supernet_qua
     """Export a trained model, measure it, score it on all validation rows; a :class:`Finalist` as a dictionary."""
     rows = prepared.rows["valid"]
     logits = score_rows(model, rows, precision="fp32")
-    table = prepared.measured.table
     export_model(target, model, prepared.backbone.tokenizer)
     serving = runtime(prepared.settings.runtime, threads=prepared.settings.threads)
-    stats = measure_export(target, serving, length_tokens=table.fingerprint.length_tokens)
+    reference = prepared.measured.reference_in(serving, prepared.backbone)
+    stats = reference.read_quiet(serving.load_export(target))
     finalist = Finalist(
         genome=model.genome.key(),
         supernet_quality=supernet_quality,

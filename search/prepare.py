@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from sparsefront.latency.drift import Reference, measure_session
 from sparsefront.latency.machine import MachineFingerprint
-from sparsefront.latency.profile import profile
-from sparsefront.latency.runtimes import runtime
+from sparsefront.latency.profile import profile, with_few_words
+from sparsefront.latency.runtimes import Runtime, runtime
 from sparsefront.latency.table import LatencyTable
 from sparsefront.models.backbone import Backbone
 from sparsefront.models.cross_encoder import CrossEncoder
@@ -25,7 +26,6 @@ from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.training import train
 from sparsefront.search.curriculum import Curriculum
-from sparsefront.search.export import measure_session
 from sparsefront.search.progress import Reporter
 from sparsefront.search.report import task_line
 from sparsefront.search.settings import PrepareSettings
@@ -42,17 +42,30 @@ class Measured:
         dense_us: median of the dense model, measured.
         dense_p95_us: its 95th percentile.
         scale: what the table's predictions are multiplied by around the budget (:mod:`sparsefront.search.anchor`).
+        reference: a genome of about the budget's size; the dense one by default.
+        reference_us: what it takes on the quiet machine; the dense model's latency by default.
     """
 
     table: LatencyTable
     dense_us: float
     dense_p95_us: float
     scale: float = 1.0
+    reference: Genome | None = None
+    reference_us: float | None = None
 
     def predict_many(self, genomes: Sequence[Genome]) -> NDArray[np.float64]:
         """Microseconds of the genomes, scaled: ``(genomes,)``."""
         predicted: NDArray[np.float64] = self.table.predict_many(genomes) * self.scale
         return predicted
+
+    def reference_in(self, serving: Runtime, backbone: Backbone) -> Reference:
+        """The reference in a runtime, to be run beside whatever is measured."""
+        config = with_few_words(backbone.config)
+        return Reference(
+            serving.load(config if self.reference is None else config.with_genome(self.reference)),
+            length_tokens=self.table.fingerprint.length_tokens,
+            quiet_us=self.dense_us if self.reference_us is None else self.reference_us,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""Latency of one model, with a reference beside it that tells a slow model from a slow minute of the machine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsefront.latency.runtimes import Session, feeds_of_length
+from sparsefront.latency.timing import LatencyStats, time_interleaved
+
+SLOW = 1.03
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Latency as it is now, nothing taken off, and the reference's median in the same rounds."""
+
+    stats: LatencyStats
+    reference_us: float
+
+
+class Reference:
+    """A model of about the budget's size that is run in turn with whatever is measured.
+
+    ``quiet_us`` is the least median it has shown, in microseconds: other work on the machine only ever adds time.
+
+    Args:
+        session: the reference.
+        length_tokens: tokens of the one row in every call, unpadded.
+        quiet_us: what it took earlier, when that is known.
+    """
+
+    def __init__(self, session: Session, *, length_tokens: int, quiet_us: float = math.inf) -> None:
+        self._session, self._length_tokens = session, length_tokens
+        self.quiet_us = quiet_us
+
+    def read(self, session: Session, *, rounds: int = 30, repeats: int = 20) -> Reading:
+        """Latency of single calls of ``session`` beside the reference; the quieter half of the rounds counts."""
+        stats, reference = measure_sessions(
+            [session, self._session],
+            length_tokens=self._length_tokens,
+            rounds=rounds,
+            repeats=[repeats, max(2, repeats // 4)],
+        )
+        self.quiet_us = min(self.quiet_us, reference.median_us)
+        return Reading(stats, reference.median_us)
+
+    def as_if_quiet(self, reading: Reading) -> float:
+        """The median in microseconds that the quiet machine would show."""
+        return reading.stats.median_us * self.quiet_us / reading.reference_us
+
+    def read_quiet(self, session: Session, *, attempts: int = 4) -> LatencyStats:
+        """Latency of ``session``, taken again while the machine is slow; the fastest attempt counts."""
+        best: LatencyStats | None = None
+        for _ in range(attempts):
+            reading = self.read(session)
+            if best is None or reading.stats.median_us < best.median_us:
+                best = reading.stats
+            if reading.reference_us <= SLOW * self.quiet_us:
+                break
+        assert best is not None
+        return best
+
+
+def measure_sessions(
+    sessions: list[Session], *, length_tokens: int, rounds: int, repeats: list[int]
+) -> list[LatencyStats]:
+    """Wall-clock latency of single calls, batch 1, taken in turn; the rounds in which the first is quieter count."""
+    feeds = [feeds_of_length(length_tokens)] * len(sessions)
+    calls = time_interleaved(sessions, feeds, rounds=rounds, repeats=repeats, warmup=2)
+    by_round = [one.reshape(rounds, -1) for one in calls]
+    quiet = np.argsort(np.median(by_round[0], axis=1))[: max(1, rounds // 2)]
+    return [LatencyStats.of(one[quiet].ravel()) for one in by_round]
+
+
+def measure_session(session: Session, *, length_tokens: int, rounds: int = 30, repeats: int = 20) -> LatencyStats:
+    """Wall-clock latency of single calls at batch 1 and full length, unpadded.
+
+    Other work on the machine only ever adds time, so the rounds are ordered by their medians and the quieter half of
+    them makes the statistic.
+    """
+    return measure_sessions([session], length_tokens=length_tokens, rounds=rounds, repeats=[repeats])[0]
