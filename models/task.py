@@ -96,7 +96,7 @@ class Task:
         return cls(spec=spec, frame=frame, data_sha256=sha256, origin=origin, name=origin, source=source)
 
     @classmethod
-    def builtin(cls, *, rows: int = 6_000, seed: int = 0) -> Task:
+    def builtin(cls, *, rows: int = 5_000, seed: int = 0) -> Task:
         """The seeded ad log of ``models.ad_log``: needs no file, and the best reachable quality is known."""
         from sparsefront.models.ad_log import generate_ad_log
 

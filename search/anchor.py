@@ -68,7 +68,11 @@ def anchored(
         ]
         return {"scale": float(np.median(ratios)), "ratios": ratios, "reference_us": reference.quiet_us}
 
-    inputs = {"budget_us": budget_us, "genomes": [genome.key() for genome in genomes]}
+    inputs = {
+        "budget_us": budget_us,
+        "genomes": [genome.key() for genome in genomes],
+        "reference": genomes[0].key(),
+    }
     result = run_step(folder, inputs, build)
     return replace(
         measured, scale=float(result["scale"]), reference=genomes[0], reference_us=float(result["reference_us"])
