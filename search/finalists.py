@@ -47,6 +47,7 @@ def finish(
     prepared: Prepared,
     options: TrainOptions,
     *,
+    budget_us: float,
     supernet_quality: float,
     reporter: Reporter,
     title: str,
@@ -64,19 +65,21 @@ def finish(
         with reporter.step(title) as advance:
             train(small, prepared.rows["train"], options, teacher_logits=prepared.teacher_logits, progress=advance)
         small.cpu()
-        return judge(target, small, prepared, supernet_quality=supernet_quality)
+        return judge(target, small, prepared, budget_us=budget_us, supernet_quality=supernet_quality)
 
     return Finalist(**run_step(folder, inputs, build))
 
 
-def judge(target: Path, model: CrossEncoder, prepared: Prepared, *, supernet_quality: float) -> dict[str, Any]:
+def judge(
+    target: Path, model: CrossEncoder, prepared: Prepared, *, budget_us: float, supernet_quality: float
+) -> dict[str, Any]:
     """Export a trained model, measure it, score it on all validation rows; a :class:`Finalist` as a dictionary."""
     rows = prepared.rows["valid"]
     logits = score_rows(model, rows, precision="fp32")
     export_model(target, model, prepared.backbone.tokenizer)
     serving = runtime(prepared.settings.runtime, threads=prepared.settings.threads)
     reference = prepared.measured.reference_in(serving, prepared.backbone)
-    stats = reference.read_quiet(serving.load_export(target))
+    stats = reference.read_within(serving.load_export(target), budget_us)
     finalist = Finalist(
         genome=model.genome.key(),
         supernet_quality=supernet_quality,

@@ -65,17 +65,34 @@ def test_the_quiet_machine_may_show_itself_later(machine: Machine) -> None:
     assert reference.as_if_quiet(slow) == pytest.approx(500, rel=0.2)
 
 
-def test_a_measurement_is_taken_again_while_the_machine_is_slow(machine: Machine, reference: Reference) -> None:
+def test_what_is_over_the_limit_is_taken_again_while_the_machine_is_slow(
+    machine: Machine, reference: Reference
+) -> None:
     machine.slowness = 3.0
     machine.calls_until_quiet = 800
-    stats = reference.read_quiet(Model(machine, 200))
-    assert stats.median_us == pytest.approx(200, rel=0.2)
+    assert reference.read_within(Model(machine, 200), 300).median_us == pytest.approx(200, rel=0.2)
 
 
-def test_what_stays_slow_is_reported_as_it_is(machine: Machine, reference: Reference) -> None:
+def test_what_is_within_the_limit_or_over_it_on_a_quiet_machine_is_taken_once(
+    machine: Machine, reference: Reference
+) -> None:
+    machine.calls_until_quiet = 0
+    reference.read_within(Model(machine, 200), 100, rounds=4)
+    once = -machine.calls_until_quiet
+    assert once == 4 * (2 + 20 + 2 + 5)
+    machine.slowness, machine.calls_until_quiet = 3.0, 10 * once
+    reference.read_within(Model(machine, 200), 1000, rounds=4)
+    assert machine.calls_until_quiet == 9 * once
+
+
+def test_what_stays_slow_is_reported_as_it_is_once_patience_is_out(machine: Machine, reference: Reference) -> None:
     machine.slowness = 3.0
-    stats = reference.read_quiet(Model(machine, 200), attempts=2)
-    assert stats.median_us == pytest.approx(600, rel=0.2)
+    reference.patience_seconds = 0.6
+    assert reference.read_within(Model(machine, 200), 300, rounds=4).median_us == pytest.approx(600, rel=0.2)
+    assert reference.patience_seconds == 0
+    calls = machine.calls_until_quiet = 10**6
+    reference.read_within(Model(machine, 200), 300, rounds=4)
+    assert calls - machine.calls_until_quiet == 4 * (2 + 20 + 2 + 5)
 
 
 def test_the_quieter_half_of_the_rounds_counts(machine: Machine) -> None:
