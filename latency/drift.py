@@ -36,7 +36,7 @@ class Reference:
     """
 
     def __init__(
-        self, session: Session, *, length_tokens: int, quiet_us: float = math.inf, patience_seconds: float = 30.0
+        self, session: Session, *, length_tokens: int, quiet_us: float = math.inf, patience_seconds: float = 15.0
     ) -> None:
         self._session, self._length_tokens = session, length_tokens
         self.quiet_us, self.patience_seconds = quiet_us, patience_seconds
