@@ -14,6 +14,7 @@ import numpy as np
 
 from sparsefront.latency.drift import Reading, Reference
 from sparsefront.latency.profile import with_few_words
+from sparsefront.latency.refit import refitted
 from sparsefront.latency.runtimes import runtime
 from sparsefront.models.backbone import Backbone
 from sparsefront.search.curriculum import random_shape
@@ -23,7 +24,7 @@ from sparsefront.search.settings import PrepareSettings
 from sparsefront.search.steps import run_step
 from sparsefront.spaces import Genome, SearchSpace
 
-ANCHORS = 12
+ANCHORS = 16
 DRAWS = 4000
 
 
@@ -37,7 +38,7 @@ def anchored(
     budget_us: float,
     reporter: Reporter,
 ) -> Measured:
-    """The same table, scaled by the median ratio of measured to predicted latency of genomes near the budget.
+    """The same table, and beside it the table refitted to measured genomes near the budget.
 
     All are measured beside the first of them, which stays the reference of whatever is measured for this budget.
 
@@ -60,13 +61,12 @@ def anchored(
         readings: list[Reading] = []
         with reporter.step("anchoring the table at the budget") as advance:
             for genome in genomes:
-                readings.append(reference.read(serving.load(config.with_genome(genome)), rounds=12))
+                readings.append(reference.read(serving.load(config.with_genome(genome)), rounds=10, repeats=16))
                 advance(len(readings), len(genomes))
-        ratios = [
-            reference.as_if_quiet(reading) / measured.table.predict(genome)
-            for reading, genome in zip(readings, genomes, strict=True)
-        ]
-        return {"scale": float(np.median(ratios)), "ratios": ratios, "reference_us": reference.quiet_us}
+        return {
+            "measured_us": [reference.as_if_quiet(reading) for reading in readings],
+            "reference_us": reference.quiet_us,
+        }
 
     inputs = {
         "budget_us": budget_us,
@@ -75,7 +75,10 @@ def anchored(
     }
     result = run_step(folder, inputs, build)
     return replace(
-        measured, scale=float(result["scale"]), reference=genomes[0], reference_us=float(result["reference_us"])
+        measured,
+        near_budget=refitted(measured.table, genomes, np.array(result["measured_us"], np.float64)),
+        reference=genomes[0],
+        reference_us=float(result["reference_us"]),
     )
 
 

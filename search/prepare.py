@@ -38,10 +38,10 @@ class Measured:
     """The latency side: what the dense model takes, and what the table predicts for any genome.
 
     Attributes:
-        table: as profiled.
+        table: as profiled, for models of any size.
+        near_budget: the same refitted to models of about the budget's cost (:mod:`sparsefront.search.anchor`).
         dense_us: median of the dense model, measured.
         dense_p95_us: its 95th percentile.
-        scale: what the table's predictions are multiplied by around the budget (:mod:`sparsefront.search.anchor`).
         reference: a genome of about the budget's size; the dense one by default.
         reference_us: what it takes on the quiet machine; the dense model's latency by default.
     """
@@ -49,14 +49,13 @@ class Measured:
     table: LatencyTable
     dense_us: float
     dense_p95_us: float
-    scale: float = 1.0
+    near_budget: LatencyTable | None = None
     reference: Genome | None = None
     reference_us: float | None = None
 
     def predict_many(self, genomes: Sequence[Genome]) -> NDArray[np.float64]:
-        """Microseconds of the genomes, scaled: ``(genomes,)``."""
-        predicted: NDArray[np.float64] = self.table.predict_many(genomes) * self.scale
-        return predicted
+        """Microseconds of the genomes, as right as can be around the budget: ``(genomes,)``."""
+        return (self.near_budget or self.table).predict_many(genomes)
 
     def reference_in(self, serving: Runtime, backbone: Backbone) -> Reference:
         """The reference in a runtime, to be run beside whatever is measured."""
