@@ -22,24 +22,27 @@ class Reading:
     stats: LatencyStats
     reference_us: float
 
+    def as_usual(self, usual_us: float) -> float:
+        """The median in microseconds that the machine would show when the reference takes ``usual_us``."""
+        return self.stats.median_us * usual_us / self.reference_us
+
 
 class Reference:
     """A model of about the budget's size that is run in turn with whatever is measured.
 
-    ``quiet_us`` is the least median it has shown, in microseconds: other work on the machine only ever adds time.
-
     Args:
         session: the reference.
         length_tokens: tokens of the one row in every call, unpadded.
-        quiet_us: what it took earlier, when that is known.
-        patience_seconds: how long :meth:`read_within` may wait for a quiet machine, over all its calls.
+        usual_us: its usual median, in microseconds: a median of readings, since the least of many noisy ones would make
+            every other look slow.
+        patience_seconds: how long :meth:`read_within` may wait for the machine, over all its calls.
     """
 
     def __init__(
-        self, session: Session, *, length_tokens: int, quiet_us: float = math.inf, patience_seconds: float = 15.0
+        self, session: Session, *, length_tokens: int, usual_us: float = math.inf, patience_seconds: float = 15.0
     ) -> None:
         self._session, self._length_tokens = session, length_tokens
-        self.quiet_us, self.patience_seconds = quiet_us, patience_seconds
+        self.usual_us, self.patience_seconds = usual_us, patience_seconds
 
     def read(self, session: Session, *, rounds: int = 30, repeats: int = 20) -> Reading:
         """Latency of single calls of ``session`` beside the reference; the quieter half of the rounds counts."""
@@ -49,12 +52,7 @@ class Reference:
             rounds=rounds,
             repeats=[repeats, max(2, repeats // 4)],
         )
-        self.quiet_us = min(self.quiet_us, reference.median_us)
         return Reading(stats, reference.median_us)
-
-    def as_if_quiet(self, reading: Reading) -> float:
-        """The median in microseconds that the quiet machine would show."""
-        return reading.stats.median_us * self.quiet_us / reading.reference_us
 
     def read_within(self, session: Session, limit_us: float, *, rounds: int = 30) -> LatencyStats:
         """Latency of ``session``; taken again while it is over the limit and the machine is slow.
@@ -64,13 +62,13 @@ class Reference:
         started = time.monotonic()
         reading = self.read(session, rounds=rounds)
         best = reading.stats
-        while best.median_us > limit_us and reading.reference_us > SLOW * self.quiet_us:
+        while best.median_us > limit_us and reading.reference_us > SLOW * self.usual_us:
             if time.monotonic() - started > self.patience_seconds:
                 break
             time.sleep(PAUSE_SECONDS)
             reading = self.read(session, rounds=rounds)
             best = min(best, reading.stats, key=lambda one: one.median_us)
-        if reading.reference_us > SLOW * self.quiet_us:
+        if reading.reference_us > SLOW * self.usual_us:
             self.patience_seconds -= min(self.patience_seconds, time.monotonic() - started)
         return best
 

@@ -43,7 +43,7 @@ class Measured:
         dense_us: median of the dense model, measured.
         dense_p95_us: its 95th percentile.
         reference: a genome of about the budget's size; the dense one by default.
-        reference_us: what it takes on the quiet machine; the dense model's latency by default.
+        reference_us: its usual median; the dense model's latency by default.
     """
 
     table: LatencyTable
@@ -63,7 +63,7 @@ class Measured:
         return Reference(
             serving.load(config if self.reference is None else config.with_genome(self.reference)),
             length_tokens=self.table.fingerprint.length_tokens,
-            quiet_us=self.dense_us if self.reference_us is None else self.reference_us,
+            usual_us=self.dense_us if self.reference_us is None else self.reference_us,
         )
 
 

@@ -41,9 +41,7 @@ def machine() -> Machine:
 
 @pytest.fixture
 def reference(machine: Machine) -> Reference:
-    found = Reference(Model(machine, 300), length_tokens=8)
-    found.read(Model(machine, 300), rounds=4)
-    return found
+    return Reference(Model(machine, 300), length_tokens=8, usual_us=300)
 
 
 def test_a_slow_minute_is_told_from_a_slow_model(machine: Machine, reference: Reference) -> None:
@@ -51,18 +49,7 @@ def test_a_slow_minute_is_told_from_a_slow_model(machine: Machine, reference: Re
     reading = reference.read(Model(machine, 500), rounds=4)
     assert reading.stats.median_us == pytest.approx(1000, rel=0.2)
     assert reading.reference_us == pytest.approx(600, rel=0.2)
-    assert reference.as_if_quiet(reading) == pytest.approx(500, rel=0.2)
-    assert reference.quiet_us == pytest.approx(300, rel=0.2)
-
-
-def test_the_quiet_machine_may_show_itself_later(machine: Machine) -> None:
-    machine.slowness = 2.0
-    reference = Reference(Model(machine, 300), length_tokens=8, quiet_us=590)
-    slow = reference.read(Model(machine, 500), rounds=4)
-    assert reference.as_if_quiet(slow) == pytest.approx(1000, rel=0.2)
-    machine.slowness = 1.0
-    reference.read(Model(machine, 500), rounds=4)
-    assert reference.as_if_quiet(slow) == pytest.approx(500, rel=0.2)
+    assert reading.as_usual(reference.usual_us) == pytest.approx(500, rel=0.2)
 
 
 def test_what_is_over_the_limit_is_taken_again_while_the_machine_is_slow(
