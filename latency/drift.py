@@ -76,12 +76,15 @@ class Reference:
 def measure_sessions(
     sessions: list[Session], *, length_tokens: int, rounds: int, repeats: list[int]
 ) -> list[LatencyStats]:
-    """Wall-clock latency of single calls, batch 1, taken in turn; the rounds in which the first is quieter count."""
+    """Wall-clock latency of single calls, batch 1, taken in turn; the quieter half of each session's rounds counts."""
     feeds = [feeds_of_length(length_tokens)] * len(sessions)
     calls = time_interleaved(sessions, feeds, rounds=rounds, repeats=repeats, warmup=2)
-    by_round = [one.reshape(rounds, -1) for one in calls]
-    quiet = np.argsort(np.median(by_round[0], axis=1))[: max(1, rounds // 2)]
-    return [LatencyStats.of(one[quiet].ravel()) for one in by_round]
+    stats = []
+    for one in calls:
+        by_round = one.reshape(rounds, -1)
+        quiet = np.argsort(np.median(by_round, axis=1))[: max(1, rounds // 2)]
+        stats.append(LatencyStats.of(by_round[quiet].ravel()))
+    return stats
 
 
 def measure_session(session: Session, *, length_tokens: int, rounds: int = 30, repeats: int = 20) -> LatencyStats:

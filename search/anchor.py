@@ -66,11 +66,7 @@ def anchored(
         usual_us = float(np.median([one.reference_us for one in readings]))
         return {"measured_us": [one.as_usual(usual_us) for one in readings], "reference_us": usual_us}
 
-    inputs = {
-        "budget_us": budget_us,
-        "genomes": [genome.key() for genome in genomes],
-        "reference": genomes[0].key(),
-    }
+    inputs = {"budget_us": budget_us, "genomes": [genome.key() for genome in genomes]}
     result = run_step(folder, inputs, build)
     return replace(
         measured,
