@@ -80,8 +80,8 @@ def near_budget(space: SearchSpace, measured: Measured, budget_us: float, *, see
     """Genomes of many shapes whose predicted latency is closest to the budget; every other one keeps all tokens."""
     rng = np.random.default_rng(seed)
     drawn = [random_shape(space, rng) for _ in range(DRAWS)]
-    whole = [genome for genome in drawn if min(genome.column("keep_percent")) == 100]
-    pruned = [genome for genome in drawn if min(genome.column("keep_percent")) < 100]
+    whole = [genome for genome in drawn if genome.keeps_all_tokens]
+    pruned = [genome for genome in drawn if not genome.keeps_all_tokens]
     found: dict[Genome, None] = {}
     for group in (whole, pruned):
         unique = list(dict.fromkeys(group))
