@@ -67,7 +67,8 @@ def _filled(feasible: FeasibleSpace, genome: Genome, layers: Sequence[int]) -> G
                 values = choices[field][layer]
                 at = values.index(genome.column(field)[layer])
                 if at + 1 < len(values):
-                    raised.append((at / (len(values) - 1), feasible.space.replace(genome, layer, field, values[at + 1])))
+                    wider = feasible.space.replace(genome, layer, field, values[at + 1])
+                    raised.append((at / (len(values) - 1), wider))
         raised.sort(key=lambda one: one[0])
         fitting = np.flatnonzero(feasible.fits([one for _, one in raised])) if raised else []
         if not len(fitting):
