@@ -22,9 +22,9 @@ from common import Target, write_result
 from memory import PeakMemory
 from numpy.typing import NDArray
 
-from sparsefront.latency.runtime import feeds_of_length
+from sparsefront.latency.drift import measure_sessions
 from sparsefront.latency.runtimes import runtime
-from sparsefront.latency.timing import LatencyStats, time_interleaved
+from sparsefront.latency.timing import LatencyStats
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
@@ -69,7 +69,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     task = Task.from_file(write_task(work, arguments.data, quick))
     seeds = (0,) if quick else (0, 1)
-    memory = PeakMemory()
+    memory = PeakMemory(work / "peak_memory_gib.txt")
     with memory:
         bench = Bench(work, task, quick)
         cells = cells_of(seeds)
@@ -93,7 +93,7 @@ class Bench:
 
     def __init__(self, work: Path, task: Task, quick: bool) -> None:
         self.work, self.task = work, task
-        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (100, 1, 1500)
+        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (200, 1, 1500)
         epochs = 0.05 if quick else 2.0
         self.finetune = TrainOptions(**{**vars(FINETUNE), "epochs": 0.05 if quick else FINETUNE.epochs})
         self.preparation = PrepareSettings(
@@ -268,16 +268,7 @@ class Bench:
             export_model(folders[0], self.prepared.teacher, self.backbone.tokenizer)
         length = self.task.spec.max_length
         sessions = [serving.load_export(folder) for folder in folders]
-        rounds, repeats = 20, 10
-        calls = time_interleaved(
-            sessions, [feeds_of_length(length)] * len(sessions), rounds=rounds, repeats=repeats, warmup=3
-        )
-        stats = []
-        for one in calls:
-            by_round = one.reshape(rounds, repeats)
-            quiet = np.argsort(np.median(by_round, axis=1))[: rounds // 2]
-            stats.append(LatencyStats.of(by_round[quiet].ravel()))
-        return stats
+        return measure_sessions(sessions, length_tokens=length, rounds=20, repeats=[10] * len(sessions))
 
     def tested(self, model: CrossEncoder, cell: tuple[str, str, int] | None = None) -> float:
         """AUC on the test rows; a cell's logits are kept for :meth:`differences`."""

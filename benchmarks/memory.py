@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import psutil
 
 
 class PeakMemory:
-    """Largest sum of proportional set sizes, sampled every two seconds; shared pages count once."""
+    """Largest sum of proportional set sizes, sampled every two seconds; shared pages count once.
 
-    def __init__(self) -> None:
-        self.peak_gib = 0.0
+    Args:
+        kept: file that keeps the peak, so that work that was interrupted and continued reports that of all its parts.
+    """
+
+    def __init__(self, kept: Path | None = None) -> None:
+        self._kept = kept
+        self.peak_gib = float(kept.read_text()) if kept is not None and kept.exists() else 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -32,4 +38,7 @@ class PeakMemory:
                     total += process.memory_full_info().pss
                 except psutil.Error:
                     continue
-            self.peak_gib = max(self.peak_gib, total / 2**30)
+            if total / 2**30 > self.peak_gib:
+                self.peak_gib = total / 2**30
+                if self._kept is not None:
+                    self._kept.write_text(f"{self.peak_gib}\n", encoding="utf-8")

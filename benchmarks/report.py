@@ -51,7 +51,12 @@ def home_depot(result: dict[str, Any]) -> str:
             cells.append(f"**{auc:.4f}** ({latency:.0f} us; {each})")
         budget_us = next(row["budget_us"] for row in rows if row["budget"] == budget)
         lines.append(f"| {budget}: {budget_us:.0f} us | " + " | ".join(cells) + " |")
-    lines += ["", "Searched joint minus, in test AUC (± standard error over test rows, paired bootstrap):", ""]
+    lines += [
+        "",
+        "Searched joint minus, in test AUC, over the seeds that both have run "
+        "(± standard error over test rows, paired bootstrap):",
+        "",
+    ]
     gains = [row for row in result["rows"] if "rival" in row]
     places = list(dict.fromkeys(row["at"] for row in gains))
     lines += ["| | " + " | ".join(f"at {at}" if at != "all" else "all budgets" for at in places) + " |"]
@@ -60,7 +65,8 @@ def home_depot(result: dict[str, Any]) -> str:
         cells = {
             row["at"]: f"{row['test_auc']:+.4f} ± {row['standard_error']:.4f}" for row in gains if row["rival"] == rival
         }
-        lines.append(f"| {rival} | " + " | ".join(cells.get(at, "not run") for at in places) + " |")
+        every = next(row["seeds"] for row in gains if row["rival"] == rival and row["at"] == "all")
+        lines.append(f"| {rival}, seeds {every} | " + " | ".join(cells.get(at, "not run") for at in places) + " |")
     return "\n".join([*lines, "", *missed(result), source(result)])
 
 

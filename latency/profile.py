@@ -168,6 +168,14 @@ def _multiply_adds(genome: Genome, config: CrossEncoderConfig, length_tokens: in
     return total
 
 
+def with_few_words(config: CrossEncoderConfig) -> CrossEncoderConfig:
+    """The same model with a small vocabulary: it loads faster and takes as long to run."""
+    few: CrossEncoderConfig = type(config).from_dict(
+        {**config.to_dict(), "vocab_size": min(config.vocab_size, _VOCABULARY)}
+    )
+    return few
+
+
 Point = tuple[Genome, int]
 
 
@@ -182,8 +190,7 @@ class Meter:
         progress: Callable[[int, int], None] | None = None,
         total: int = 0,
     ) -> None:
-        values = {**config.to_dict(), "vocab_size": min(config.vocab_size, _VOCABULARY)}
-        self._config: CrossEncoderConfig = type(config).from_dict(values)
+        self._config = with_few_words(config)
         self._runtime = runtime
         self._progress = progress
         self._total = total

@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from sparsefront.latency.drift import Reading, Reference
+from sparsefront.latency.profile import with_few_words
+from sparsefront.latency.refit import refitted
 from sparsefront.models.backbone import Backbone
 from sparsefront.search.curriculum import random_shape
-from sparsefront.search.export import measure_session
 from sparsefront.search.prepare import Measured
 from sparsefront.search.progress import Reporter
 from sparsefront.search.settings import PrepareSettings
 from sparsefront.search.steps import run_step
 from sparsefront.spaces import Genome, SearchSpace
 
-ANCHORS = 12
+ANCHORS = 16
 DRAWS = 4000
 
 
@@ -35,7 +37,9 @@ def anchored(
     budget_us: float,
     reporter: Reporter,
 ) -> Measured:
-    """The same table, scaled by the median ratio of measured to predicted latency of genomes near the budget.
+    """The same table, and beside it the table refitted to measured genomes near the budget.
+
+    All are measured beside the first of them, which stays the reference of whatever is measured for this budget.
 
     Args:
         folder: where the step is kept.
@@ -50,27 +54,33 @@ def anchored(
 
     def build(_: Path) -> dict[str, Any]:
         serving = settings.serving()
+        config = with_few_words(backbone.config)
         length_tokens = measured.table.fingerprint.length_tokens
-        ratios = []
+        reference = Reference(serving.load(config.with_genome(genomes[0])), length_tokens=length_tokens)
+        readings: list[Reading] = []
         with reporter.step("anchoring the table at the budget") as advance:
             for genome in genomes:
-                session = serving.load(backbone.config.with_genome(genome))
-                median_us = measure_session(session, length_tokens=length_tokens, rounds=12).median_us
-                ratios.append(median_us / measured.table.predict(genome))
-                advance(len(ratios), len(genomes))
-        return {"scale": float(np.median(ratios)), "ratios": ratios}
+                readings.append(reference.read(serving.load(config.with_genome(genome)), rounds=10, repeats=16))
+                advance(len(readings), len(genomes))
+        usual_us = float(np.median([one.reference_us for one in readings]))
+        return {"measured_us": [one.as_usual(usual_us) for one in readings], "reference_us": usual_us}
 
     inputs = {"budget_us": budget_us, "genomes": [genome.key() for genome in genomes]}
     result = run_step(folder, inputs, build)
-    return replace(measured, scale=float(result["scale"]))
+    return replace(
+        measured,
+        near_budget=refitted(measured.table, genomes, np.array(result["measured_us"], np.float64)),
+        reference=genomes[0],
+        reference_us=float(result["reference_us"]),
+    )
 
 
 def near_budget(space: SearchSpace, measured: Measured, budget_us: float, *, seed: int) -> list[Genome]:
     """Genomes of many shapes whose predicted latency is closest to the budget; every other one keeps all tokens."""
     rng = np.random.default_rng(seed)
     drawn = [random_shape(space, rng) for _ in range(DRAWS)]
-    whole = [genome for genome in drawn if min(genome.column("keep_percent")) == 100]
-    pruned = [genome for genome in drawn if min(genome.column("keep_percent")) < 100]
+    whole = [genome for genome in drawn if genome.keeps_all_tokens]
+    pruned = [genome for genome in drawn if not genome.keeps_all_tokens]
     found: dict[Genome, None] = {}
     for group in (whole, pruned):
         unique = list(dict.fromkeys(group))

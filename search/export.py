@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from sparsefront.latency.runtime import Runtime, Session, feeds_of_length
-from sparsefront.latency.timing import LatencyStats, time_interleaved
+from sparsefront.latency.runtime import Runtime, Session
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.export_onnx import export_onnx
 from sparsefront.models.metrics import quality
@@ -37,23 +36,6 @@ def export_model(
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     export_onnx(model, target / ONNX_MODEL, precision=precision)
-
-
-def measure_session(session: Session, *, length_tokens: int, rounds: int = 30, repeats: int = 20) -> LatencyStats:
-    """Wall-clock latency of single calls at batch 1 and full length, unpadded.
-
-    Other work on the machine only ever adds time, so the rounds are ordered by their medians and the quieter half of
-    them makes the statistic.
-    """
-    feeds = feeds_of_length(length_tokens)
-    calls = time_interleaved([session], [feeds], rounds=rounds, repeats=repeats, warmup=2)[0].reshape(rounds, repeats)
-    quiet = np.argsort(np.median(calls, axis=1))[: max(1, rounds // 2)]
-    return LatencyStats.of(calls[quiet].ravel())
-
-
-def measure_export(folder: Path, serving: Runtime, *, length_tokens: int) -> LatencyStats:
-    """Latency of an export at batch 1 and full length, unpadded."""
-    return measure_session(serving.load_export(folder), length_tokens=length_tokens)
 
 
 def serve_rows(session: Session, rows: TokenRows) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.training import TrainOptions, train
-from sparsefront.search.export import export_model, measure_export, served_quality
+from sparsefront.search.export import export_model, served_quality
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Reporter
 from sparsefront.search.steps import run_step
@@ -48,6 +48,7 @@ def finish(
     prepared: Prepared,
     options: TrainOptions,
     *,
+    budget_us: float,
     supernet_quality: float,
     reporter: Reporter,
     title: str,
@@ -65,17 +66,19 @@ def finish(
         with reporter.step(title) as advance:
             train(small, prepared.rows["train"], options, teacher_logits=prepared.teacher_logits, progress=advance)
         small.cpu()
-        return judge(target, small, prepared, supernet_quality=supernet_quality)
+        return judge(target, small, prepared, budget_us=budget_us, supernet_quality=supernet_quality)
 
     return Finalist(**run_step(folder, inputs, build))
 
 
-def judge(target: Path, model: CrossEncoder, prepared: Prepared, *, supernet_quality: float) -> dict[str, Any]:
+def judge(
+    target: Path, model: CrossEncoder, prepared: Prepared, *, budget_us: float, supernet_quality: float
+) -> dict[str, Any]:
     """Export a trained model, measure it, score it on all validation rows; a :class:`Finalist` as a dictionary."""
-    table = prepared.measured.table
     serving = prepared.settings.serving()
     export_model(target, model, prepared.backbone.tokenizer, precision=serving.graph_precision)
-    stats = measure_export(target, serving, length_tokens=table.fingerprint.length_tokens)
+    reference = prepared.measured.reference_in(serving, prepared.backbone)
+    stats = reference.read_within(serving.load_export(target), budget_us)
     metric, rows = prepared.task.spec.metric, prepared.rows["valid"]
     fp32_quality = quality(metric, rows.positive, rows.target, score_rows(model, rows, precision="fp32"))
     finalist = Finalist(

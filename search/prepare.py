@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from sparsefront.latency.profile import profile
+from sparsefront.latency.drift import Reference, measure_session
+from sparsefront.latency.profile import profile, with_few_words
+from sparsefront.latency.runtime import Runtime
 from sparsefront.latency.table import LatencyTable
 from sparsefront.models.backbone import Backbone
 from sparsefront.models.cross_encoder import CrossEncoder
@@ -23,7 +25,6 @@ from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.training import train
 from sparsefront.search.curriculum import Curriculum
-from sparsefront.search.export import measure_session
 from sparsefront.search.progress import Reporter
 from sparsefront.search.report import task_line
 from sparsefront.search.settings import PrepareSettings
@@ -36,21 +37,33 @@ class Measured:
     """The latency side: what the dense model takes, and what the table predicts for any genome.
 
     Attributes:
-        table: as profiled.
+        table: as profiled, for models of any size.
+        near_budget: the same refitted to models of about the budget's cost (:mod:`sparsefront.search.anchor`).
         dense_us: median of the dense model, measured.
         dense_p95_us: its 95th percentile.
-        scale: what the table's predictions are multiplied by around the budget (:mod:`sparsefront.search.anchor`).
+        reference: a genome of about the budget's size; the dense one by default.
+        reference_us: its usual median; the dense model's latency by default.
     """
 
     table: LatencyTable
     dense_us: float
     dense_p95_us: float
-    scale: float = 1.0
+    near_budget: LatencyTable | None = None
+    reference: Genome | None = None
+    reference_us: float | None = None
 
     def predict_many(self, genomes: Sequence[Genome]) -> NDArray[np.float64]:
-        """Microseconds of the genomes, scaled: ``(genomes,)``."""
-        predicted: NDArray[np.float64] = self.table.predict_many(genomes) * self.scale
-        return predicted
+        """Microseconds of the genomes, as right as can be around the budget: ``(genomes,)``."""
+        return (self.near_budget or self.table).predict_many(genomes)
+
+    def reference_in(self, serving: Runtime, backbone: Backbone) -> Reference:
+        """The reference in a runtime, to be run beside whatever is measured."""
+        config = with_few_words(backbone.config)
+        return Reference(
+            serving.load(config if self.reference is None else config.with_genome(self.reference)),
+            length_tokens=self.table.fingerprint.length_tokens,
+            usual_us=self.dense_us if self.reference_us is None else self.reference_us,
+        )
 
 
 @dataclass(frozen=True)

@@ -214,13 +214,14 @@ class Run:
             reporter=self.reporter,
         )
 
-    def finish(self, prepared: Prepared, one: Evaluated, title: str) -> Finalist:
+    def finish(self, prepared: Prepared, one: Evaluated, budget_us: float, title: str) -> Finalist:
         """Fine-tune, export and measure one genome; done once per genome and seed."""
         return finish(
             self.folder / FINALISTS / one.genome.key(),
             one.genome,
             prepared,
             replace(self.settings.finetune, seed=self.settings.seed),
+            budget_us=budget_us,
             supernet_quality=one.quality,
             reporter=self.reporter,
             title=title,
@@ -232,7 +233,8 @@ class Run:
         """Fine-tuned genomes, best on validation rows first, those measured over the budget last."""
         chosen = self._chosen(prepared, evaluated, budget_us)
         finalists = [
-            self.finish(prepared, one, f"{title} {number} of {len(chosen)}") for number, one in enumerate(chosen, 1)
+            self.finish(prepared, one, budget_us, f"{title} {number} of {len(chosen)}")
+            for number, one in enumerate(chosen, 1)
         ]
         return sorted(finalists, key=lambda one: (one.measured_us <= budget_us, one.valid_quality), reverse=True)
 
@@ -259,8 +261,9 @@ class Run:
         """Make a finalist of a genome that the search has evaluated but not chosen."""
         with self._locked():
             measured = self.measure()
-            prepared = self.prepare(self.anchored(measured, self.budget_us(measured)))
-            return asdict(self.finish(prepared, one, "fine-tuning"))
+            budget_us = self.budget_us(measured)
+            prepared = self.prepare(self.anchored(measured, budget_us))
+            return asdict(self.finish(prepared, one, budget_us, "fine-tuning"))
 
     def _chosen(self, prepared: Prepared, evaluated: Sequence[Evaluated], budget_us: float) -> list[Evaluated]:
         """The candidates among these evaluations; kept, so that an interrupted run goes on with the same ones."""

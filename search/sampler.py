@@ -36,6 +36,8 @@ class EvolutionOptions:
         focus: share of the proposals that aim at the whole budget; the others aim at a budget drawn below it.
         crossover: probability that a base is a crossover of two parents.
         tournament: parents that compete to become a base.
+        whole: share of the proposals that stay among the genomes that keep all tokens, as long as some are known. A
+            space that prunes tokens contains one that does not; without this, chance hardly ever finds back to it.
         critic_from: evaluations after which the critic picks; before, and with 0 ``children`` to spare, chance does.
         critic: False lets chance pick always.
     """
@@ -45,6 +47,7 @@ class EvolutionOptions:
     focus: float = 0.75
     crossover: float = 0.3
     tournament: int = 4
+    whole: float = 0.5
     critic_from: int = 24
     critic: bool = True
 
@@ -52,7 +55,7 @@ class EvolutionOptions:
         for name in ("bases", "children", "tournament"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("focus", "crossover"):
+        for name in ("focus", "crossover", "whole"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
@@ -185,7 +188,9 @@ class ReinforcedEvolutionSampler(BaseSampler):
         if rng.random() >= self._options.focus:
             target = float(rng.uniform(min(one.latency_us for one in archive), target))
         shape = self._shape(archive)
-        parents = self._population(archive, target)
+        whole = [one for one in archive if one.genome.keeps_all_tokens and one.latency_us <= target]
+        among_whole = rng.random() < self._options.whole and bool(whole)
+        parents = self._population(whole if among_whole else archive, target)
         found: dict[str, tuple[Genome, list[Evaluated], Genome, Child]] = {}
         for _ in range(self._options.bases):
             base, origin = self._base(rng, parents, target)
@@ -195,7 +200,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
                 situation, self._options.children, rng, free=not crossed or rng.random() < 0.5
             ):
                 genome = self.mutator.axes.genome(child.indices)
-                if genome.key() not in taken:
+                if genome.key() not in taken and (genome.keeps_all_tokens or not among_whole):
                     found.setdefault(genome.key(), (genome, origin, base, child))
         choices = list(found.values())
         fits = self._feasible.fits([choice[0] for choice in choices], limit_us=target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import optuna
@@ -29,7 +29,8 @@ def seed_genomes(feasible: FeasibleSpace, importance: ImportanceCurves | None = 
     """Feasible corners and, per shape, the largest design within the budget; each genome once, designs first.
 
     A tight budget makes the large corners infeasible, hence the designs: along each shape's path from small to large
-    the last genome within the budget is taken. The uniform, all-three and importance shapes are also filled to
+    the last genome within the budget is taken, as it is and filled up with single steps, from the first layer and from
+    the last one on. The uniform, all-three and importance shapes are also filled to
     lower budgets, so that the front below the budget has a start.
     """
     space = feasible.space
@@ -40,14 +41,39 @@ def seed_genomes(feasible: FeasibleSpace, importance: ImportanceCurves | None = 
     for name, path in paths.items():
         limits = (1.0, *_LOWER_BUDGETS) if name in ("uniform", "all-three", "importance") else (1.0,)
         for limit in limits:
-            filled = feasible.largest_along(path, limit_us=limit * feasible.budget_us)
-            if filled is not None:
-                found.setdefault(filled)
+            largest = feasible.largest_along(path, limit_us=limit * feasible.budget_us)
+            if largest is not None:
+                found.setdefault(largest)
+                if limit == 1.0 and not space.tied:
+                    found.setdefault(_filled(feasible, largest, range(space.widths.layers)))
+                    found.setdefault(_filled(feasible, largest, range(space.widths.layers)[::-1]))
     corners = space.corners()
     for corner, fits in zip(corners, feasible.fits(corners), strict=True):
         if fits:
             found.setdefault(corner)
     return tuple(found)
+
+
+def _filled(feasible: FeasibleSpace, genome: Genome, layers: Sequence[int]) -> Genome:
+    """The genome with heads and FFN units added one step at a time while the budget allows, the narrowest place first.
+
+    ``layers`` is the order among places that are equally narrow.
+    """
+    choices = feasible.space.choices
+    while True:
+        raised: list[tuple[float, Genome]] = []
+        for field in ("heads", "ffn_units"):
+            for layer in layers:
+                values = choices[field][layer]
+                at = values.index(genome.column(field)[layer])
+                if at + 1 < len(values):
+                    wider = feasible.space.replace(genome, layer, field, values[at + 1])
+                    raised.append((at / (len(values) - 1), wider))
+        raised.sort(key=lambda one: one[0])
+        fitting = np.flatnonzero(feasible.fits([one for _, one in raised])) if raised else []
+        if not len(fitting):
+            return genome
+        genome = raised[int(fitting[0])][1]
 
 
 def enqueue_seeds(study: optuna.Study, feasible: FeasibleSpace, importance: ImportanceCurves | None = None) -> int:

@@ -56,7 +56,7 @@ class PrepareSettings(_Settings):
     effort: Literal["quick", "normal"] = "quick"
     focus_shares: tuple[Positive, ...] = ()
     importance_rows: Count = 1024
-    teacher: TrainOptions = TrainOptions(epochs=2.0, learning_rate=1.5e-4, tokens_per_batch=512, freeze_embeddings=True)
+    teacher: TrainOptions = TrainOptions(epochs=2.0, learning_rate=1.5e-4, tokens_per_batch=512)
     elastic: TrainOptions = TrainOptions(
         epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0
     )

@@ -103,6 +103,11 @@ class Genome:
         """One field's value in every layer."""
         return tuple(getattr(gene, field) for gene in self.layers)
 
+    @property
+    def keeps_all_tokens(self) -> bool:
+        """Whether no layer prunes tokens."""
+        return all(gene.keep_percent == 100 for gene in self.layers)
+
     def replace(self, layer: int, field: Field, value: int) -> Genome:
         """A copy with one value changed."""
         if not 0 <= layer < len(self.layers):

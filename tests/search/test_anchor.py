@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,11 @@ from tests.search.conftest import Finished
 
 from sparsefront.search.anchor import ANCHORS, anchored, near_budget
 from sparsefront.search.explore import space_of
+from sparsefront.search.prepare import Measured
 from sparsefront.search.progress import Silent
 from sparsefront.search.run import Run
 from sparsefront.search.steps import read_record, write_json
+from sparsefront.spaces import Genome
 
 
 @pytest.fixture
@@ -33,27 +34,30 @@ def test_anchors_lie_near_the_budget_with_and_without_pruning(run: Run) -> None:
     assert np.abs(predicted - budget_us).max() < everywhere.max()
 
 
-def test_predictions_are_scaled_by_the_median_ratio_and_measured_once(run: Run, tmp_path: Path) -> None:
+def test_the_table_is_refitted_to_the_anchors_and_they_are_measured_once(run: Run, tmp_path: Path) -> None:
     measured = run.measure()
     space = space_of(run.backbone.widths, run.settings)
+    budget_us = 0.6 * measured.dense_us
 
-    def again() -> float:
+    def again() -> Measured:
         return anchored(
             tmp_path / "anchor",
             measured,
             run.backbone,
             space,
             run.preparation,
-            budget_us=0.6 * measured.dense_us,
+            budget_us=budget_us,
             reporter=Silent(),
-        ).scale
+        )
 
-    scale = again()
+    first = again()
     record = read_record(tmp_path / "anchor")
-    assert scale == pytest.approx(float(np.median(record["result"]["ratios"]))) and scale > 0
-    record["result"]["scale"] = 1.5
+    genomes = [Genome.parse(key) for key in record["inputs"]["genomes"]]
+    taken = np.array(record["result"]["measured_us"])
+    assert first.reference == genomes[0] and first.reference_us == record["result"]["reference_us"] > 0
+    errors = [np.abs(one.predict_many(genomes) / taken - 1).mean() for one in (measured, first)]
+    assert errors[1] < max(errors[0], 0.3)
+    record["result"]["measured_us"] = list(1.5 * measured.table.predict_many(genomes))
     write_json(tmp_path / "anchor" / "step.json", record)
-    assert again() == 1.5
-    genomes = [space.smallest, space.largest]
-    scaled = replace(measured, scale=1.5).predict_many(genomes)
-    np.testing.assert_allclose(scaled, 1.5 * measured.table.predict_many(genomes))
+    np.testing.assert_allclose(again().predict_many(genomes), 1.5 * measured.table.predict_many(genomes), rtol=1e-3)
+    np.testing.assert_allclose(again().table.predict_many(genomes), measured.table.predict_many(genomes))

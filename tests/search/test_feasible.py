@@ -73,6 +73,20 @@ def test_seeds_fill_the_budget_in_several_shapes(preset: str) -> None:
         assert (latencies > 0.9 * landscape.budget_us).sum() >= 4
 
 
+def test_some_seeds_leave_no_room_for_another_head_or_ffn_step() -> None:
+    landscape = Landscape(layers=6, budget=0.2)
+    feasible = feasible_of(landscape)
+    full = 0
+    for seed in seed_genomes(feasible, landscape.importance):
+        wider = [
+            landscape.space.replace(seed, layer, field, value)
+            for layer, field, value in landscape.space.moves()
+            if field != "keep_percent" and value > seed.column(field)[layer]
+        ]
+        full += not feasible.fits(wider).any()
+    assert full >= 4
+
+
 def test_the_importance_seed_gives_the_important_layer_more() -> None:
     landscape = Landscape(layers=4, seed=1)
     with_importance = set(seed_genomes(feasible_of(landscape), landscape.importance))

@@ -21,7 +21,16 @@ SMALL = Genome.from_columns(heads=[1, 0], ffn_units=[16, 16], keep_percent=[50, 
 def test_a_finalist_is_trained_exported_and_measured_once(prepared: Prepared, tmp_path: Path) -> None:
     folder = tmp_path / SMALL.key()
     made = [
-        finish(folder, SMALL, prepared, TrainOptions(), supernet_quality=0.6, reporter=Silent(), title="finalist")
+        finish(
+            folder,
+            SMALL,
+            prepared,
+            TrainOptions(),
+            budget_us=1e9,
+            supernet_quality=0.6,
+            reporter=Silent(),
+            title="finalist",
+        )
         for _ in range(2)
     ]
     assert made[0] == made[1]  # the second is read back: a measurement would differ
@@ -33,7 +42,14 @@ def test_a_finalist_is_trained_exported_and_measured_once(prepared: Prepared, tm
     assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
     with pytest.raises(InputError, match=r"was made with options\.epochs=1\.0, asked 2\.0"):
         finish(
-            folder, SMALL, prepared, TrainOptions(epochs=2.0), supernet_quality=0.6, reporter=Silent(), title="again"
+            folder,
+            SMALL,
+            prepared,
+            TrainOptions(epochs=2.0),
+            budget_us=1e9,
+            supernet_quality=0.6,
+            reporter=Silent(),
+            title="again",
         )
 
 

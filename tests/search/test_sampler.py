@@ -74,7 +74,7 @@ def test_beats_its_own_seeds(critic: bool) -> None:
         evolution=EvolutionOptions(critic=critic),
     )
     study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
-    evaluate(study, landscape, 90)
+    evaluate(study, landscape, 120)
     lineages = [trial.user_attrs[LINEAGE_ATTR] for trial in study.trials]
     seeds = [trial.values[0] for trial, line in zip(study.trials, lineages, strict=True) if line["how"] == "seed"]
     assert 5 <= len(seeds) < 30
@@ -148,6 +148,26 @@ def test_lineage_replays_to_the_genome() -> None:
     assert checked > 20
 
 
+@pytest.mark.parametrize("whole", [0.0, 0.5, 1.0])
+def test_a_share_of_the_proposals_stays_among_the_genomes_that_keep_all_tokens(whole: float) -> None:
+    landscape = Landscape()
+    sampler = ReinforcedEvolutionSampler(
+        space=landscape.space,
+        predict_many=landscape.predict_many,
+        budget_us=landscape.budget_us,
+        seed=0,
+        evolution=EvolutionOptions(bases=2, children=6, whole=whole),
+    )
+    study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
+    evaluate(study, landscape, 80)
+    lineages = [trial.user_attrs[LINEAGE_ATTR] for trial in study.trials]
+    children = [Genome.parse(lineage["genome"]) for lineage in lineages if "parents" in lineage]
+    share = float(np.mean([genome.keeps_all_tokens for genome in children]))
+    assert len(children) > 40
+    assert whole == 0.0 or share >= whole - 0.15
+    assert whole < 1.0 or share == 1.0
+
+
 def test_the_global_random_state_is_left_alone() -> None:
     landscape = Landscape()
     torch.manual_seed(7)
@@ -165,6 +185,6 @@ def test_refuses_a_budget_that_nothing_fits_and_a_study_of_one_objective() -> No
     study = optuna.create_study(direction="maximize", sampler=reinforced(landscape, 0))
     with pytest.raises(ValueError, match="directions must be"):
         study.ask(dict(landscape.space.distributions()))
-    for field, value in itertools.product(("focus", "crossover"), (-0.1, 1.1)):
+    for field, value in itertools.product(("focus", "crossover", "whole"), (-0.1, 1.1)):
         with pytest.raises(ValueError, match=field):
             EvolutionOptions(**{field: value})  # type: ignore[arg-type]

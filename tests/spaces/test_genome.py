@@ -146,6 +146,12 @@ def test_kept_tokens_is_cls_and_the_share_of_the_others(length: int, percent: in
     assert kept_tokens(length, min(100, percent + 1)) >= kept
 
 
+def test_keeping_all_tokens_means_in_every_layer() -> None:
+    whole = Genome.uniform(3, heads=2, ffn_units=8)
+    assert whole.keeps_all_tokens
+    assert not whole.replace(1, "keep_percent", 99).keeps_all_tokens
+
+
 @pytest.mark.parametrize("length", [0, -2])
 def test_kept_tokens_needs_a_token(length: int) -> None:
     with pytest.raises(ValueError, match=f"length_tokens must be at least 1, got {length}"):

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from sparsefront.latency.drift import Reference, measure_session
+from sparsefront.latency.runtime import Feeds, Logits
+
+
+class Machine:
+    """Takes ``slowness`` times as long for everything; quiet again after a number of calls."""
+
+    def __init__(self) -> None:
+        self.slowness = 1.0
+        self.calls_until_quiet = 10**9
+
+    def work(self, microseconds: float) -> None:
+        self.calls_until_quiet -= 1
+        if self.calls_until_quiet < 0:
+            self.slowness = 1.0
+        end = time.perf_counter_ns() + 1000 * microseconds * self.slowness
+        while time.perf_counter_ns() < end:
+            pass
+
+
+class Model:
+    def __init__(self, machine: Machine, microseconds: float) -> None:
+        self.machine, self.microseconds = machine, microseconds
+
+    def run(self, feeds: Feeds) -> Logits:
+        self.machine.work(self.microseconds)
+        return np.zeros(1, np.float32)
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+@pytest.fixture
+def reference(machine: Machine) -> Reference:
+    return Reference(Model(machine, 300), length_tokens=8, usual_us=300)
+
+
+def test_a_slow_minute_is_told_from_a_slow_model(machine: Machine, reference: Reference) -> None:
+    machine.slowness = 2.0
+    reading = reference.read(Model(machine, 500), rounds=4)
+    assert reading.stats.median_us == pytest.approx(1000, rel=0.2)
+    assert reading.reference_us == pytest.approx(600, rel=0.2)
+    assert reading.as_usual(reference.usual_us) == pytest.approx(500, rel=0.2)
+
+
+def test_what_is_over_the_limit_is_taken_again_while_the_machine_is_slow(
+    machine: Machine, reference: Reference
+) -> None:
+    machine.slowness = 3.0
+    machine.calls_until_quiet = 800
+    assert reference.read_within(Model(machine, 200), 300).median_us == pytest.approx(200, rel=0.2)
+
+
+def test_what_is_within_the_limit_or_over_it_on_a_quiet_machine_is_taken_once(
+    machine: Machine, reference: Reference
+) -> None:
+    machine.calls_until_quiet = 0
+    reference.read_within(Model(machine, 200), 100, rounds=4)
+    once = -machine.calls_until_quiet
+    assert once == 4 * (2 + 20 + 2 + 5)
+    machine.slowness, machine.calls_until_quiet = 3.0, 10 * once
+    reference.read_within(Model(machine, 200), 1000, rounds=4)
+    assert machine.calls_until_quiet == 9 * once
+
+
+def test_what_stays_slow_is_reported_as_it_is_once_patience_is_out(machine: Machine, reference: Reference) -> None:
+    machine.slowness = 3.0
+    reference.patience_seconds = 0.6
+    assert reference.read_within(Model(machine, 200), 300, rounds=4).median_us == pytest.approx(600, rel=0.2)
+    assert reference.patience_seconds == 0
+    calls = machine.calls_until_quiet = 10**6
+    reference.read_within(Model(machine, 200), 300, rounds=4)
+    assert calls - machine.calls_until_quiet == 4 * (2 + 20 + 2 + 5)
+
+
+def test_the_quieter_half_of_the_rounds_counts(machine: Machine) -> None:
+    machine.slowness = 3.0
+    machine.calls_until_quiet = 3 * (2 + 10)
+    stats = measure_session(Model(machine, 200), length_tokens=8, rounds=10, repeats=10)
+    assert stats.runs == 50
+    assert stats.median_us == pytest.approx(200, rel=0.2)
