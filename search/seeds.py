@@ -70,7 +70,7 @@ def _filled(feasible: FeasibleSpace, genome: Genome, layers: Sequence[int]) -> G
                     wider = feasible.space.replace(genome, layer, field, values[at + 1])
                     raised.append((at / (len(values) - 1), wider))
         raised.sort(key=lambda one: one[0])
-        fitting = np.flatnonzero(feasible.fits([one for _, one in raised])) if raised else []
+        fitting = np.flatnonzero(feasible.fits([one for _, one in raised]))
         if not len(fitting):
             return genome
         genome = raised[int(fitting[0])][1]
