@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from sparsefront.latency.drift import measure_sessions
 from sparsefront.latency.runtimes import runtime
+from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.timing import LatencyStats
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.cross_encoder import CrossEncoder
@@ -268,7 +269,9 @@ class Bench:
             export_model(folders[0], self.prepared.teacher, self.backbone.tokenizer)
         length = self.task.spec.max_length
         sessions = [serving.load_export(folder) for folder in folders]
-        return measure_sessions(sessions, length_tokens=length, rounds=20, repeats=[10] * len(sessions))
+        return measure_sessions(
+            sessions, statistic=Statistic.of_length(length), rounds=20, repeats=[10] * len(sessions)
+        )
 
     def tested(self, model: CrossEncoder, cell: tuple[str, str, int] | None = None) -> float:
         """AUC on the test rows; a cell's logits are kept for :meth:`differences`."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsefront.latency.runtime import Session, feeds_of_length
+from sparsefront.latency.runtime import Session
+from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.timing import LatencyStats, time_interleaved
 
 SLOW = 1.02
@@ -17,14 +18,21 @@ PAUSE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Reading:
-    """Latency as it is now, nothing taken off, and the reference's median in the same rounds."""
+    """Latency as it is now, nothing taken off, and the reference's median in the same rounds.
+
+    Attributes:
+        stats: the whole distribution.
+        value_us: what of it the budget is compared with.
+        reference_us: median of the reference.
+    """
 
     stats: LatencyStats
+    value_us: float
     reference_us: float
 
     def as_usual(self, usual_us: float) -> float:
-        """The median in microseconds that the machine would show when the reference takes ``usual_us``."""
-        return self.stats.median_us * usual_us / self.reference_us
+        """The value in microseconds that the machine would show when the reference takes ``usual_us``."""
+        return self.value_us * usual_us / self.reference_us
 
 
 class Reference:
@@ -32,65 +40,72 @@ class Reference:
 
     Args:
         session: the reference.
-        length_tokens: tokens of the one row in every call, unpadded.
+        statistic: which calls are made and what of their time counts.
         usual_us: its usual median, in microseconds: a median of readings, since the least of many noisy ones would make
             every other look slow.
         patience_seconds: how long :meth:`read_within` may wait for the machine, over all its calls.
     """
 
     def __init__(
-        self, session: Session, *, length_tokens: int, usual_us: float = math.inf, patience_seconds: float = 15.0
+        self, session: Session, *, statistic: Statistic, usual_us: float = math.inf, patience_seconds: float = 15.0
     ) -> None:
-        self._session, self._length_tokens = session, length_tokens
+        self._session, self._statistic = session, statistic
         self.usual_us, self.patience_seconds = usual_us, patience_seconds
 
     def read(self, session: Session, *, rounds: int = 30, repeats: int = 20) -> Reading:
-        """Latency of single calls of ``session`` beside the reference; the quieter half of the rounds counts."""
+        """Latency of single calls of ``session`` beside the reference."""
         stats, reference = measure_sessions(
             [session, self._session],
-            length_tokens=self._length_tokens,
+            statistic=self._statistic,
             rounds=rounds,
             repeats=[repeats, max(2, repeats // 4)],
         )
-        return Reading(stats, reference.median_us)
+        return Reading(stats, self._statistic.value_us(stats), reference.median_us)
 
-    def read_within(self, session: Session, limit_us: float, *, rounds: int = 30) -> LatencyStats:
+    def read_within(self, session: Session, limit_us: float, *, rounds: int = 30) -> Reading:
         """Latency of ``session``; taken again while it is over the limit and the machine is slow.
 
         Nothing is taken off: where the machine stays slow, the fastest measurement is returned as it is.
         """
         started = time.monotonic()
-        reading = self.read(session, rounds=rounds)
-        best = reading.stats
-        while best.median_us > limit_us and reading.reference_us > SLOW * self.usual_us:
+        reading = best = self.read(session, rounds=rounds)
+        while best.value_us > limit_us and reading.reference_us > SLOW * self.usual_us:
             if time.monotonic() - started > self.patience_seconds:
                 break
             time.sleep(PAUSE_SECONDS)
             reading = self.read(session, rounds=rounds)
-            best = min(best, reading.stats, key=lambda one: one.median_us)
+            best = min(best, reading, key=lambda one: one.value_us)
         if reading.reference_us > SLOW * self.usual_us:
             self.patience_seconds -= min(self.patience_seconds, time.monotonic() - started)
         return best
 
 
 def measure_sessions(
-    sessions: list[Session], *, length_tokens: int, rounds: int, repeats: list[int]
+    sessions: list[Session], *, statistic: Statistic, rounds: int, repeats: list[int]
 ) -> list[LatencyStats]:
-    """Wall-clock latency of single calls, batch 1, taken in turn; the quieter half of each session's rounds counts."""
-    feeds = [feeds_of_length(length_tokens)] * len(sessions)
-    calls = time_interleaved(sessions, feeds, rounds=rounds, repeats=repeats, warmup=2)
-    stats = []
-    for one in calls:
-        by_round = one.reshape(rounds, -1)
-        quiet = np.argsort(np.median(by_round, axis=1))[: max(1, rounds // 2)]
-        stats.append(LatencyStats.of(by_round[quiet].ravel()))
-    return stats
+    """Wall-clock latency of single calls, taken in turn.
 
-
-def measure_session(session: Session, *, length_tokens: int, rounds: int = 30, repeats: int = 20) -> LatencyStats:
-    """Wall-clock latency of single calls at batch 1 and full length, unpadded.
-
-    Other work on the machine only ever adds time, so the rounds are ordered by their medians and the quieter half of
-    them makes the statistic.
+    Other work on the machine only ever adds time, so for a median the rounds of each session and length are ordered by
+    their medians and the quieter half of them counts. Higher percentiles are about the other half: all rounds count.
     """
-    return measure_sessions([session], length_tokens=length_tokens, rounds=rounds, repeats=[repeats])[0]
+    each = len(statistic.lengths)
+    calls = time_interleaved(
+        [session for session in sessions for _ in range(each)],
+        statistic.feeds() * len(sessions),
+        rounds=rounds,
+        repeats=[max(2, round(count / each)) for count in repeats for _ in range(each)],
+        warmup=2,
+    )
+    counted = [_quiet(one.reshape(rounds, -1)) if statistic.percentile == 50 else one for one in calls]
+    return [statistic.summary(counted[at * each : (at + 1) * each]) for at in range(len(sessions))]
+
+
+def measure_session(session: Session, *, statistic: Statistic, rounds: int = 30, repeats: int = 20) -> LatencyStats:
+    """Wall-clock latency of single calls of one session; see :func:`measure_sessions`."""
+    return measure_sessions([session], statistic=statistic, rounds=rounds, repeats=[repeats])[0]
+
+
+def _quiet(by_round: np.ndarray) -> np.ndarray:
+    """The calls (rounds, repeats) of the quieter half of the rounds, flat."""
+    quiet = np.argsort(np.median(by_round, axis=1))[: max(1, len(by_round) // 2)]
+    return np.asarray(by_round[quiet].ravel())

@@ -68,6 +68,7 @@ def profile(
     *,
     runtime: Runtime,
     length_tokens: int,
+    batch: int = 1,
     effort: Effort = "normal",
     heldout: int | Sequence[Genome] = 20,
     progress: Callable[[int, int], None] | None = None,
@@ -78,7 +79,8 @@ def profile(
     Args:
         config: the dense model: its widths are the largest that the table covers.
         runtime: where models are served; its threads are the table's.
-        length_tokens: tokens of the served rows; the table covers every length up to it. Batch 1, unpadded.
+        length_tokens: tokens of the served rows; the table covers every length up to it. Unpadded.
+        batch: rows per call.
         effort: ``quick`` measures fewer widths, lengths and repeats.
         heldout: genomes on which the error is measured, or how many to draw from the joint space.
         progress: called with (done, total) after each visit of a model.
@@ -95,11 +97,11 @@ def profile(
         random_genomes(config, heldout, rng, length_tokens=length_tokens) if isinstance(heldout, int) else list(heldout)
     )
     design = _Design(backbone, plan, length_tokens)
-    meter = Meter(config, runtime, progress=progress, total=len(design.points) + len(whole) + len(held))
+    meter = Meter(config, runtime, batch=batch, progress=progress, total=len(design.points) + len(whole) + len(held))
     measured, drift = meter.measure(design.points, point_us=plan.point_us, passes=plan.passes)
     rows = design.rows(dict(zip(design.points, measured, strict=True)))
     clock: Clock = meter.clock
-    fingerprint = runtime.fingerprint(length_tokens=length_tokens)
+    fingerprint = runtime.fingerprint(length_tokens=length_tokens, batch=batch)
     raw = LatencyTable(fingerprint=fingerprint, backbone=backbone, measured=rows)
     models_us, model_drift = meter.measure(
         [(genome, length_tokens) for genome in (*whole, *held)], point_us=plan.model_us, passes=plan.passes
@@ -180,18 +182,20 @@ Point = tuple[Genome, int]
 
 
 class Meter:
-    """Times genomes at lengths, batch 1, interleaved, with random weights; a reference model watches the machine."""
+    """Times genomes at lengths, unpadded, interleaved, with random weights; a reference model watches the machine."""
 
     def __init__(
         self,
         config: CrossEncoderConfig,
         runtime: Runtime,
         *,
+        batch: int = 1,
         progress: Callable[[int, int], None] | None = None,
         total: int = 0,
     ) -> None:
         self._config = with_few_words(config)
         self._runtime = runtime
+        self._batch = batch
         self._progress = progress
         self._total = total
         self._done = 0.0
@@ -209,7 +213,7 @@ class Meter:
             genome: self._runtime.load(config.with_genome(genome)) for genome in dict.fromkeys(g for g, _ in points)
         }
         timed = [sessions[genome] for genome, _ in points]
-        feeds = [feeds_of_length(length) for _, length in points]
+        feeds = [feeds_of_length(length, batch=self._batch) for _, length in points]
         reference = len(points) // 2
         timed.append(timed[reference])
         feeds.append(feeds[reference])

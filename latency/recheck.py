@@ -55,7 +55,7 @@ def recheck(
     chosen = sorted(np.argsort(then)[np.linspace(0, len(then) - 1, min(models, len(then))).astype(int)].tolist())
     genomes = [Genome.parse(keys[index]) for index in chosen]
     length = table.fingerprint.length_tokens
-    meter = Meter(_config_of(table), serving, progress=progress, total=len(genomes))
+    meter = Meter(_config_of(table), serving, batch=table.fingerprint.batch, progress=progress, total=len(genomes))
     now, repeat_drift = meter.measure([(genome, length) for genome in genomes], point_us=40_000, passes=3)
     before = np.array([then[index] for index in chosen])
     predicted = table.predict_many(genomes)

@@ -10,6 +10,7 @@ from scipy.optimize import lsq_linear  # type: ignore[import-untyped]
 
 from sparsefront.latency.blocks import Floats
 from sparsefront.latency.cost import COMPONENTS, MEMORY, GenomeColumns, component_costs
+from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.table import LatencyTable
 from sparsefront.spaces import Genome
 
@@ -17,8 +18,10 @@ MODEL_NOISE = 0.03
 COMPONENT_DOUBT = 0.2
 
 
-def refitted(table: LatencyTable, genomes: Sequence[Genome], measured_us: Floats) -> LatencyTable:
-    """The table with its components scaled so that it predicts these whole models.
+def refitted(
+    table: LatencyTable, genomes: Sequence[Genome], measured_us: Floats, *, statistic: Statistic
+) -> LatencyTable:
+    """The table with its components scaled so that it predicts these whole models, in the statistic asked.
 
     Relative least squares with a pull: all components move together by the median ratio of measured to predicted, and
     apart only as far as the models say so (a component is believed to about 20 %, a model is measured to about 3 %).
@@ -26,15 +29,18 @@ def refitted(table: LatencyTable, genomes: Sequence[Genome], measured_us: Floats
     Args:
         table: what is refitted; it stays as it is.
         genomes: about a dozen of one cost and of many shapes.
-        measured_us: (genomes,) their microseconds.
+        measured_us: (genomes,) their microseconds in that statistic.
+        statistic: which calls they are from, and what of their time.
 
     Raises:
         ValueError: no genomes, or times that are not positive.
     """
     if not len(genomes) or len(genomes) != len(measured_us) or not (np.asarray(measured_us) > 0).all():
         raise ValueError(f"every one of at least one genome needs a positive time, got {list(measured_us)}")
-    predicted_us = table.predict_many(genomes)
-    costs = component_costs(table.blocks, GenomeColumns.of(genomes), table.fingerprint.length_tokens)
+    predicted_us = statistic.predict_many(table, genomes)
+    columns = GenomeColumns.of(genomes)
+    shares = zip(statistic.weights, statistic.lengths, strict=True)
+    costs = np.sum([share * component_costs(table.blocks, columns, length) for share, length in shares], axis=0)
     memory = predicted_us - costs.sum(1)
     parts = np.hstack([costs, memory[:, None]]) / measured_us[:, None]
     common = float(np.median(measured_us / predicted_us))

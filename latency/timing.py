@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sparsefront.latency.runtime import Feeds, Session
 
 Clock = Literal["wall", "cpu"]
+Percentile = Literal[50, 95, 99]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class LatencyStats:
     p95_us: float
     p99_us: float
     runs: int
+
+    def at(self, percentile: Percentile) -> float:
+        """One of the percentiles that are kept."""
+        return {50: self.median_us, 95: self.p95_us, 99: self.p99_us}[percentile]
 
     @classmethod
     def of(cls, microseconds: npt.ArrayLike) -> LatencyStats:

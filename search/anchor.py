@@ -55,8 +55,7 @@ def anchored(
     def build(_: Path) -> dict[str, Any]:
         serving = settings.serving()
         config = with_few_words(backbone.config)
-        length_tokens = measured.table.fingerprint.length_tokens
-        reference = Reference(serving.load(config.with_genome(genomes[0])), length_tokens=length_tokens)
+        reference = Reference(serving.load(config.with_genome(genomes[0])), statistic=measured.statistic)
         readings: list[Reading] = []
         with reporter.step("anchoring the table at the budget") as advance:
             for genome in genomes:
@@ -69,7 +68,9 @@ def anchored(
     result = run_step(folder, inputs, build)
     return replace(
         measured,
-        near_budget=refitted(measured.table, genomes, np.array(result["measured_us"], np.float64)),
+        near_budget=refitted(
+            measured.table, genomes, np.array(result["measured_us"], np.float64), statistic=measured.statistic
+        ),
         reference=genomes[0],
         reference_us=float(result["reference_us"]),
     )
@@ -84,7 +85,7 @@ def near_budget(space: SearchSpace, measured: Measured, budget_us: float, *, see
     found: dict[Genome, None] = {}
     for group in (whole, pruned):
         unique = list(dict.fromkeys(group))
-        distance = np.abs(measured.table.predict_many(unique) - budget_us) if unique else np.zeros(0)
+        distance = np.abs(measured.predict_roughly(unique) - budget_us) if unique else np.zeros(0)
         for index in np.argsort(distance, kind="stable")[: ANCHORS // 2]:
             found.setdefault(unique[int(index)])
     return list(found)

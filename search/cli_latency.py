@@ -12,11 +12,13 @@ import typer
 
 from sparsefront.search.cli_options import (
     Backbone,
+    Batch,
     Json,
     PrecisionOption,
     Runtime,
     Threads,
     Verbose,
+    chosen_runtime,
     out,
     print_json,
     quiet_libraries,
@@ -33,7 +35,8 @@ def profile(
     runtime: Runtime = "onnxruntime",
     precision: PrecisionOption = "fp32",
     threads: Threads = 1,
-    length: Annotated[int, typer.Option(min=3, help="Tokens per row.")] = 48,
+    length: Annotated[int, typer.Option(min=3, help="Most tokens per row; shorter rows are covered too.")] = 48,
+    batch: Batch = 1,
     effort: Annotated[str, typer.Option(help="quick or normal.")] = "normal",
     seed: Annotated[int, typer.Option(help="Seed of the calibration and held-out genomes.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a table that is there.")] = False,
@@ -51,15 +54,20 @@ def profile(
         raise InputError(f"{out_dir}: exists already; choose another --out or add --overwrite")
     if out_dir.exists() and not (out_dir / META_FILE).is_file():
         raise InputError(f"{out_dir}: is not a latency table (no {META_FILE}), so it is not overwritten")
-    serving = runtime_of(runtime, threads=threads, precision=precision)
     config = load_backbone(backbone).config
     if length > config.max_position_embeddings:
         raise InputError(f"--length {length}: backbone {backbone} has {config.max_position_embeddings} positions")
-    with reporter_for(as_json).step("measuring latency blocks") as advance:
+    reporter = reporter_for(as_json)
+    name = chosen_runtime(
+        runtime, config, threads=threads, precision=precision, length_tokens=length, batch=batch, reporter=reporter
+    )
+    serving = runtime_of(name, threads=threads, precision=precision)
+    with reporter.step("measuring latency blocks") as advance:
         table = measure_table(
             config,
             runtime=serving,
             length_tokens=length,
+            batch=batch,
             effort=cast(Any, effort),  # the profiler refuses what it does not know
             seed=seed,
             progress=advance,
@@ -83,7 +91,7 @@ def profile(
 def bench(
     directory: Annotated[Path, typer.Argument(help="Export folder.")],
     clients: Annotated[str, typer.Option(help="Callers at a time, e.g. 1,2; auto: 1 to the number of CPUs.")] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Rows per call.")] = 1,
+    batch: Batch = 1,
     length: Annotated[int | None, typer.Option(min=1, help="Tokens per row; the export's own by default.")] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="How long each number of clients calls.")] = 2.0,
     as_json: Json = False,

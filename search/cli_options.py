@@ -19,10 +19,23 @@ Json = Annotated[
 ]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Also print the libraries' own log lines.")]
 Runtime = Annotated[
-    str, typer.Option(help="Serving runtime that latency is measured in: onnxruntime, openvino or torch.")
+    str,
+    typer.Option(
+        help="Serving runtime that latency is measured in: onnxruntime, openvino or torch; auto: the one that runs the "
+        "dense model fastest here."
+    ),
 ]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="Numeric format it computes in: fp32, bf16 or int8.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the serving runtime.")]
+PercentileOption = Annotated[int, typer.Option("--percentile", help="Of a call's time that counts: 50, 95 or 99.")]
+AtLengthOption = Annotated[
+    str,
+    typer.Option(
+        "--at-length",
+        help="Rows of which length count: max, p50 or p95 of the task's token lengths, or mean: the expected time.",
+    ),
+]
+Batch = Annotated[int, typer.Option(min=1, help="Rows per call.")]
 Backbone = Annotated[
     str, typer.Option(help="'minilm' (from the extra), a local Hugging Face BERT folder, or a hub name when online.")
 ]
@@ -50,6 +63,24 @@ def quiet_libraries(verbose: bool) -> None:
 
     transformers_logging.disable_progress_bar()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def chosen_runtime(
+    name: str, config: Any, *, threads: int, precision: str, length_tokens: int, batch: int, reporter: Any
+) -> str:
+    """The runtime's name; ``auto`` is settled here by measuring the dense model in each."""
+    from sparsefront.latency.auto import AUTO, fastest_runtime
+    from sparsefront.latency.statistic import Statistic
+
+    if name != AUTO:
+        return name
+    statistic = Statistic.of_length(length_tokens, batch=batch)
+    with reporter.step("comparing runtimes") as advance:
+        found = fastest_runtime(config, threads=threads, precision=precision, statistic=statistic)
+        advance(1, 1)
+    times = ", ".join(f"{one} {us:.0f} us" for one, us in sorted(found.microseconds.items(), key=lambda one: one[1]))
+    reporter.say(f"runtime {found.runtime.name}: the dense model takes {times}")
+    return found.runtime.name
 
 
 def print_json(value: Any) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from sparsefront.latency.runtime import Runtime, Session
+from sparsefront.latency.statistic import Statistic
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.export_onnx import export_onnx
 from sparsefront.models.metrics import quality
@@ -89,8 +90,9 @@ class SparseConfig(BaseModel):
         supernet_quality: what the search saw; ``valid_quality`` after fine-tuning, on all validation rows;
             ``test_quality`` for the winner and the best uniform genome only; both as served, in the run's precision.
         fp32_valid_quality: the same model's before its numbers were rounded for serving.
-        predicted_us: by the latency table; ``measured_us`` (median) and ``measured_p95_us`` in the serving runtime.
+        predicted_us: by the latency table; ``measured_us`` and ``measured_p95_us`` in the serving runtime.
         budget_us: what the run was asked for.
+        statistic: what the latencies and the budget mean.
         fingerprint: machine and way of serving that the latencies hold for.
     """
 
@@ -112,6 +114,7 @@ class SparseConfig(BaseModel):
     metric: Metric
     task: TaskRef
     backbone: str
+    statistic: Statistic
     fingerprint: dict[str, Any]
     versions: dict[str, str]
 

@@ -27,7 +27,7 @@ class Finalist:
         valid_quality: after fine-tuning, on all validation rows, as served.
         fp32_valid_quality: the same before its numbers were rounded for serving.
         predicted_us: by the table.
-        measured_us: median in the serving runtime.
+        measured_us: in the serving runtime and in the statistic that the budget is meant in.
         measured_p95_us: 95th percentile.
         parameters: of the slim model.
     """
@@ -78,7 +78,7 @@ def judge(
     serving = prepared.settings.serving()
     export_model(target, model, prepared.backbone.tokenizer, precision=serving.graph_precision)
     reference = prepared.measured.reference_in(serving, prepared.backbone)
-    stats = reference.read_within(serving.load_export(target), budget_us)
+    reading = reference.read_within(serving.load_export(target), budget_us)
     metric, rows = prepared.task.spec.metric, prepared.rows["valid"]
     fp32_quality = quality(metric, rows.positive, rows.target, score_rows(model, rows, precision="fp32"))
     finalist = Finalist(
@@ -87,8 +87,8 @@ def judge(
         valid_quality=fp32_quality if serving.precision == "fp32" else served_quality(target, serving, rows, metric),
         fp32_valid_quality=fp32_quality,
         predicted_us=float(prepared.measured.predict_many([model.genome])[0]),
-        measured_us=stats.median_us,
-        measured_p95_us=stats.p95_us,
+        measured_us=reading.value_us,
+        measured_p95_us=reading.stats.p95_us,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
     return asdict(finalist)

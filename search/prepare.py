@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from sparsefront.latency.drift import Reference, measure_session
 from sparsefront.latency.profile import profile, with_few_words
 from sparsefront.latency.runtime import Runtime
+from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.table import LatencyTable
 from sparsefront.models.backbone import Backbone
 from sparsefront.models.cross_encoder import CrossEncoder
@@ -38,14 +39,16 @@ class Measured:
 
     Attributes:
         table: as profiled, for models of any size.
+        statistic: what a latency means here: which calls, and what of their time.
         near_budget: the same refitted to models of about the budget's cost (:mod:`sparsefront.search.anchor`).
-        dense_us: median of the dense model, measured.
+        dense_us: latency of the dense model, measured.
         dense_p95_us: its 95th percentile.
         reference: a genome of about the budget's size; the dense one by default.
         reference_us: its usual median; the dense model's latency by default.
     """
 
     table: LatencyTable
+    statistic: Statistic
     dense_us: float
     dense_p95_us: float
     near_budget: LatencyTable | None = None
@@ -54,14 +57,18 @@ class Measured:
 
     def predict_many(self, genomes: Sequence[Genome]) -> NDArray[np.float64]:
         """Microseconds of the genomes, as right as can be around the budget: ``(genomes,)``."""
-        return (self.near_budget or self.table).predict_many(genomes)
+        return self.statistic.predict_many(self.near_budget or self.table, genomes)
+
+    def predict_roughly(self, genomes: Sequence[Genome]) -> NDArray[np.float64]:
+        """The same for models of any size, by the table as it was profiled: ``(genomes,)``."""
+        return self.statistic.predict_many(self.table, genomes)
 
     def reference_in(self, serving: Runtime, backbone: Backbone) -> Reference:
         """The reference in a runtime, to be run beside whatever is measured."""
         config = with_few_words(backbone.config)
         return Reference(
             serving.load(config if self.reference is None else config.with_genome(self.reference)),
-            length_tokens=self.table.fingerprint.length_tokens,
+            statistic=self.statistic,
             usual_us=self.dense_us if self.reference_us is None else self.reference_us,
         )
 
@@ -103,11 +110,16 @@ def check_length(backbone: Backbone, length_tokens: int) -> None:
 
 
 def measure(
-    folder: Path, backbone: Backbone, length_tokens: int, settings: PrepareSettings, reporter: Reporter
+    folder: Path,
+    backbone: Backbone,
+    length_tokens: int,
+    statistic: Statistic,
+    settings: PrepareSettings,
+    reporter: Reporter,
 ) -> Measured:
-    """Step 1: profile the serving runtime, and measure the dense model itself."""
+    """Step 1: profile the serving runtime for rows up to a length, and measure the dense model itself."""
     serving = settings.serving()
-    expected = serving.fingerprint(length_tokens=length_tokens)
+    expected = serving.fingerprint(length_tokens=length_tokens, batch=statistic.batch)
     path = folder / "latency"
     check_length(backbone, length_tokens)
     inputs = {
@@ -116,6 +128,7 @@ def measure(
         "threads": settings.threads,
         "precision": settings.precision,
         "length_tokens": length_tokens,
+        "statistic": statistic.to_json(),
         "effort": settings.effort,
     }
 
@@ -125,17 +138,18 @@ def measure(
                 backbone.config,
                 runtime=serving,
                 length_tokens=length_tokens,
+                batch=statistic.batch,
                 effort=settings.effort,
                 seed=settings.seed,
                 progress=advance,
             )
         table.save(target / "table")
-        dense = measure_session(serving.load(backbone.config), length_tokens=length_tokens)
-        return {"dense_us": dense.median_us, "dense_p95_us": dense.p95_us}
+        dense = measure_session(serving.load(backbone.config), statistic=statistic)
+        return {"dense_us": statistic.value_us(dense), "dense_p95_us": dense.p95_us}
 
     result = run_step(path, inputs, build)
     table = LatencyTable.load(path / "table", expect=expected)
-    return Measured(table, float(result["dense_us"]), float(result["dense_p95_us"]))
+    return Measured(table, statistic, float(result["dense_us"]), float(result["dense_p95_us"]))
 
 
 def prepare(
@@ -174,7 +188,7 @@ def prepare(
         space = SearchSpace.preset("joint", widths=backbone.widths)
         curriculum = Curriculum(
             space,
-            measured.table.predict_many,
+            measured.predict_roughly,
             focus_us=focus_us,
             per_step=settings.genomes_per_step,
             seed=settings.seed,

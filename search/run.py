@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsefront import __version__
+from sparsefront.latency.statistic import Statistic
 from sparsefront.models.backbone import Backbone, load_backbone
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
@@ -175,7 +176,17 @@ class Run:
     def measure(self) -> Measured:
         """The latency table and the dense model's latency."""
         length = self.task.spec.max_length
-        return measure(self.shared, self.backbone, length, self.preparation, self.reporter)
+        return measure(self.shared, self.backbone, length, self.statistic(), self.preparation, self.reporter)
+
+    def statistic(self) -> Statistic:
+        """What a budget means for this task; its rows are tokenised only where their lengths matter."""
+        own, longest = self.preparation, self.task.spec.max_length
+        if own.at_length == "max":
+            return Statistic.of_length(longest, percentile=own.percentile, batch=own.batch)
+        lengths = self.task.tokenise(self.backbone.tokenizer)["train"].lengths
+        return Statistic.of_traffic(
+            lengths, at=own.at_length, longest=longest, percentile=own.percentile, batch=own.batch
+        )
 
     def budget_us(self, measured: Measured) -> float:
         """The budget, checked against what the dense and the smallest model take."""
@@ -185,7 +196,7 @@ class Run:
             budget_us,
             dense_us=measured.dense_us,
             smallest=smallest,
-            smallest_us=measured.table.predict(smallest),
+            smallest_us=float(measured.predict_roughly([smallest])[0]),
         )
         return budget_us
 
@@ -298,7 +309,7 @@ class Run:
             supernet_quality=prepared.teacher_quality,
             valid_quality=prepared.teacher_quality,
             fp32_valid_quality=prepared.teacher_quality,
-            predicted_us=prepared.measured.table.predict(prepared.teacher.genome),
+            predicted_us=float(prepared.measured.predict_roughly([prepared.teacher.genome])[0]),
             measured_us=prepared.measured.dense_us,
             measured_p95_us=prepared.measured.dense_p95_us,
             parameters=sum(parameter.numel() for parameter in prepared.teacher.parameters()),
@@ -318,6 +329,7 @@ class Run:
             "budget_us": budget_us,
             "finalists": [asdict(one) for one in finalists],
             "front": front_rows(found, budget_us),
+            "statistic": prepared.measured.statistic.to_json(),
             "fingerprint": prepared.measured.table.fingerprint.to_json(),
             "table_error": asdict(prepared.measured.table.error),
             "versions": versions(),
@@ -407,7 +419,8 @@ def read_result(folder: Path) -> RunResult:
     if not path.exists():
         raise InputError(f"{folder}: this run is not finished (no {RESULT}); the command that started it continues it")
     values = read_json(path)
-    wanted = {"winner", "dense", "finalists", "front", "budget_us", "metric", "fingerprint", "versions", "backbone"}
+    wanted = {"winner", "dense", "finalists", "front", "budget_us", "metric", "versions", "backbone"}
+    wanted |= {"fingerprint", "statistic"}
     missing = sorted(wanted - set(values)) if isinstance(values, dict) else sorted(wanted)
     if missing:
         raise InputError(f"{path}: damaged: key {missing[0]!r} is missing")
@@ -453,6 +466,7 @@ def _export(
         "metric": result["metric"],
         "task": RunFile.read(folder).task.model_dump(),
         "backbone": result["backbone"],
+        "statistic": result["statistic"],
         "fingerprint": result["fingerprint"],
         "versions": result["versions"],
     }

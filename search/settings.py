@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sparsefront.latency.runtime import Runtime
 from sparsefront.latency.runtimes import runtime
+from sparsefront.latency.statistic import AtLength
+from sparsefront.latency.timing import Percentile
 from sparsefront.models.training import TrainOptions
 from sparsefront.spaces import InputError
 from sparsefront.spaces.space import DEFAULT_KEEP_PERCENTS
@@ -41,6 +43,9 @@ class PrepareSettings(_Settings):
         runtime: serving runtime that latency is measured in.
         threads: its threads.
         precision: numeric format it computes in.
+        percentile: of a call's time that a budget means.
+        at_length: rows of which length: the longest, a percentile of the task's lengths, or their mean time.
+        batch: rows per call.
         effort: ``quick`` measures fewer widths and repeats.
         focus_shares: shares of the dense latency that elastic training concentrates on, besides the run's budget.
         importance_rows: training rows for the Fisher importance.
@@ -53,6 +58,9 @@ class PrepareSettings(_Settings):
     runtime: str = "onnxruntime"
     threads: Count = 1
     precision: str = "fp32"
+    percentile: Percentile = 50
+    at_length: AtLength = "max"
+    batch: Count = 1
     effort: Literal["quick", "normal"] = "quick"
     focus_shares: tuple[Positive, ...] = ()
     importance_rows: Count = 1024

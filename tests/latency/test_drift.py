@@ -7,6 +7,7 @@ import pytest
 
 from sparsefront.latency.drift import Reference, measure_session
 from sparsefront.latency.runtime import Feeds, Logits
+from sparsefront.latency.statistic import Statistic
 
 
 class Machine:
@@ -41,7 +42,7 @@ def machine() -> Machine:
 
 @pytest.fixture
 def reference(machine: Machine) -> Reference:
-    return Reference(Model(machine, 300), length_tokens=8, usual_us=300)
+    return Reference(Model(machine, 300), statistic=Statistic.of_length(8), usual_us=300)
 
 
 def test_a_slow_minute_is_told_from_a_slow_model(machine: Machine, reference: Reference) -> None:
@@ -57,7 +58,7 @@ def test_what_is_over_the_limit_is_taken_again_while_the_machine_is_slow(
 ) -> None:
     machine.slowness = 3.0
     machine.calls_until_quiet = 800
-    assert reference.read_within(Model(machine, 200), 300).median_us == pytest.approx(200, rel=0.2)
+    assert reference.read_within(Model(machine, 200), 300).value_us == pytest.approx(200, rel=0.2)
 
 
 def test_what_is_within_the_limit_or_over_it_on_a_quiet_machine_is_taken_once(
@@ -75,7 +76,7 @@ def test_what_is_within_the_limit_or_over_it_on_a_quiet_machine_is_taken_once(
 def test_what_stays_slow_is_reported_as_it_is_once_patience_is_out(machine: Machine, reference: Reference) -> None:
     machine.slowness = 3.0
     reference.patience_seconds = 0.6
-    assert reference.read_within(Model(machine, 200), 300, rounds=4).median_us == pytest.approx(600, rel=0.2)
+    assert reference.read_within(Model(machine, 200), 300, rounds=4).value_us == pytest.approx(600, rel=0.2)
     assert reference.patience_seconds == 0
     calls = machine.calls_until_quiet = 10**6
     reference.read_within(Model(machine, 200), 300, rounds=4)
@@ -85,6 +86,6 @@ def test_what_stays_slow_is_reported_as_it_is_once_patience_is_out(machine: Mach
 def test_the_quieter_half_of_the_rounds_counts(machine: Machine) -> None:
     machine.slowness = 3.0
     machine.calls_until_quiet = 3 * (2 + 10)
-    stats = measure_session(Model(machine, 200), length_tokens=8, rounds=10, repeats=10)
+    stats = measure_session(Model(machine, 200), statistic=Statistic.of_length(8), rounds=10, repeats=10)
     assert stats.runs == 50
     assert stats.median_us == pytest.approx(200, rel=0.2)

@@ -1,0 +1,201 @@
+"""The command ``search``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparsefront.search.cli_options import (
+    AtLengthOption,
+    Backbone,
+    Batch,
+    Json,
+    PercentileOption,
+    PrecisionOption,
+    Runtime,
+    Threads,
+    Verbose,
+    chosen_runtime,
+    out,
+    print_json,
+    quiet_libraries,
+    reporter_for,
+)
+from sparsefront.spaces import InputError
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+The built-in ad log:  [bold]sparsefront search --budget-us 1500[/bold]
+
+A fifth of the dense model's latency:  [bold]sparsefront search task.yaml --budget-share 0.2[/bold]
+
+Your own checkpoint, no token pruning:  [bold]sparsefront search task.yaml --budget-us 900 --backbone my-bert/
+--space weights --out runs/mine[/bold]
+
+Another budget with the same teacher and supernet:  [bold]sparsefront search task.yaml --budget-us 500
+--prepared runs/mine --out runs/tighter[/bold]
+
+[bold]A task file[/bold]
+
+data: rows.parquet
+
+text: \\[query, title]
+
+label: {column: click, kind: binary}
+
+split: {group: query, valid: 0.1, test: 0.1}
+"""
+
+
+def search(
+    task: Annotated[Path | None, typer.Argument(help="Task file (YAML). Without one: the built-in ad log.")] = None,
+    budget_us: Annotated[float | None, typer.Option(help="Latency budget in microseconds per call.")] = None,
+    budget_share: Annotated[
+        float | None, typer.Option(help="Budget as a share of the dense model's measured latency, e.g. 0.2.")
+    ] = None,
+    backbone: Backbone = "minilm",
+    space: Annotated[str, typer.Option(help="weights, tokens, joint or uniform.")] = "joint",
+    runtime: Runtime = "onnxruntime",
+    precision: PrecisionOption = "fp32",
+    threads: Threads = 1,
+    percentile: PercentileOption = 50,
+    at_length: AtLengthOption = "max",
+    batch: Batch = 1,
+    evaluations: Annotated[int, typer.Option(help="Genomes evaluated on the supernet.")] = 300,
+    workers: Annotated[str, typer.Option(help="Parallel evaluations; auto: one per CPU.")] = "auto",
+    sampler: Annotated[str, typer.Option(help="reinforced, random, tpe or nsga2.")] = "reinforced",
+    seed: Annotated[int, typer.Option(help="Seed of training, search and fine-tuning.")] = 0,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Run folder; runs/TASK-BUDGET by default.")] = None,
+    share: Annotated[
+        Path | None, typer.Option("--prepared", help="Take latency table, teacher and supernet from this run folder.")
+    ] = None,
+    finalists: Annotated[int, typer.Option(help="Genomes of the front that are fine-tuned and measured.")] = 2,
+    uniform: Annotated[
+        str, typer.Option(help="Uniform genomes swept for comparison: largest, all or none.")
+    ] = "largest",
+    search_rows: Annotated[int, typer.Option(help="Validation rows that one evaluation scores.")] = 2000,
+    head_granule: Annotated[int, typer.Option(help="Heads are offered in multiples of this.")] = 1,
+    ffn_granule: Annotated[int | None, typer.Option(help="FFN units are offered in multiples of this.")] = None,
+    teacher_epochs: Annotated[float, typer.Option(help="Epochs of the teacher.")] = 2.0,
+    elastic_epochs: Annotated[float, typer.Option(help="Epochs of the supernet.")] = 1.0,
+    finetune_epochs: Annotated[float, typer.Option(help="Epochs of each finalist.")] = 1.0,
+    effort: Annotated[str, typer.Option(help="Profiling effort: quick or normal.")] = "quick",
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Search, fine-tune the finalists, measure them, and keep the best that holds the budget.
+
+    The run folder gets result.json and export/, a model that is ready to serve. Interrupt it whenever you like:
+    the same command continues. --evaluations, --finalists and --uniform may be raised later on.
+    """
+    quiet_libraries(verbose)
+    from sparsefront.latency.auto import AUTO
+    from sparsefront.models.ad_log import best_achievable_auc
+    from sparsefront.models.backbone import load_backbone
+    from sparsefront.models.task import Task
+    from sparsefront.search.budget import check_one_budget
+    from sparsefront.search.report import costs_line, front_table, result_table
+    from sparsefront.search.run import Run
+    from sparsefront.search.run_file import RUN, RunFile
+    from sparsefront.search.settings import PrepareSettings, SearchSettings
+
+    settings = SearchSettings.check(
+        budget_us=budget_us,
+        budget_share=budget_share,
+        space=space,
+        head_granule=head_granule,
+        ffn_granule=ffn_granule,
+        evaluations=evaluations,
+        sampler=sampler,
+        workers=worker_count(workers),
+        search_rows=search_rows,
+        finalists=finalists,
+        uniform=uniform,
+        finetune=options("finetune", epochs=finetune_epochs, seed=seed),
+        seed=seed,
+    )
+    check_one_budget(settings)
+    reporter = reporter_for(as_json)
+    rows = Task.builtin() if task is None else Task.from_file(task)
+    own = load_backbone(backbone)
+    budget = f"{budget_us:g}us" if budget_us is not None else f"{budget_share:g}"
+    folder = out_dir or Path("runs") / f"{rows.name}-{budget}"
+    if runtime == AUTO and (folder / RUN).is_file():  # an interrupted run goes on as it began
+        runtime = RunFile.read(folder).prepare.runtime
+    runtime = chosen_runtime(
+        runtime,
+        own.config,
+        threads=threads,
+        precision=precision,
+        length_tokens=rows.spec.max_length,
+        batch=batch,
+        reporter=reporter,
+    )
+    preparation = PrepareSettings.check(
+        runtime=runtime,
+        precision=precision,
+        threads=threads,
+        percentile=percentile,
+        at_length=at_length,
+        batch=batch,
+        effort=effort,
+        teacher=options("teacher", epochs=teacher_epochs, seed=seed),
+        elastic=options("elastic", epochs=elastic_epochs, seed=seed),
+        seed=seed,
+    )
+    if task is None:
+        best = best_achievable_auc(rows.frame.iloc[rows.indices("test")])
+        reporter.say(
+            "no task file given: searching on the built-in ad log; on its test rows the best achievable AUC is "
+            f"{best['text']:.3f} from the text alone and {best['full']:.3f} with everything known"
+        )
+    run = Run(
+        folder,
+        task=rows,
+        backbone=own,
+        settings=settings,
+        preparation=preparation,
+        shared=share,
+        reporter=reporter,
+    )
+    run.check()
+    reporter.say(f"run folder: {folder}")
+    result = run.execute()
+    export = folder / "export"
+    run.export(export, overwrite=True)
+    if as_json:
+        print_json({**result.values, "export": str(export)})
+        return
+    out.print(front_table(result.front[:10], metric=rows.spec.metric, budget_us=result.values["budget_us"]))
+    out.print(result_table(result.values))
+    out.print(costs_line(result.values), highlight=False)
+    out.print(f"export: {export}   check it with: sparsefront verify {export}", highlight=False)
+
+
+def options(name: str, **changes: Any) -> Any:
+    """The default training options of a step with changes; bad values become one line."""
+    from dataclasses import replace
+
+    from sparsefront.search.settings import PrepareSettings, SearchSettings
+
+    base = SearchSettings().finetune if name == "finetune" else getattr(PrepareSettings(), name)
+    try:
+        return replace(base, **changes)
+    except ValueError as error:
+        raise InputError(f"--{name}-epochs: {error}") from error
+
+
+def worker_count(text: str) -> int:
+    """Workers asked for; 0 stands for one per CPU. More than there are CPUs is refused at once."""
+    if text == "auto":
+        return 0
+    cpus = os.cpu_count() or 1
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--workers: expected 'auto' or a positive whole number, got {text!r}")
+    if int(text) > cpus:
+        raise InputError(f"--workers {text}: this machine has {cpus} CPUs")
+    return int(text)
