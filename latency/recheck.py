@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsefront.latency.profile import Meter
+from sparsefront.latency.meter import Meter
 from sparsefront.latency.runtime import Runtime
 from sparsefront.latency.table import LatencyTable
 from sparsefront.models.config import CrossEncoderConfig

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sparsefront.latency.drift import Reading, Reference
-from sparsefront.latency.profile import with_few_words
+from sparsefront.latency.meter import with_few_words
 from sparsefront.latency.refit import refitted
 from sparsefront.models.backbone import Backbone
 from sparsefront.search.curriculum import random_shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sparsefront.latency.profile import with_few_words
+from sparsefront.latency.meter import with_few_words
 from sparsefront.search.explore import fitness_pool
 from sparsefront.search.front import Evaluated
 from sparsefront.search.pool import evaluate_all

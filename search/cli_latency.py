@@ -71,6 +71,8 @@ def profile(
             effort=cast(Any, effort),  # the profiler refuses what it does not know
             seed=seed,
             progress=advance,
+            say=reporter.say,
+            log=out_dir.with_name(f".{out_dir.name}.passes.jsonl"),
         )
     table.save(out_dir, overwrite=overwrite)
     dense_us = table.predict(config.genome)

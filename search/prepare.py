@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from sparsefront.latency.drift import Reference, measure_session
-from sparsefront.latency.profile import profile, with_few_words
+from sparsefront.latency.meter import with_few_words
+from sparsefront.latency.profile import profile
 from sparsefront.latency.runtime import Runtime
 from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.table import LatencyTable
@@ -142,6 +143,8 @@ def measure(
                 effort=settings.effort,
                 seed=settings.seed,
                 progress=advance,
+                say=reporter.say,
+                log=folder / "latency-passes.jsonl",
             )
         table.save(target / "table")
         dense = measure_session(serving.load(backbone.config), statistic=statistic)

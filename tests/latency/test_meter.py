@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from sparsefront.latency.meter import TRIES, Meter, PassLog
+from sparsefront.latency.runtime import Feeds, Logits, Runtime, Session
+from sparsefront.models.config import CrossEncoderConfig
+from sparsefront.spaces import Genome, InputError
+
+CONFIG = CrossEncoderConfig(
+    vocab_size=100, hidden_size=8, head_size=4, layer_heads=[2, 2], layer_ffn_units=[8, 8], max_position_embeddings=16
+)
+POINTS = [(Genome.uniform(2, heads=1, ffn_units=units), 8) for units in (0, 4, 8)]
+
+
+class FakeClock:
+    """A machine whose passes take what a script says; patched over the timing."""
+
+    def __init__(self, slowness: list[float]) -> None:
+        self.slowness = slowness
+        self.passes = 0
+
+    def __call__(self, timed: list[Session], feeds: list[Feeds], **options: Any) -> list[np.ndarray]:
+        if "repeats" not in options:  # the first look
+            return [np.full(2, 100.0) for _ in timed]
+        slow = self.slowness[min(self.passes, len(self.slowness) - 1)]
+        self.passes += 1
+        return [np.full(4, slow * (100.0 + index)) for index in range(len(timed) - 1)] + [np.full(4, slow * 101.0)]
+
+
+class Nothing(Runtime):
+    """A runtime whose sessions are never called."""
+
+    name = "nothing"
+    package = "numpy"
+    precisions: ClassVar[Mapping[str, tuple[str, ...]]] = {"fp32": ()}
+
+    def load(self, config: CrossEncoderConfig, arrays: Any = None) -> Session:
+        class Empty:
+            def run(self, feeds: Feeds) -> Logits:
+                raise AssertionError("timed by the script")
+
+        return Empty()
+
+    def load_export(self, directory: str | Path) -> Session:
+        raise NotImplementedError
+
+
+def measure(
+    monkeypatch: pytest.MonkeyPatch, slowness: list[float], *, log: Path | None = None, passes: int = 3
+) -> tuple[np.ndarray, float, FakeClock, list[str]]:
+    clock = FakeClock(slowness)
+    monkeypatch.setattr("sparsefront.latency.meter.time_interleaved", clock)
+    said: list[str] = []
+    meter = Meter(CONFIG, Nothing(), say=said.append, log=PassLog(log), total=len(POINTS))
+    microseconds, drift = meter.measure(POINTS, point_us=1000, passes=passes)
+    return microseconds, drift, clock, said
+
+
+def test_a_quiet_machine_is_measured_once_and_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    microseconds, drift, clock, said = measure(monkeypatch, [1.0])
+    assert microseconds.tolist() == [100, 101, 102]
+    assert (drift, clock.passes, said) == (0, 3, [])
+
+
+def test_passes_that_drifted_are_said_and_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    microseconds, drift, clock, said = measure(monkeypatch, [1.3, 1.0, 1.4, 1.0, 1.0])
+    assert microseconds.tolist() == [100, 101, 102]
+    assert (drift, clock.passes) == (0, 5)
+    assert said == ["other work on the machine: the reference model took from 101 to 141 us; measuring again"]
+
+
+def test_a_machine_that_stays_a_little_uneven_is_measured_with_its_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, drift, clock, said = measure(monkeypatch, [1.0, *[1.1] * 20])
+    assert drift == pytest.approx(0.1)
+    assert clock.passes == 3 * TRIES and len(said) == 1
+
+
+def test_a_machine_under_load_is_refused_after_three_tries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log = tmp_path / "passes.jsonl"
+    with pytest.raises(InputError, match=r"under load: the reference model took from 101 to 202 us in 9 passes"):
+        measure(monkeypatch, [1.0, *[2.0] * 20], log=log)
+    assert measure(monkeypatch, [1.0], log=log)[2].passes == 3  # the loud passes are forgotten
+
+
+def test_an_interrupted_measurement_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log = tmp_path / "passes.jsonl"
+    measure(monkeypatch, [1.0], log=log)
+    first, second, third = log.read_text().splitlines()
+    log.write_text(f"{first}\n{second}\n{third[:-20]}")  # killed while it wrote
+    microseconds, _, clock, _ = measure(monkeypatch, [1.02], log=log)
+    assert clock.passes == 1
+    assert microseconds.tolist() == [100, 101, 102]
+
+
+def test_passes_of_other_models_are_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log = tmp_path / "passes.jsonl"
+    measure(monkeypatch, [1.0], log=log)
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    log.write_text("".join(json.dumps({**record, "key": "another"}) + "\n" for record in records))
+    assert measure(monkeypatch, [1.0], log=log)[2].passes == 3
