@@ -54,7 +54,7 @@ METHODS = {
 GAINS = {"best uniform": 0.008, "random joint": 0.0, "searched weights": 0.0}  # AUC that is claimed, per rival
 RESAMPLES = 200
 KEEP_PERCENTS = (100, 90, 80, 70, 50, 30)
-FINETUNE = TrainOptions(epochs=0.5, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0)
+FINETUNE = TrainOptions(epochs=0.35, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0)
 
 
 def main() -> None:
@@ -94,7 +94,7 @@ class Bench:
 
     def __init__(self, work: Path, task: Task, quick: bool) -> None:
         self.work, self.task = work, task
-        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (200, 1, 1500)
+        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (150, 1, 1500)
         epochs = 0.05 if quick else 2.0
         self.finetune = TrainOptions(**{**vars(FINETUNE), "epochs": 0.05 if quick else FINETUNE.epochs})
         self.preparation = PrepareSettings(

@@ -12,7 +12,6 @@ from sparsefront.latency.runtime import Session
 from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.timing import LatencyStats, time_interleaved
 
-SLOW = 1.02
 PAUSE_SECONDS = 0.5
 
 
@@ -63,20 +62,21 @@ class Reference:
         return Reading(stats, self._statistic.value_us(stats), reference.median_us)
 
     def read_within(self, session: Session, limit_us: float, *, rounds: int = 30) -> Reading:
-        """Latency of ``session``; taken again while it is over the limit and the machine is slow.
+        """Latency of ``session``; taken again while it is over the limit only because the machine is slow.
 
-        Nothing is taken off: where the machine stays slow, the fastest measurement is returned as it is.
+        That is so when it would be within the limit if the reference took its usual time. Nothing is taken off: where
+        the machine stays slow, the fastest measurement is returned as it is.
         """
-        started = time.monotonic()
+        started, waited = time.monotonic(), 0.0
         reading = best = self.read(session, rounds=rounds)
-        while best.value_us > limit_us and reading.reference_us > SLOW * self.usual_us:
-            if time.monotonic() - started > self.patience_seconds:
+        while reading.as_usual(self.usual_us) <= limit_us < best.value_us:
+            waited = time.monotonic() - started
+            if waited >= self.patience_seconds:
                 break
             time.sleep(PAUSE_SECONDS)
             reading = self.read(session, rounds=rounds)
             best = min(best, reading, key=lambda one: one.value_us)
-        if reading.reference_us > SLOW * self.usual_us:
-            self.patience_seconds -= min(self.patience_seconds, time.monotonic() - started)
+        self.patience_seconds = max(0.0, self.patience_seconds - waited)
         return best
 
 

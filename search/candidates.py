@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sparsefront.latency.meter import with_few_words
+from sparsefront.search.budget import SCREEN_SHARE
 from sparsefront.search.explore import fitness_pool
 from sparsefront.search.front import Evaluated
 from sparsefront.search.pool import evaluate_all
@@ -14,9 +15,8 @@ from sparsefront.search.progress import Reporter
 from sparsefront.search.settings import SearchSettings
 from sparsefront.spaces import InputError
 
-SCREEN_SHARE = 0.98
 GLANCE_ROOM = 1.05
-RESCORED = 8
+RESCORED = 4
 
 
 def choose(
