@@ -13,7 +13,8 @@ import time
 import numpy as np
 from common import Target, write_result
 
-from sparsefront.latency.meter import Meter, profile
+from sparsefront.latency.meter import Meter
+from sparsefront.latency.profile import profile
 from sparsefront.latency.runtimes import runtime
 from sparsefront.latency.table import TableError
 from sparsefront.models.config import CrossEncoderConfig
