@@ -214,7 +214,7 @@ class Run:
 
     def prepare(self, measured: Measured) -> Prepared:
         """Teacher, unit order and supernet."""
-        shares = self.preparation.focus_shares or (self.budget_us(measured) / measured.dense_us,)
+        shares = self._focus_shares(self.budget_us(measured) / measured.dense_us)
         return prepare(
             self.shared,
             self.task,
@@ -224,6 +224,22 @@ class Run:
             focus_us=tuple(share * measured.dense_us for share in shares),
             reporter=self.reporter,
         )
+
+    def _focus_shares(self, own_share: float) -> tuple[float, ...]:
+        """Shares of the dense latency that the supernet is trained around: this run's, or those of a shared one."""
+        if self.preparation.focus_shares:
+            return self.preparation.focus_shares
+        supernet = self.shared / "supernet"
+        if self.shared.resolve() == self.folder.resolve() or not supernet.exists():
+            return (own_share,)
+        shares = tuple(float(share) for share in read_record(supernet)["inputs"]["focus_shares"])
+        if round(own_share, 2) not in shares:
+            around = ", ".join(f"{share:.0%}" for share in shares)
+            self.reporter.say(
+                f"{supernet} was trained around {around} of the dense latency, this budget is {own_share:.0%}: "
+                "good for a look; a run of its own may end higher"
+            )
+        return shares
 
     def finish(self, prepared: Prepared, one: Evaluated, budget_us: float, title: str) -> Finalist:
         """Fine-tune, export and measure one genome; done once per genome and seed."""

@@ -14,8 +14,19 @@ from tests.search.tiny import write_backbone, write_task
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.task import Task
 from sparsefront.search.prepare import Prepared, check_length
+from sparsefront.search.progress import Silent
 from sparsefront.search.run import Run
 from sparsefront.spaces import InputError
+
+
+class Lines(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def prepare_again(folder: Path) -> Prepared:
@@ -107,6 +118,24 @@ def test_logits_of_other_rows_are_refused(finished: Finished, tmp_path: Path) ->
 def test_rows_longer_than_the_positions_are_refused(backbone: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"max_length must be between 3 and 32 for backbone .*, got 48"):
         check_length(load_backbone(str(backbone)), 48)
+
+
+def test_another_budget_takes_the_steps_of_a_finished_run(finished: Finished, tmp_path: Path) -> None:
+    opened, said = Run.reopen(finished.folder), Lines()
+    run = Run(
+        tmp_path / "run",
+        task=opened.task,
+        backbone=opened.backbone,
+        settings=opened.settings.model_copy(update={"budget_share": 0.6}),
+        preparation=opened.preparation,
+        shared=finished.folder,
+        reporter=said,
+    )
+    prepared = run.prepare(run.measure())
+    again = opened.prepare(opened.measure())
+    assert all(map(torch.equal, prepared.supernet.state_dict().values(), again.supernet.state_dict().values()))
+    assert not run.folder.exists()
+    assert any("was trained around 80% of the dense latency, this budget is 60%" in line for line in said.lines)
 
 
 def test_other_weights_or_rows_are_another_step(finished: Finished, tmp_path: Path) -> None:
