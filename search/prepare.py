@@ -33,6 +33,8 @@ from sparsefront.search.settings import PrepareSettings
 from sparsefront.search.steps import run_step
 from sparsefront.spaces import Genome, InputError, SearchSpace
 
+DENSE = "dense"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -112,13 +114,17 @@ def check_length(backbone: Backbone, length_tokens: int) -> None:
 
 def measure(
     folder: Path,
+    own_folder: Path,
     backbone: Backbone,
     length_tokens: int,
     statistic: Statistic,
     settings: PrepareSettings,
     reporter: Reporter,
 ) -> Measured:
-    """Step 1: profile the serving runtime for rows up to a length, and measure the dense model itself."""
+    """Step 1: profile the serving runtime for rows up to a length, and measure the dense model itself.
+
+    The table in ``folder`` serves any statistic of its batch; the dense model's latency, in ``own_folder``, is of one.
+    """
     serving = settings.serving()
     expected = serving.fingerprint(length_tokens=length_tokens, batch=statistic.batch)
     path = folder / "latency"
@@ -129,7 +135,7 @@ def measure(
         "threads": settings.threads,
         "precision": settings.precision,
         "length_tokens": length_tokens,
-        "statistic": statistic.to_json(),
+        "batch": statistic.batch,
         "effort": settings.effort,
     }
 
@@ -147,11 +153,15 @@ def measure(
                 log=folder / "latency-passes.jsonl",
             )
         table.save(target / "table")
+        return {}
+
+    def build_dense(_: Path) -> dict[str, Any]:
         dense = measure_session(serving.load(backbone.config), statistic=statistic)
         return {"dense_us": statistic.value_us(dense), "dense_p95_us": dense.p95_us}
 
-    result = run_step(path, inputs, build)
+    run_step(path, inputs, build)
     table = LatencyTable.load(path / "table", expect=expected)
+    result = run_step(own_folder / DENSE, {**inputs, "statistic": statistic.to_json()}, build_dense)
     return Measured(table, statistic, float(result["dense_us"]), float(result["dense_p95_us"]))
 
 

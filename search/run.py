@@ -27,7 +27,7 @@ from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, space_
 from sparsefront.search.export import check_out, publish, served_quality
 from sparsefront.search.finalists import Finalist, finish
 from sparsefront.search.front import Evaluated, evaluated_of, front
-from sparsefront.search.prepare import Measured, Prepared, check_length, measure, prepare
+from sparsefront.search.prepare import DENSE, Measured, Prepared, check_length, measure, prepare
 from sparsefront.search.progress import Reporter, Silent
 from sparsefront.search.run_file import RUN, BackboneRef, RunFile, TaskRef, task_at
 from sparsefront.search.settings import PrepareSettings, SearchSettings
@@ -176,7 +176,9 @@ class Run:
     def measure(self) -> Measured:
         """The latency table and the dense model's latency."""
         length = self.task.spec.max_length
-        return measure(self.shared, self.backbone, length, self.statistic(), self.preparation, self.reporter)
+        return measure(
+            self.shared, self.folder, self.backbone, length, self.statistic(), self.preparation, self.reporter
+        )
 
     def statistic(self) -> Statistic:
         """What a budget means for this task; its rows are tokenised only where their lengths matter."""
@@ -420,11 +422,11 @@ def read_run(folder: Path) -> RunRecord:
     """The evaluations of a run and its budget; ``InputError`` when the folder is no run or has no study yet."""
     record = RunFile.read(folder)
     evaluated = evaluated_in(folder)
-    latency = read_record(record.prepared_folder(folder) / "latency")["result"]
+    latency = read_record(folder / DENSE)["result"]
     try:
         budget_us = budget_of(record.search, float(latency["dense_us"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{record.prepared_folder(folder) / 'latency'}: damaged step.json: {error}") from error
+        raise InputError(f"{folder / DENSE}: damaged step.json: {error}") from error
     return RunRecord(record.task.name, record.task.metric, budget_us, evaluated)
 
 

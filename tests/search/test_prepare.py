@@ -127,14 +127,15 @@ def test_another_budget_takes_the_steps_of_a_finished_run(finished: Finished, tm
         task=opened.task,
         backbone=opened.backbone,
         settings=opened.settings.model_copy(update={"budget_share": 0.6}),
-        preparation=opened.preparation,
+        preparation=opened.preparation.model_copy(update={"percentile": 95, "at_length": "mean"}),
         shared=finished.folder,
         reporter=said,
     )
     prepared = run.prepare(run.measure())
+    assert prepared.measured.statistic.percentile == 95 and len(prepared.measured.statistic.lengths) > 1
     again = opened.prepare(opened.measure())
     assert all(map(torch.equal, prepared.supernet.state_dict().values(), again.supernet.state_dict().values()))
-    assert not run.folder.exists()
+    assert [path.name for path in run.folder.iterdir()] == ["dense"]
     assert any("was trained around 80% of the dense latency, this budget is 60%" in line for line in said.lines)
 
 

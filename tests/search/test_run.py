@@ -95,14 +95,15 @@ def test_another_task_backbone_or_preparation_is_refused(finished: Finished, tmp
 def test_a_budget_that_cannot_be_is_told_before_anything_is_trained(finished: Finished, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     was = Run.reopen(finished.folder)
-    shutil.copytree(finished.folder / "latency", folder / "latency")
+    for step in ("latency", "dense"):
+        shutil.copytree(finished.folder / step, folder / step)
     shutil.copy(finished.folder / RUN, folder / RUN)
     for budget_us, line in ((0.5, "even the smallest genome"), (1e6, "nothing needs pruning")):
         settings = SearchSettings(budget_us=budget_us)
         run = Run(folder, task=was.task, backbone=was.backbone, settings=settings, preparation=was.preparation)
         with pytest.raises(InputError, match=line):
             run.execute()
-    assert sorted(path.name for path in folder.iterdir()) == sorted([LOCK, "latency", RUN])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([LOCK, "dense", "latency", RUN])
     run.check_same(RunFile.read(folder))  # no genome was evaluated, so the next budget may use the same folder
 
 
