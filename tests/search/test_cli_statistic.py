@@ -1,0 +1,61 @@
+"""Budgets that mean something other than the median at full length, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.search.conftest import Cli, Finished
+
+from sparsefront.latency.runtimes import RUNTIMES
+
+
+def test_a_budget_may_be_a_percentile_over_the_traffic_with_the_same_teacher_and_supernet(
+    finished: Finished, cli: Cli, tmp_path: Path
+) -> None:
+    task, backbone = finished.command[4], finished.command[finished.command.index("--backbone") + 1]
+    out = tmp_path / "run"
+    words = f"--backbone {backbone} --prepared {finished.folder} --out {out} --budget-share 0.8 --evaluations 6"
+    words += " --workers 1 --finalists 1 --uniform none --percentile 95 --at-length mean --json"
+    found = cli("search", task, *words.split())
+    assert found.status == 0, found.err
+    statistic = json.loads((out / "export" / "sparse_config.json").read_text())["statistic"]
+    assert statistic == found.json["statistic"]
+    assert (statistic["percentile"], statistic["batch"]) == (95, 1) and len(statistic["lengths"]) > 1
+    assert max(statistic["lengths"]) <= 16 and sum(statistic["weights"]) == pytest.approx(1)
+    assert found.json["winner"]["measured_us"] == pytest.approx(found.json["winner"]["measured_p95_us"])
+    verified = cli("verify", out / "export", "--tolerance", 3)
+    assert verified.status == 0 and "p95 at the traffic's lengths, expected value" in verified.out
+    refused = cli("search", task, *words.replace("--percentile 95", "--percentile 99").split())
+    assert refused.status == 2 and "this run was made with percentile=95, asked 99" in refused.err
+
+
+def test_another_batch_needs_another_table(finished: Finished, cli: Cli, tmp_path: Path) -> None:
+    task, backbone = finished.command[4], finished.command[finished.command.index("--backbone") + 1]
+    words = f"--backbone {backbone} --prepared {finished.folder} --out {tmp_path / 'run'} --budget-share 0.8 --batch 4"
+    refused = cli("search", task, *words.split())
+    assert refused.status == 2 and "was made with batch=1, asked 4" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        (("--percentile", "90"), "percentile: Input should be 50, 95 or 99, got 90"),
+        (("--at-length", "p10"), "at_length: Input should be 'max', 'p50', 'p95' or 'mean', got 'p10'"),
+        (("--runtime", "tflite"), "runtime must be one of onnxruntime, openvino, torch, got 'tflite'"),
+    ],
+)
+def test_what_is_no_statistic_is_refused(cli: Cli, tmp_path: Path, option: tuple[str, str], line: str) -> None:
+    refused = cli("search", "--budget-us", 1500, "--out", tmp_path / "run", *option)
+    assert refused.status == 2 and line in refused.err and not (tmp_path / "run").exists()
+
+
+def test_auto_takes_the_fastest_runtime_and_says_so(finished: Finished, cli: Cli, tmp_path: Path) -> None:
+    backbone = finished.command[finished.command.index("--backbone") + 1]
+    words = f"--backbone {backbone} --runtime auto --length 8 --effort quick --out {tmp_path / 'table'}"
+    profiled = cli("profile", *words.split())
+    assert profiled.status == 0, profiled.err
+    chosen = json.loads(cli("latency", "show", tmp_path / "table", "--json").out)["fingerprint"]["runtime"]
+    assert chosen in RUNTIMES and f"runtime {chosen}: the dense model takes" in " ".join(profiled.err.split())
+    assert not list(tmp_path.glob(".*passes*"))
