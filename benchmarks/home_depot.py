@@ -118,8 +118,8 @@ class Bench:
         self._logits: dict[tuple[str, str, int], NDArray[np.float32]] = {}
         run = self.run("searched joint", "1/3", 0)
         self.prepared: Prepared = run.prepare(run.measure())
-        self.walls = {
-            f"{name}_seconds": step_seconds(work / "prepared" / name) for name in ("latency", "teacher", "supernet")
+        self.walls = {f"{name}_seconds": step_seconds(work / "prepared" / name) for name in ("teacher", "supernet")} | {
+            "latency_seconds": step_seconds(run.table_folder)
         }
 
     def run(self, method: str, share: str, seed: int) -> Run:
@@ -256,7 +256,7 @@ class Bench:
             study = open_study(self.run("best uniform", next(iter(SHARES)), 0).folder / STUDY_FILE, name="uniform")
         else:
             study = open_study(run.folder / STUDY_FILE, name="search")
-        found = costs(run.shared, [], study, None)
+        found = costs(run.shared, run.table_folder, [], study, None)
         return {name: found[name] for name in ("seconds_per_evaluation", "forward_share_of_actor_time")}
 
     def measured_together(self, folders: list[Path]) -> list[LatencyStats]:

@@ -15,12 +15,13 @@ from sparsefront.search.steps import step_seconds
 
 
 def costs(
-    prepared: Path, finalists: Iterable[Path], search: optuna.Study, uniform: optuna.Study | None
+    prepared: Path, table: Path, finalists: Iterable[Path], search: optuna.Study, uniform: optuna.Study | None
 ) -> dict[str, Any]:
     """Seconds of every step, of an evaluation and in the forward pass, and this process's memory; ready for JSON.
 
     Args:
-        prepared: folder with the steps ``latency``, ``teacher`` and ``supernet``.
+        prepared: folder with the steps ``teacher`` and ``supernet``.
+        table: folder of the step that made the latency table.
         finalists: folders of the fine-tuned genomes.
         search: the study of the search.
         uniform: that of the uniform sweep.
@@ -32,7 +33,7 @@ def costs(
     swept = [] if uniform is None else uniform.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return {
         "wall_seconds": {
-            "latency": step_seconds(prepared / "latency"),
+            "latency": step_seconds(table),
             "teacher": step_seconds(prepared / "teacher"),
             "supernet": step_seconds(prepared / "supernet"),
             "search": busy,

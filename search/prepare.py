@@ -33,7 +33,7 @@ from sparsefront.search.settings import PrepareSettings
 from sparsefront.search.steps import run_step
 from sparsefront.spaces import Genome, InputError, SearchSpace
 
-DENSE = "dense"
+TABLES, DENSE = "latency", "dense"
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,12 @@ def measure(
 ) -> Measured:
     """Step 1: profile the serving runtime for rows up to a length, and measure the dense model itself.
 
-    The table in ``folder`` serves any statistic of its batch; the dense model's latency, in ``own_folder``, is of one.
+    The table stands in ``folder`` beside those of other runtimes, precisions, threads and batches, and serves any
+    statistic of its batch; the dense model's latency, in ``own_folder``, is of one statistic.
     """
     serving = settings.serving()
     expected = serving.fingerprint(length_tokens=length_tokens, batch=statistic.batch)
-    path = folder / "latency"
+    path = folder / TABLES / settings.table_name
     check_length(backbone, length_tokens)
     inputs = {
         "backbone": backbone.fingerprint,
@@ -150,7 +151,7 @@ def measure(
                 seed=settings.seed,
                 progress=advance,
                 say=reporter.say,
-                log=folder / "latency-passes.jsonl",
+                log=path.with_name(f".{path.name}.passes.jsonl"),
             )
         table.save(target / "table")
         return {}

@@ -27,7 +27,7 @@ from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, space_
 from sparsefront.search.export import check_out, publish, served_quality
 from sparsefront.search.finalists import Finalist, finish
 from sparsefront.search.front import Evaluated, evaluated_of, front
-from sparsefront.search.prepare import DENSE, Measured, Prepared, check_length, measure, prepare
+from sparsefront.search.prepare import DENSE, TABLES, Measured, Prepared, check_length, measure, prepare
 from sparsefront.search.progress import Reporter, Silent
 from sparsefront.search.run_file import RUN, BackboneRef, RunFile, TaskRef, task_at
 from sparsefront.search.settings import PrepareSettings, SearchSettings
@@ -63,9 +63,9 @@ class RunResult:
 class Run:
     """A search for one task, backbone and budget, in one folder.
 
-    ``run.json`` says what it is; ``latency/``, ``teacher/`` and ``supernet/`` are the prepared steps (in ``shared``
-    when several runs use the same); ``study.db`` is the Optuna study; ``candidates/`` says what was chosen of it;
-    ``finalists/`` has a complete export per finalist; ``result.json`` is written last.
+    ``run.json`` says what it is; ``latency/`` (a table per way of serving), ``teacher/`` and ``supernet/`` are the
+    prepared steps (in ``shared`` when several runs use the same); ``study.db`` is the Optuna study; ``candidates/``
+    says what was chosen of it; ``finalists/`` has a complete export per finalist; ``result.json`` is written last.
     """
 
     def __init__(
@@ -179,6 +179,11 @@ class Run:
         return measure(
             self.shared, self.folder, self.backbone, length, self.statistic(), self.preparation, self.reporter
         )
+
+    @property
+    def table_folder(self) -> Path:
+        """Of the step that holds this run's latency table."""
+        return self.shared / TABLES / self.preparation.table_name
 
     def statistic(self) -> Statistic:
         """What a budget means for this task; its rows are tokenised only where their lengths matter."""
@@ -351,7 +356,7 @@ class Run:
             "fingerprint": prepared.measured.table.fingerprint.to_json(),
             "table_error": asdict(prepared.measured.table.error),
             "versions": versions(),
-            **costs(self.shared, made.values(), *studies),
+            **costs(self.shared, self.table_folder, made.values(), *studies),
         }
 
     def _best_uniform(self, prepared: Prepared, uniform: list[Evaluated], budget_us: float) -> list[Finalist]:

@@ -71,6 +71,11 @@ class PrepareSettings(_Settings):
     genomes_per_step: Count = 2
     seed: Seed = 0
 
+    @property
+    def table_name(self) -> str:
+        """Folder name of the latency table for this way of serving, beside those for others."""
+        return f"{self.runtime}-{self.precision}-threads{self.threads}-batch{self.batch}"
+
     def serving(self) -> Runtime:
         """The serving runtime; :class:`InputError` when this machine does not have it."""
         return runtime(self.runtime, threads=self.threads, precision=self.precision)

@@ -324,11 +324,11 @@ def test_run_folders_of_another_search(finished: Finished, cli: Cli, backbone: P
 def test_a_table_of_another_machine(finished: Finished, cli: Cli, tmp_path: Path) -> None:
     copy = finished.copy(tmp_path / "copy")
     (copy / RESULT).unlink()
-    path = copy / "latency" / "table" / "table.json"
+    path = copy / "latency" / "onnxruntime-fp32-threads1-batch1" / "table" / "table.json"
     meta = json.loads(path.read_text())
     path.write_text(json.dumps({**meta, "fingerprint": {**meta["fingerprint"], "cores": 999}}))
     arguments = [str(copy) if part == str(finished.folder) else part for part in finished.command[3:]]
-    refused(cli(*arguments), "latency/table", "cores: table 999, asked")
+    refused(cli(*arguments), "batch1/table", "cores: table 999, asked")
 
 
 @pytest.mark.parametrize("name", ["run.json", "result.json"])

@@ -9,7 +9,7 @@ from tests.search.conftest import Cli, Finished
 
 
 def test_show_says_what_was_measured_and_draws_it(finished: Finished, cli: Cli, tmp_path: Path) -> None:
-    table, picture = finished.folder / "latency" / "table", tmp_path / "table.png"
+    table, picture = finished.folder / "latency" / "onnxruntime-fp32-threads1-batch1" / "table", tmp_path / "table.png"
     shown = cli("latency", "show", table, "--plot", picture)
     assert shown.status == 0 and "runtime: onnxruntime" in shown.out and "error on held-out models: mean" in shown.out
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -28,7 +28,7 @@ def test_show_says_what_was_measured_and_draws_it(finished: Finished, cli: Cli, 
 
 def test_check_measures_again_and_notices_another_machine(finished: Finished, cli: Cli, tmp_path: Path) -> None:
     table = tmp_path / "table"
-    shutil.copytree(finished.folder / "latency" / "table", table)
+    shutil.copytree(finished.folder / "latency" / "onnxruntime-fp32-threads1-batch1" / "table", table)
     report = json.loads(cli("latency", "check", table, "--models", 3, "--json").out)
     assert len(report["now_us"]) == len(report["predicted_us"]) == 3 and min(report["now_us"]) > 0
     assert report["holds"] == (abs(report["drift"]) <= 0.05)

@@ -31,11 +31,18 @@ def test_a_budget_may_be_a_percentile_over_the_traffic_with_the_same_teacher_and
     assert refused.status == 2 and "this run was made with percentile=95, asked 99" in refused.err
 
 
-def test_another_batch_needs_another_table(finished: Finished, cli: Cli, tmp_path: Path) -> None:
+def test_another_batch_has_a_table_of_its_own_beside_the_first(finished: Finished, cli: Cli, tmp_path: Path) -> None:
     task, backbone = finished.command[4], finished.command[finished.command.index("--backbone") + 1]
-    words = f"--backbone {backbone} --prepared {finished.folder} --out {tmp_path / 'run'} --budget-share 0.8 --batch 4"
-    refused = cli("search", task, *words.split())
-    assert refused.status == 2 and "was made with batch=1, asked 4" in refused.err
+    shared, out = finished.copy(tmp_path / "shared"), tmp_path / "run"
+    words = f"--backbone {backbone} --prepared {shared} --out {out} --budget-share 0.8 --batch 4 --evaluations 6"
+    found = cli("search", task, *words.split(), *"--workers 1 --finalists 1 --uniform none --json".split())
+    assert found.status == 0, found.err
+    assert found.json["fingerprint"]["batch"] == found.json["statistic"]["batch"] == 4
+    assert sorted(path.name for path in (shared / "latency").iterdir()) == [
+        "onnxruntime-fp32-threads1-batch1",
+        "onnxruntime-fp32-threads1-batch4",
+    ]
+    assert found.json["dense"]["measured_us"] > finished.report["dense"]["measured_us"]
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_a_table_of_something_else_is_refused(
     finished: Finished, tmp_path: Path, change: dict[str, Any], line: str
 ) -> None:
     copy = finished.copy(tmp_path / "copy")
-    path = copy / "latency" / "table" / "table.json"
+    path = copy / "latency" / "onnxruntime-fp32-threads1-batch1" / "table" / "table.json"
     meta = json.loads(path.read_text())
     meta["fingerprint"] |= change
     path.write_text(json.dumps(meta))
@@ -89,7 +89,7 @@ def test_a_table_of_something_else_is_refused(
 
 def test_an_edited_table_is_refused(finished: Finished, tmp_path: Path) -> None:
     copy = finished.copy(tmp_path / "copy")
-    path = copy / "latency" / "table" / "blocks.parquet"
+    path = copy / "latency" / "onnxruntime-fp32-threads1-batch1" / "table" / "blocks.parquet"
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(InputError, match="checksum"):
         prepare_again(copy)
