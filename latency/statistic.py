@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -85,6 +85,14 @@ class Statistic:
     def to_json(self) -> dict[str, Any]:
         """Ready for JSON; a record of an export or a step."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Statistic:
+        """What :meth:`to_json` gave; ``ValueError`` for anything else."""
+        try:
+            return cls(tuple(record["lengths"]), tuple(record["weights"]), record["percentile"], record["batch"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a statistic: {record!r}") from error
 
     @property
     def in_words(self) -> str:

@@ -98,7 +98,7 @@ def search(
     from sparsefront.models.backbone import load_backbone
     from sparsefront.models.task import Task
     from sparsefront.search.budget import check_one_budget
-    from sparsefront.search.report import costs_line, front_table, result_table
+    from sparsefront.search.report import costs_line, front_table, result_table, rounding_line
     from sparsefront.search.run import Run
     from sparsefront.search.run_file import RUN, RunFile
     from sparsefront.search.settings import PrepareSettings, SearchSettings
@@ -172,6 +172,9 @@ def search(
         return
     out.print(front_table(result.front[:10], metric=rows.spec.metric, budget_us=result.values["budget_us"]))
     out.print(result_table(result.values))
+    rounded = rounding_line(result.values)
+    if rounded is not None:
+        out.print(rounded, highlight=False)
     out.print(costs_line(result.values), highlight=False)
     out.print(f"export: {export}   check it with: sparsefront verify {export}", highlight=False)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from sparsefront.latency.statistic import Statistic
 from sparsefront.spaces import InputError
 
 if TYPE_CHECKING:
@@ -30,9 +31,19 @@ def task_line(report: Mapping[str, Any]) -> str:
 def result_table(result: Mapping[str, Any]) -> Table:
     """Dense teacher, best uniform and winner side by side."""
     metric = result["metric"]
-    table = Table(title=f"{result['task']['name']}: budget {result['budget_us']:.0f} us", title_justify="left")
+    meaning = Statistic.from_json(result["statistic"]).in_words
+    title = f"{result['task']['name']}: budget {result['budget_us']:.0f} us, {meaning}"
+    table = Table(title=title, title_justify="left")
     table.add_column("model")
-    for name in (f"{metric} valid", f"{metric} test", "predicted us", "median us", "p95 us", "parameters", "speed-up"):
+    for name in (
+        f"{metric} valid",
+        f"{metric} test",
+        "predicted us",
+        "measured us",
+        "p95 us",
+        "parameters",
+        "speed-up",
+    ):
         table.add_column(name, justify="right")
     for name in ("dense", "uniform", "winner"):
         row = result.get(name)
@@ -50,6 +61,18 @@ def result_table(result: Mapping[str, Any]) -> Table:
             f"{result['dense']['measured_us'] / row['measured_us']:.2f} x",
         )
     return table
+
+
+def rounding_line(result: Mapping[str, Any]) -> str | None:
+    """What the winner lost by being served in a rounded precision; ``None`` where nothing was rounded."""
+    winner, precision = result["winner"], result["fingerprint"]["precision"]
+    if precision == "fp32":
+        return None
+    lost = winner["fp32_valid_quality"] - winner["valid_quality"]
+    return (
+        f"served in {precision}: {result['metric']} {winner['valid_quality']:.4f} on the validation rows, "
+        f"{abs(lost):.4f} {'below' if lost > 0 else 'above'} the same model in fp32"
+    )
 
 
 def costs_line(result: Mapping[str, Any]) -> str:

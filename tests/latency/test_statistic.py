@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -82,10 +83,9 @@ def test_every_length_is_called_in_batches_and_a_tail_counts_all_rounds(percenti
 
 def test_json_round_trip() -> None:
     statistic = Statistic((4, 8), (0.25, 0.75), 99, 2)
-    record: Any = statistic.to_json()
-    assert Statistic(tuple(record["lengths"]), tuple(record["weights"]), record["percentile"], record["batch"]) == (
-        statistic
-    )
+    assert Statistic.from_json(json.loads(json.dumps(statistic.to_json()))) == statistic
+    with pytest.raises(ValueError, match="not a statistic: {'lengths': 4}"):
+        Statistic.from_json({"lengths": 4})
 
 
 @pytest.mark.parametrize(
