@@ -35,15 +35,8 @@ def result_table(result: Mapping[str, Any]) -> Table:
     title = f"{result['task']['name']}: budget {result['budget_us']:.0f} us, {meaning}"
     table = Table(title=title, title_justify="left")
     table.add_column("model")
-    for name in (
-        f"{metric} valid",
-        f"{metric} test",
-        "predicted us",
-        "measured us",
-        "p95 us",
-        "parameters",
-        "speed-up",
-    ):
+    times = ("predicted us", "measured us", "p95 us")
+    for name in (f"{metric} valid", f"{metric} test", *times, "parameters", "speed-up"):
         table.add_column(name, justify="right")
     for name in ("dense", "uniform", "winner"):
         row = result.get(name)

@@ -7,7 +7,15 @@ import pytest
 from rich.console import Console
 from tests.search.conftest import Finished
 
-from sparsefront.search.report import check_plot, costs_line, front_table, plot_front, result_table, task_line
+from sparsefront.search.report import (
+    check_plot,
+    costs_line,
+    front_table,
+    plot_front,
+    result_table,
+    rounding_line,
+    task_line,
+)
 from sparsefront.spaces import InputError
 
 FRONT = [
@@ -25,7 +33,7 @@ def text(table: Any) -> str:
 
 def test_the_result_has_three_rows_in_order(finished: Finished) -> None:
     lines = text(result_table(finished.report)).splitlines()
-    assert "tiny: budget" in lines[0]
+    assert "tiny: budget" in lines[0] and "us, median at 16 tokens" in lines[0]
     rows = [line for line in lines if "M │" in line]
     assert [row.split("│")[1].strip() for row in rows] == ["dense teacher", "best uniform", "winner"]
     winner = finished.report["winner"]
@@ -33,6 +41,15 @@ def test_the_result_has_three_rows_in_order(finished: Finished) -> None:
     assert f"{finished.report['dense']['measured_us'] / winner['measured_us']:.2f} x" in rows[2]
     without = {key: value for key, value in finished.report.items() if key != "uniform"}
     assert "best uniform" not in text(result_table(without))
+
+
+def test_what_rounding_costs_is_told_only_where_something_was_rounded(finished: Finished) -> None:
+    assert rounding_line(finished.report) is None
+    winner = {**finished.report["winner"], "valid_quality": 0.71, "fp32_valid_quality": 0.712}
+    rounded = {**finished.report, "winner": winner, "fingerprint": {"precision": "int8"}}
+    assert rounding_line(rounded) == (
+        "served in int8: auc 0.7100 on the validation rows, 0.0020 below the same model in fp32"
+    )
 
 
 def test_a_star_marks_what_keeps_the_budget() -> None:
