@@ -84,7 +84,7 @@ def test_every_length_is_called_in_batches_and_a_tail_counts_all_rounds(percenti
 def test_json_round_trip() -> None:
     statistic = Statistic((4, 8), (0.25, 0.75), 99, 2)
     assert Statistic.from_json(json.loads(json.dumps(statistic.to_json()))) == statistic
-    with pytest.raises(ValueError, match="not a statistic: .*4"):
+    with pytest.raises(ValueError, match=r"not a statistic: .*4"):
         Statistic.from_json({"lengths": 4})
 
 
