@@ -31,7 +31,7 @@ def budget_of(settings: SearchSettings, dense_us: float) -> float:
 
 
 def check_budget(budget_us: float, *, dense_us: float, smallest: Genome, smallest_us: float) -> None:
-    """Refuse a budget that nothing meets, or that the dense model meets.
+    """Refuse a budget that nothing meets with the search's room below it, or that the dense model meets.
 
     Args:
         budget_us: what is asked.
@@ -49,5 +49,6 @@ def check_budget(budget_us: float, *, dense_us: float, smallest: Genome, smalles
     if AIM_SHARE * budget_us < smallest_us:
         raise InputError(
             f"budget of {budget_us:.4g} us: even the smallest genome of the space ({smallest}) costs "
-            f"{smallest_us:.4g} us of the dense model's {dense_us:.4g} us"
+            f"{smallest_us:.4g} us of the dense model's {dense_us:.4g} us, and {1 - AIM_SHARE:.0%} of the budget "
+            "stay free for the table's error"
         )

@@ -52,7 +52,7 @@ def screen(
     """The first ``wanted`` candidates that the serving runtime, not only the table, finds within the budget.
 
     Time does not depend on the weights, so this is settled before anything is fine-tuned. A candidate that is too slow
-    is measured again while the reference is slow as well, so that a slow minute refuses nobody. A little room is left
+    is measured again if the reference says that only the machine is, so that a slow minute refuses nobody. Room is left
     (``SCREEN_SHARE``) because the measurement that is reported is taken on the finished export.
 
     Raises:

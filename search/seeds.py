@@ -30,8 +30,8 @@ def seed_genomes(feasible: FeasibleSpace, importance: ImportanceCurves | None = 
 
     A tight budget makes the large corners infeasible, hence the designs: along each shape's path from small to large
     the last genome within the budget is taken, as it is and filled up with single steps, from the first layer and from
-    the last one on. The uniform, all-three and importance shapes are also filled to
-    lower budgets, so that the front below the budget has a start.
+    the last one on. The uniform, all-three and importance shapes are also taken at lower budgets, so that the front
+    below the budget has a start.
     """
     space = feasible.space
     paths = {name: [_uniform(feasible, shape, step) for step in _steps()] for name, shape in _SHAPES.items()}
