@@ -225,16 +225,14 @@ def slim_genomes(length: int) -> dict[str, Genome]:
     return found
 
 
-def dense_rows(sessions: Mapping[tuple[str, str], Mapping[str, Session]], rounds: int) -> list[dict[str, Any]]:
+def dense_rows(sessions: Mapping[tuple[str, str], Mapping[str, Session]], visits: int) -> list[dict[str, Any]]:
     """Ours beside the rivals, per runtime, precision and length."""
     rows: list[dict[str, Any]] = []
     for (name, precision), each in sessions.items():
         for length in LENGTHS:
             feeds = feeds_of_length(length, vocabulary=DENSE.vocab_size)
             logits = {who: float(session.run(feeds)[0]) for who, session in each.items()}
-            stats = measure_sessions(
-                list(each.values()), statistic=Statistic.of_length(length), rounds=rounds, repeats=[10] * len(each)
-            )
+            stats = measure_sessions(list(each.values()), statistic=Statistic.of_length(length), visits=visits)
             us = {who: one.median_us for who, one in zip(each, stats, strict=True)}
             rival = min(value for who, value in us.items() if who != "ours")
             rows.append(
@@ -251,15 +249,13 @@ def dense_rows(sessions: Mapping[tuple[str, str], Mapping[str, Session]], rounds
     return rows
 
 
-def slim_rows(name: str, precision: str, length: int, rounds: int) -> list[dict[str, Any]]:
+def slim_rows(name: str, precision: str, length: int, visits: int) -> list[dict[str, Any]]:
     """Slim exports beside the dense one and the largest product."""
     serving = runtime(name, threads=1, precision=precision)
     genomes = {"dense": DENSE.genome, **slim_genomes(length)}
     sessions = [serving.load(DENSE.with_genome(genome)) for genome in genomes.values()]
     sessions.append(largest_product(name, precision))
-    stats = measure_sessions(
-        sessions, statistic=Statistic.of_length(length), rounds=rounds, repeats=[10] * len(sessions)
-    )
+    stats = measure_sessions(sessions, statistic=Statistic.of_length(length), visits=visits)
     limit = 2 * LARGEST**3 / stats[-1].median_us / 1e3
     dense_us, dense_work = stats[0].median_us, multiply_adds(DENSE.genome, length)
     rows = []
@@ -290,11 +286,11 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = Scorer().eval()
-    rounds = 4 if quick else 30
+    visits = 20 if quick else 100
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        rows = dense_rows(sessions_of(model, Path(folder)), rounds)
+        rows = dense_rows(sessions_of(model, Path(folder)), visits)
     for name, precision in (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")):
-        rows += slim_rows(name, precision, 48, rounds)
+        rows += slim_rows(name, precision, 48, visits)
     targets = [
         Target(
             f"dense export over the fastest rival, {row['runtime']} {row['precision']}, {row['length_tokens']} tokens",

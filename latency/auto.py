@@ -34,7 +34,7 @@ class Fastest:
 
 
 def fastest_runtime(
-    config: CrossEncoderConfig, *, threads: int, precision: str, statistic: Statistic, rounds: int = 16
+    config: CrossEncoderConfig, *, threads: int, precision: str, statistic: Statistic, visits: int = 40
 ) -> Fastest:
     """Measure a model, with arbitrary weights, in every runtime that this machine has, turn by turn.
 
@@ -52,6 +52,6 @@ def fastest_runtime(
             refused[name] = str(error)
     if not sessions:
         raise InputError(f"no runtime can serve this model: {'; '.join(refused.values())}")
-    stats = measure_sessions(list(sessions.values()), statistic=statistic, rounds=rounds, repeats=[8] * len(sessions))
+    stats = measure_sessions(list(sessions.values()), statistic=statistic, visits=visits)
     found = {name: statistic.value_us(one) for name, one in zip(sessions, stats, strict=True)}
     return Fastest(serving[min(found, key=lambda name: found[name])], found, refused)

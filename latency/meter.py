@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ import numpy as np
 
 from sparsefront.latency.blocks import Floats
 from sparsefront.latency.runtime import Runtime, feeds_of_length
-from sparsefront.latency.timing import Clock, time_interleaved
+from sparsefront.latency.timing import time_interleaved
 from sparsefront.spaces import Genome, InputError
 
 if TYPE_CHECKING:
@@ -21,14 +23,13 @@ if TYPE_CHECKING:
 
 Point = tuple[Genome, int]
 _VOCABULARY = 512  # embedding rows of profiled models: their number does not change the time
-# Every model is summarised by the lower quartile of its calls: close to the median on a quiet machine, and less moved
-# than the median when other processes disturb a part of the calls.
-QUIET_QUANTILE = 0.25
 QUIET = 1.05
-"""A pass is quiet when its reference takes at most this much of the best pass's."""
+"""A pass is quiet when its models take at most this much of their usual time."""
 TOO_LOUD = 1.15
 """Where even the quietest passes differ by more, nothing can be measured."""
 TRIES = 3
+VISITS = 48
+_CALLS_PER_PASS = 40  # enough for a median that shows how loud a pass was
 
 
 def with_few_words(config: CrossEncoderConfig) -> CrossEncoderConfig:
@@ -68,7 +69,7 @@ class PassLog:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"key": key, **record}) + "\n")
+            stream.write("\n" + json.dumps({"key": key, **record}))  # behind whatever a kill has cut off
             stream.flush()
             os.fsync(stream.fileno())
 
@@ -77,7 +78,7 @@ class PassLog:
         if self.path is None or not self.path.is_file():
             return
         kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if f'"{key}"' not in line]
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        self.path.write_text("\n".join(kept), encoding="utf-8")
 
     def remove(self) -> None:
         """Forget everything: what it was for is finished."""
@@ -86,7 +87,9 @@ class PassLog:
 
 
 class Meter:
-    """Times genomes at lengths, unpadded, interleaved, with random weights; a reference model watches the machine.
+    """Times genomes at lengths, unpadded, interleaved, with random weights, and watches the machine.
+
+    The reference that tells a loud pass is all models together: what the middle one of them took over its usual time.
 
     Args:
         config: the dense model.
@@ -117,82 +120,90 @@ class Meter:
         self._done = 0.0
         self._say = say or (lambda _: None)
         self._log = log or PassLog(None)
-        # One thread is the caller's own, and its time does not count what other processes take away.
-        self.clock: Clock = "cpu" if runtime.threads == 1 else "wall"
 
-    def measure(self, points: Sequence[Point], *, point_us: float, passes: int) -> tuple[Floats, float]:
-        """Microseconds per point, and how far apart the reference model's counted passes were (relative).
+    def measure(
+        self, points: Sequence[Point], *, visits: int = VISITS, seconds: float = math.inf
+    ) -> tuple[Floats, float]:
+        """Median microseconds per point, and how much slower than usual the slowest pass that counts was.
 
-        Passes in which the reference ran more than 5 % slower than in its best pass are done again. Of at most three
+        Passes in which the machine was more than 5 % slower than in the quieter ones are done again. Of at most three
         times as many passes as asked, the quietest ones count.
 
+        Args:
+            points: what to time.
+            visits: timed calls of each point that count.
+            seconds: fewer visits are made where they would take longer, at least a quarter of them.
+
         Raises:
-            InputError: even those differ by more than 15 %: the machine is under load.
+            InputError: even the quietest passes differ by more than 15 %: the machine is under load.
         """
-        key = self._key(points, point_us, passes)
-        done = self._log.read(key)[: TRIES * passes]
-        results = [np.array(record["microseconds"], np.float64) for record in done]
-        watched = [float(record["reference_us"]) for record in done]
-        visit = None
-        while not self._quiet_enough(watched, passes):
-            if len(watched) == TRIES * passes:
-                break
-            if len(watched) == passes:
-                self._say(
-                    f"other work on the machine: the reference model took from {min(watched):.0f} to "
-                    f"{max(watched):.0f} us; measuring again"
-                )
-            visit = visit or self._visit(points, point_us / passes)
-            microseconds, reference_us = visit()
-            results.append(microseconds)
-            watched.append(reference_us)
-            self._log.add(key, microseconds=microseconds.tolist(), reference_us=reference_us)
-            self._advance(len(points) / passes if len(watched) <= passes else 0)
-        self._advance(len(points) / passes * min(len(done), passes))
-        best = np.argsort(watched)[:passes]
-        kept = [watched[index] for index in best]
-        if max(kept) > TOO_LOUD * min(kept):
+        key = self._key(points, visits, seconds)
+        rounds = max(1, -(-_CALLS_PER_PASS // len(points)))
+        made = [np.array(record["microseconds"], np.float64) for record in self._log.read(key)]
+        visit, wanted = None, -(-visits // rounds)
+        if len(made) < wanted:
+            visit, round_us = self._visit(points)
+            affordable = np.clip(seconds * 1e6 / round_us, visits / 4, visits)
+            wanted = -(-int(affordable) // rounds)
+        told = False
+        self._advance(len(points) * min(1, len(made) / wanted))
+        while len(made) < TRIES * wanted and (loud := _loud(made, wanted)):
+            if len(made) >= wanted and not told:
+                self._say(f"other work on the machine: {loud} of {len(made)} passes were loud; measuring again")
+                told = True
+            if visit is None:
+                visit, _ = self._visit(points)
+            made.append(visit(rounds))
+            self._log.add(key, microseconds=np.round(made[-1], 2).tolist())
+            self._advance(len(points) / wanted if len(made) <= wanted else 0)
+        slowness = _slowness(made, wanted)
+        counted = np.argsort(slowness)[:wanted]
+        drift = float(slowness[counted[-1]] - 1)
+        if drift > TOO_LOUD - 1:
             self._log.drop(key)
             raise InputError(
-                f"the machine is under load: the reference model took from {min(watched):.0f} to {max(watched):.0f} us "
-                f"in {len(watched)} passes; profile again when it is quiet"
+                f"the machine is under load: in the quietest {wanted} of {len(made)} passes its models took up to "
+                f"{drift:.0%} more than usual; profile again when it is quiet"
             )
-        return np.median([results[index] for index in best], axis=0), max(kept) / min(kept) - 1
+        return np.median(np.concatenate([made[index] for index in counted], axis=1), axis=1), drift
 
-    def _quiet_enough(self, watched: Sequence[float], passes: int) -> bool:
-        return len(watched) >= passes and sum(value <= QUIET * min(watched) for value in watched) >= passes
-
-    def _visit(self, points: Sequence[Point], point_us: float) -> Callable[[], tuple[Floats, float]]:
-        """Loads the models; each call of the result is one pass: microseconds (points,) and the reference's."""
+    def _visit(self, points: Sequence[Point]) -> tuple[Callable[[int], Floats], float]:
+        """Loads the models -> a pass of some rounds, microseconds (points, rounds), and what one round takes."""
         config: Any = self._config
         sessions = {
             genome: self._runtime.load(config.with_genome(genome)) for genome in dict.fromkeys(g for g, _ in points)
         }
         timed = [sessions[genome] for genome, _ in points]
         feeds = [feeds_of_length(length, batch=self._batch) for _, length in points]
-        reference = len(points) // 2
-        timed.append(timed[reference])
-        feeds.append(feeds[reference])
-        first = time_interleaved(timed, feeds, rounds=2, clock=self.clock)
-        guess = [max(float(times.min()), 1.0) for times in first]
-        repeats = [int(np.clip(point_us / 2 / each, 2, 60)) for each in guess]
+        time_interleaved(timed, feeds, visits=1)  # first calls allocate
+        started = time.perf_counter()
+        time_interleaved(timed, feeds, visits=1)
+        round_us = (time.perf_counter() - started) * 1e6
+        return (lambda rounds: np.array(time_interleaved(timed, feeds, visits=rounds))), round_us
 
-        def once() -> tuple[Floats, float]:
-            times = time_interleaved(timed, feeds, rounds=2, repeats=repeats, clock=self.clock)
-            values = np.array([np.quantile(each, QUIET_QUANTILE) for each in times])
-            return values[:-1], float((values[-1] + values[reference]) / 2)
-
-        return once
-
-    def _key(self, points: Sequence[Point], point_us: float, passes: int) -> str:
+    def _key(self, points: Sequence[Point], visits: int, seconds: float) -> str:
         """Of a measurement: the machine, the model and what is measured of it."""
         longest = max(length for _, length in points)
         fingerprint = self._runtime.fingerprint(length_tokens=longest, batch=self._batch).to_json()
         named = [(genome.key(), length) for genome, length in points]
-        text = json.dumps([fingerprint, self._config.to_dict(), named, point_us, passes], sort_keys=True, default=str)
+        text = json.dumps([fingerprint, self._config.to_dict(), named, visits, seconds], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _advance(self, points: float) -> None:
         self._done += points
         if self._progress is not None:
             self._progress(min(round(self._done), self._total), self._total)
+
+
+def _slowness(made: Sequence[Floats], wanted: int) -> Floats:
+    """What the models of each pass (points, rounds) took over their usual time; 1: that of a quiet pass."""
+    usual = np.median(np.concatenate(made, axis=1), axis=1)
+    speeds = np.array([np.median(one / usual[:, None]) for one in made])
+    return np.asarray(speeds / np.sort(speeds)[wanted // 4], np.float64)
+
+
+def _loud(made: Sequence[Floats], wanted: int) -> int:
+    """How many passes are missing or too loud to count."""
+    if len(made) < wanted:
+        return wanted - len(made)
+    return max(0, wanted - int((_slowness(made, wanted) <= QUIET).sum()))

@@ -16,10 +16,9 @@ import numpy as np
 
 from sparsefront.latency.calibrate import calibration_of
 from sparsefront.latency.design import Design
-from sparsefront.latency.meter import QUIET_QUANTILE, Meter, PassLog
+from sparsefront.latency.meter import Meter, PassLog
 from sparsefront.latency.runtime import Runtime
 from sparsefront.latency.table import Backbone, LatencyTable, TableError
-from sparsefront.latency.timing import Clock
 from sparsefront.spaces import Genome, InputError, SearchSpace
 
 if TYPE_CHECKING:
@@ -31,27 +30,25 @@ LARGE_ERROR = 0.05
 
 @dataclass(frozen=True)
 class _Plan:
-    """How much is measured: shares of the full widths and of the length, models, and microseconds per point."""
+    """How much is measured: shares of the full widths and of the length, models, visits and seconds for each half."""
 
     head_shares: tuple[float, ...]
     unit_shares: tuple[float, ...]
     length_shares: tuple[float, ...]
     calibration: int
-    passes: int
-    point_us: float
-    model_us: float
+    visits: int
+    seconds: float
 
 
 _PLANS: dict[Effort, _Plan] = {
-    "quick": _Plan((0.01, 0.33, 1), (0.042, 0.33, 1), (0.09, 0.4, 1), 10, 2, 12_000, 20_000),
+    "quick": _Plan((0.01, 0.33, 1), (0.042, 0.33, 1), (0.09, 0.4, 1), 10, 12, 10),
     "normal": _Plan(
         (0.01, 0.16, 0.33, 0.67, 1),
         (0.042, 0.125, 0.33, 0.67, 1),
         (0.04, 0.13, 0.27, 0.5, 0.75, 1),
-        24,
-        3,
-        20_000,
-        40_000,
+        40,
+        48,
+        60,
     ),
 }
 
@@ -107,21 +104,19 @@ def profile(
         say=say,
         log=passes,
     )
-    measured, drift = meter.measure(design.points, point_us=plan.point_us, passes=plan.passes)
+    measured, drift = meter.measure(design.points, visits=plan.visits, seconds=plan.seconds)
     rows = design.rows(dict(zip(design.points, measured, strict=True)))
-    clock: Clock = meter.clock
     fingerprint = runtime.fingerprint(length_tokens=length_tokens, batch=batch)
     raw = LatencyTable(fingerprint=fingerprint, backbone=backbone, measured=rows)
     models_us, model_drift = meter.measure(
-        [(genome, length_tokens) for genome in (*whole, *held)], point_us=plan.model_us, passes=plan.passes
+        [(genome, length_tokens) for genome in (*whole, *held)], visits=plan.visits, seconds=plan.seconds
     )
     factors = calibration_of(raw, whole, models_us[: len(whole)])
     table = LatencyTable(fingerprint=fingerprint, backbone=backbone, measured=rows, calibration=factors)
     error = TableError.of(table.predict_many(held), models_us[len(whole) :])
     notes: dict[str, Any] = {
         "effort": effort,
-        "clock": clock,
-        "statistic": f"quantile {QUIET_QUANTILE} of calls, median of {plan.passes} passes",
+        "statistic": "median of calls after other work",
         "seconds": round(time.perf_counter() - started, 1),
         "reference_drift": round(max(drift, model_drift), 4),
         "heldout": [genome.key() for genome in held],

@@ -56,7 +56,7 @@ def recheck(
     genomes = [Genome.parse(keys[index]) for index in chosen]
     length = table.fingerprint.length_tokens
     meter = Meter(_config_of(table), serving, batch=table.fingerprint.batch, progress=progress, total=len(genomes))
-    now, repeat_drift = meter.measure([(genome, length) for genome in genomes], point_us=40_000, passes=3)
+    now, repeat_drift = meter.measure([(genome, length) for genome in genomes])
     before = np.array([then[index] for index in chosen])
     predicted = table.predict_many(genomes)
     return Recheck(

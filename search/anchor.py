@@ -59,7 +59,7 @@ def anchored(
         readings: list[Reading] = []
         with reporter.step("anchoring the table at the budget") as advance:
             for genome in genomes:
-                readings.append(reference.read(serving.load(config.with_genome(genome)), rounds=10, repeats=16))
+                readings.append(reference.read(serving.load(config.with_genome(genome))))
                 advance(len(readings), len(genomes))
         usual_us = float(np.median([one.reference_us for one in readings]))
         return {"measured_us": [one.as_usual(usual_us) for one in readings], "reference_us": usual_us}

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from sparsefront.latency.drift import Reference, measure_session
+from sparsefront.latency.drift import VISITS, Reference, measure_session
 from sparsefront.latency.runtime import Feeds, Logits
 from sparsefront.latency.statistic import Statistic
 
@@ -47,7 +47,7 @@ def reference(machine: Machine) -> Reference:
 
 def test_a_slow_minute_is_told_from_a_slow_model(machine: Machine, reference: Reference) -> None:
     machine.slowness = 2.0
-    reading = reference.read(Model(machine, 500), rounds=4)
+    reading = reference.read(Model(machine, 500), visits=10)
     assert reading.stats.median_us == pytest.approx(1000, rel=0.2)
     assert reading.reference_us == pytest.approx(600, rel=0.2)
     assert reading.as_usual(reference.usual_us) == pytest.approx(500, rel=0.2)
@@ -57,7 +57,7 @@ def test_what_is_over_the_limit_is_taken_again_while_the_machine_is_slow(
     machine: Machine, reference: Reference
 ) -> None:
     machine.slowness = 3.0
-    machine.calls_until_quiet = 800
+    machine.calls_until_quiet = 4 * VISITS
     assert reference.read_within(Model(machine, 200), 300).value_us == pytest.approx(200, rel=0.2)
 
 
@@ -65,27 +65,26 @@ def test_what_is_within_the_limit_or_over_it_on_a_quiet_machine_is_taken_once(
     machine: Machine, reference: Reference
 ) -> None:
     machine.calls_until_quiet = 0
-    reference.read_within(Model(machine, 200), 100, rounds=4)
+    reference.read_within(Model(machine, 200), 100, visits=10)
     once = -machine.calls_until_quiet
-    assert once == 4 * (2 + 20 + 2 + 5)
+    assert once == 4 * 10
     machine.slowness, machine.calls_until_quiet = 3.0, 10 * once
-    reference.read_within(Model(machine, 200), 1000, rounds=4)
+    reference.read_within(Model(machine, 200), 1000, visits=10)
     assert machine.calls_until_quiet == 9 * once
 
 
 def test_what_stays_slow_is_reported_as_it_is_once_patience_is_out(machine: Machine, reference: Reference) -> None:
     machine.slowness = 3.0
     reference.patience_seconds = 0.6
-    assert reference.read_within(Model(machine, 200), 300, rounds=4).value_us == pytest.approx(600, rel=0.2)
+    assert reference.read_within(Model(machine, 200), 300, visits=10).value_us == pytest.approx(600, rel=0.2)
     assert reference.patience_seconds == 0
     calls = machine.calls_until_quiet = 10**6
-    reference.read_within(Model(machine, 200), 300, rounds=4)
-    assert calls - machine.calls_until_quiet == 4 * (2 + 20 + 2 + 5)
+    reference.read_within(Model(machine, 200), 300, visits=10)
+    assert calls - machine.calls_until_quiet == 4 * 10
 
 
-def test_the_quieter_half_of_the_rounds_counts(machine: Machine) -> None:
-    machine.slowness = 3.0
-    machine.calls_until_quiet = 3 * (2 + 10)
-    stats = measure_session(Model(machine, 200), statistic=Statistic.of_length(8), rounds=10, repeats=10)
-    assert stats.runs == 50
-    assert stats.median_us == pytest.approx(200, rel=0.2)
+def test_a_percentile_gets_more_calls_and_lengths_share_them(machine: Machine) -> None:
+    median = measure_session(Model(machine, 50), statistic=Statistic.of_length(8), visits=12)
+    high = measure_session(Model(machine, 50), statistic=Statistic.of_length(8, percentile=95), visits=12)
+    traffic = measure_session(Model(machine, 50), statistic=Statistic((4, 8), (0.5, 0.5)), visits=12)
+    assert (median.runs, high.runs, traffic.runs) == (12, 120, 12)

@@ -26,12 +26,12 @@ class FakeClock:
         self.slowness = slowness
         self.passes = 0
 
-    def __call__(self, timed: list[Session], feeds: list[Feeds], **options: Any) -> list[np.ndarray]:
-        if "repeats" not in options:  # the first look
-            return [np.full(2, 100.0) for _ in timed]
+    def __call__(self, timed: list[Session], feeds: list[Feeds], *, visits: int) -> list[np.ndarray]:
+        if visits == 1:  # the first look
+            return [np.full(1, 100.0) for _ in timed]
         slow = self.slowness[min(self.passes, len(self.slowness) - 1)]
         self.passes += 1
-        return [np.full(4, slow * (100.0 + index)) for index in range(len(timed) - 1)] + [np.full(4, slow * 101.0)]
+        return [np.full(visits, slow * (100.0 + index)) for index in range(len(timed))]
 
 
 class Nothing(Runtime):
@@ -52,56 +52,68 @@ class Nothing(Runtime):
         raise NotImplementedError
 
 
+ROUNDS = -(-40 // len(POINTS))
+
+
 def measure(
-    monkeypatch: pytest.MonkeyPatch, slowness: list[float], *, log: Path | None = None, passes: int = 3
+    monkeypatch: pytest.MonkeyPatch, slowness: list[float], *, log: Path | None = None, passes: int = 4
 ) -> tuple[np.ndarray, float, FakeClock, list[str]]:
     clock = FakeClock(slowness)
     monkeypatch.setattr("sparsefront.latency.meter.time_interleaved", clock)
     said: list[str] = []
     meter = Meter(CONFIG, Nothing(), say=said.append, log=PassLog(log), total=len(POINTS))
-    microseconds, drift = meter.measure(POINTS, point_us=1000, passes=passes)
+    microseconds, drift = meter.measure(POINTS, visits=passes * ROUNDS)
     return microseconds, drift, clock, said
 
 
 def test_a_quiet_machine_is_measured_once_and_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     microseconds, drift, clock, said = measure(monkeypatch, [1.0])
     assert microseconds.tolist() == [100, 101, 102]
-    assert (drift, clock.passes, said) == (0, 3, [])
+    assert (drift, clock.passes, said) == (0, 4, [])
 
 
 def test_passes_that_drifted_are_said_and_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     microseconds, drift, clock, said = measure(monkeypatch, [1.3, 1.0, 1.4, 1.0, 1.0])
     assert microseconds.tolist() == [100, 101, 102]
-    assert (drift, clock.passes) == (0, 5)
-    assert said == ["other work on the machine: the reference model took from 101 to 141 us; measuring again"]
+    assert (drift, clock.passes) == (0, 6)
+    assert said == ["other work on the machine: 2 of 4 passes were loud; measuring again"]
 
 
 def test_a_machine_that_stays_a_little_uneven_is_measured_with_its_drift(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, drift, clock, said = measure(monkeypatch, [1.0, *[1.1] * 20])
+    _, drift, clock, said = measure(monkeypatch, [*[1.0] * 3, *[1.1] * 20])
     assert drift == pytest.approx(0.1)
-    assert clock.passes == 3 * TRIES and len(said) == 1
+    assert clock.passes == 4 * TRIES and len(said) == 1
 
 
 def test_a_machine_under_load_is_refused_after_three_tries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log = tmp_path / "passes.jsonl"
-    with pytest.raises(InputError, match=r"under load: the reference model took from 101 to 202 us in 9 passes"):
-        measure(monkeypatch, [1.0, *[2.0] * 20], log=log)
-    assert measure(monkeypatch, [1.0], log=log)[2].passes == 3  # the loud passes are forgotten
+    with pytest.raises(InputError, match=r"under load: in the quietest 4 of 12 passes its models took up to 100% more"):
+        measure(monkeypatch, [*[1.0] * 3, *[2.0] * 20], log=log)
+    assert measure(monkeypatch, [1.0], log=log)[2].passes == 4  # the loud passes are forgotten
 
 
 def test_an_interrupted_measurement_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log = tmp_path / "passes.jsonl"
     measure(monkeypatch, [1.0], log=log)
-    first, second, third = log.read_text().splitlines()
-    log.write_text(f"{first}\n{second}\n{third[:-20]}")  # killed while it wrote
+    *whole, last = log.read_text().splitlines()
+    assert whole
+    log.write_text("\n".join([*whole, last[:-20]]))  # killed while it wrote
     microseconds, _, clock, _ = measure(monkeypatch, [1.02], log=log)
     assert clock.passes == 1
     assert microseconds.tolist() == [100, 101, 102]
+    assert measure(monkeypatch, [9.0], log=log)[2].passes == 0  # nothing was glued to the cut line
 
 
 def test_passes_of_other_models_are_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log = tmp_path / "passes.jsonl"
     measure(monkeypatch, [1.0], log=log)
-    records = [json.loads(line) for line in log.read_text().splitlines()]
+    records = [json.loads(line) for line in log.read_text().splitlines() if line]
     log.write_text("".join(json.dumps({**record, "key": "another"}) + "\n" for record in records))
-    assert measure(monkeypatch, [1.0], log=log)[2].passes == 3
+    assert measure(monkeypatch, [1.0], log=log)[2].passes == 4
+
+
+def test_many_models_are_visited_less_often_when_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock([1.0])
+    monkeypatch.setattr("sparsefront.latency.meter.time_interleaved", clock)
+    Meter(CONFIG, Nothing()).measure(POINTS, visits=8 * ROUNDS, seconds=0)
+    assert clock.passes == 2
