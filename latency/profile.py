@@ -46,8 +46,8 @@ _PLANS: dict[Effort, _Plan] = {
         (0.01, 0.16, 0.33, 0.67, 1),
         (0.042, 0.125, 0.33, 0.67, 1),
         (0.04, 0.13, 0.27, 0.5, 0.75, 1),
-        40,
-        48,
+        60,
+        64,
         60,
     ),
 }
@@ -109,7 +109,7 @@ def profile(
     fingerprint = runtime.fingerprint(length_tokens=length_tokens, batch=batch)
     raw = LatencyTable(fingerprint=fingerprint, backbone=backbone, measured=rows)
     models_us, model_drift = meter.measure(
-        [(genome, length_tokens) for genome in (*whole, *held)], visits=plan.visits, seconds=plan.seconds
+        [(genome, length_tokens) for genome in (*whole, *held)], visits=plan.visits, seconds=plan.seconds * 2
     )
     factors = calibration_of(raw, whole, models_us[: len(whole)])
     table = LatencyTable(fingerprint=fingerprint, backbone=backbone, measured=rows, calibration=factors)

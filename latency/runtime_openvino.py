@@ -34,8 +34,11 @@ class OpenVino(Runtime):
     def load_export(self, directory: str | Path) -> Session:
         path = onnx_file(directory)
         session = _OpenVinoSession(str(path), self.threads, self.precision)
-        if missing := session.missing_names():
-            raise InputError(f"{path} is not a cross-encoder of this project: it has no input or output {missing[0]!r}")
+        if session.foreign_names():
+            raise InputError(
+                f"{path} is not a cross-encoder of this project: its inputs and outputs are "
+                f"{', '.join(session.names)}, expected {', '.join((*INPUTS, OUTPUT))}"
+            )
         return session
 
 
@@ -56,13 +59,16 @@ class _OpenVinoSession:
             raise InputError(f"{source}: OpenVINO cannot load it: {' '.join(str(error).split())}") from error
         self._request = self._model.create_infer_request()
         self._tensor = openvino.Tensor
+        self.names = [port.get_any_name() for port in (*self._model.inputs, *self._model.outputs)]
+        # What no layer reads is not an input any more: a model without heads needs no mask.
+        self._inputs = self.names[: len(self._model.inputs)]
 
-    def missing_names(self) -> list[str]:
-        names = {name for port in (*self._model.inputs, *self._model.outputs) for name in port.get_names()}
-        return [name for name in (*INPUTS, OUTPUT) if name not in names]
+    def foreign_names(self) -> set[str]:
+        """Names that a graph of ours cannot have."""
+        return set(self.names) ^ {*self._inputs, OUTPUT} | set(self._inputs) - set(INPUTS)
 
     def run(self, feeds: Feeds) -> Logits:
-        for name in INPUTS:  # the arrays are read where they lie
+        for name in self._inputs:  # the arrays are read where they lie
             self._request.set_tensor(name, self._tensor(np.ascontiguousarray(feeds[name]), shared_memory=True))
         self._request.infer()
         logits: Logits = self._request.get_output_tensor(0).data.copy()

@@ -80,8 +80,8 @@ def test_passes_that_drifted_are_said_and_done_again(monkeypatch: pytest.MonkeyP
 
 
 def test_a_machine_that_stays_a_little_uneven_is_measured_with_its_drift(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, drift, clock, said = measure(monkeypatch, [*[1.0] * 3, *[1.1] * 20])
-    assert drift == pytest.approx(0.1)
+    _, drift, clock, said = measure(monkeypatch, [*[1.0] * 3, *[1.12] * 20])
+    assert drift == pytest.approx(0.12)
     assert clock.passes == 4 * TRIES and len(said) == 1
 
 
