@@ -110,7 +110,8 @@ def onnxruntime_rivals(model: Scorer, folder: Path) -> dict[str, Path]:
     optimize_model(str(plain), model_type="bert", num_heads=12, hidden_size=DENSE.hidden_size).save_model_to_file(
         str(fused)
     )
-    quantize_dynamic(str(fused), str(rounded), weight_type=QuantType.QInt8)
+    options = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # fused operators have no type inference
+    quantize_dynamic(str(fused), str(rounded), weight_type=QuantType.QInt8, extra_options=options)
     return {"fp32": fused, "int8": rounded}
 
 
