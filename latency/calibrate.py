@@ -9,29 +9,33 @@ from scipy.optimize import lsq_linear  # type: ignore[import-untyped]
 
 from sparsefront.latency.blocks import Floats
 from sparsefront.latency.cost import COMPONENTS, MEMORY, GenomeColumns, component_costs, memory_features
+from sparsefront.latency.meter import Point
 from sparsefront.latency.table import LatencyTable
-from sparsefront.spaces import Genome
+
+MODEL_NOISE = 0.01
+COMPONENT_DOUBT = 0.2
+MEMORY_DOUBT = 0.5
 
 
-def calibration_of(raw: LatencyTable, genomes: Sequence[Genome], measured_us: Floats) -> dict[str, float]:
+def calibration_of(raw: LatencyTable, points: Sequence[Point], measured_us: Floats) -> dict[str, float]:
     """Factors per component and microseconds of memory traffic: relative least squares on whole models with a pull.
 
     Factors stay within 0.5..2 and are pulled toward 1: blocks are believed to about 20 % where a whole model is
-    measured to about 3 %, so a component that is a small share of every model stays as measured. Memory is
+    measured to about 1 %, so a component that is a small share of every model stays as measured. Memory is
     pulled toward none.
     """
-    columns = GenomeColumns.of(genomes)
-    costs = component_costs(raw.blocks, columns, raw.fingerprint.length_tokens)
+    columns = GenomeColumns.of([genome for genome, _ in points])
+    costs = component_costs(raw.blocks, columns, np.array([length for _, length in points], np.int64))
     memory = memory_features(
         raw.backbone.dense_weights, columns, raw.backbone.weights_per_head, raw.backbone.weights_per_unit
     )
     typical_us = float(np.median(measured_us))
     scaled = np.hstack([costs, memory * typical_us]) / measured_us[:, None]
-    pull = np.diag([0.03 / 0.2] * len(COMPONENTS) + [0.03 / 0.5] * len(MEMORY))
+    pull = np.diag([MODEL_NOISE / COMPONENT_DOUBT] * len(COMPONENTS) + [MODEL_NOISE / MEMORY_DOUBT] * len(MEMORY))
     centre = np.array([1.0] * len(COMPONENTS) + [0.0] * len(MEMORY))
     bounds = ([0.5] * len(COMPONENTS) + [0.0] * len(MEMORY), [2.0] * len(COMPONENTS) + [3.0] * len(MEMORY))
     fitted = lsq_linear(
-        np.vstack([scaled, pull]), np.concatenate([np.ones(len(genomes)), pull @ centre]), bounds=bounds
+        np.vstack([scaled, pull]), np.concatenate([np.ones(len(points)), pull @ centre]), bounds=bounds
     ).x
     fitted[len(COMPONENTS) :] *= typical_us
     return {name: float(factor) for name, factor in zip((*COMPONENTS, *MEMORY), fitted, strict=True)}

@@ -43,8 +43,11 @@ class GenomeColumns:
         return cls(table[..., 0], table[..., 1], table[..., 2])
 
 
-def component_costs(blocks: Blocks, columns: GenomeColumns, length_tokens: int) -> Floats:
-    """Microseconds (genomes, components), in the order of :data:`COMPONENTS`, one row of ``length_tokens`` per call."""
+def component_costs(blocks: Blocks, columns: GenomeColumns, length_tokens: int | Ints) -> Floats:
+    """Microseconds (genomes, components), in the order of :data:`COMPONENTS`.
+
+    ``length_tokens`` of the rows: one for all genomes, or (genomes,).
+    """
     heads, units, keeps = columns.heads, columns.ffn_units, columns.keep_percent
     genomes, layers = heads.shape
     order = {name: index for index, name in enumerate(COMPONENTS)}
@@ -52,7 +55,7 @@ def component_costs(blocks: Blocks, columns: GenomeColumns, length_tokens: int) 
     # Behind the last layer with heads only [CLS] is computed, see models/onnx_graph.py.
     mixing = np.where((heads > 0).any(1), layers - 1 - np.argmax(heads[:, ::-1] > 0, axis=1), -1)
     costs[:, order["call"]] = np.where(mixing < 0, blocks.cls_only, blocks.call[length_tokens])
-    length = np.full(genomes, length_tokens, np.int64)
+    length = np.broadcast_to(np.asarray(length_tokens, np.int64), genomes)
     scored_cost = np.full(genomes, np.nan)  # of the latest attention, until a pruning step has paid for it
     scored = np.zeros(genomes, bool)
     for layer in range(layers):

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 Point = tuple[Genome, int]
 _VOCABULARY = 512  # embedding rows of profiled models: their number does not change the time
-QUIET = 1.10
+QUIET = 1.05
 """A pass is quiet when its models take at most this much of their usual time."""
 TOO_LOUD = 1.15
 """Where even the quietest passes differ by more, nothing can be measured."""
 TRIES = 3
-VISITS = 64
+VISITS = 48
 _CALLS_PER_PASS = 40  # enough for a median that shows how loud a pass was
 
 
@@ -126,7 +126,7 @@ class Meter:
     ) -> tuple[Floats, float]:
         """Median microseconds per point, and how much slower than usual the slowest pass that counts was.
 
-        Passes in which the machine was more than 10 % slower than in the quieter ones are done again. Of at most three
+        Passes in which the machine was more than 5 % slower than in the quieter ones are done again. Of at most three
         times as many passes as asked, the quietest ones count.
 
         Args:

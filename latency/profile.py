@@ -47,7 +47,7 @@ _PLANS: dict[Effort, _Plan] = {
         (0.042, 0.125, 0.33, 0.67, 1),
         (0.04, 0.13, 0.27, 0.5, 0.75, 1),
         60,
-        64,
+        40,
         60,
     ),
 }
@@ -89,7 +89,12 @@ def profile(
         raise InputError(f"length_tokens must be between 1 and {config.max_position_embeddings}, got {length_tokens}")
     started, plan, backbone = time.perf_counter(), _PLANS[effort], Backbone.of(config)
     rng = np.random.default_rng(seed)
-    whole = random_genomes(config, plan.calibration, rng, length_tokens=length_tokens)
+    drawn = random_genomes(config, plan.calibration, rng, length_tokens=length_tokens)
+    # A table serves shorter rows too, so every third calibration model gets some.
+    shorter = rng.integers(max(1, length_tokens // 4), length_tokens + 1, len(drawn))
+    whole = [
+        (genome, int(shorter[number]) if number % 3 == 2 else length_tokens) for number, genome in enumerate(drawn)
+    ]
     held = (
         random_genomes(config, heldout, rng, length_tokens=length_tokens) if isinstance(heldout, int) else list(heldout)
     )
@@ -108,8 +113,9 @@ def profile(
     rows = design.rows(dict(zip(design.points, measured, strict=True)))
     fingerprint = runtime.fingerprint(length_tokens=length_tokens, batch=batch)
     raw = LatencyTable(fingerprint=fingerprint, backbone=backbone, measured=rows)
+    blocks_done = time.perf_counter()
     models_us, model_drift = meter.measure(
-        [(genome, length_tokens) for genome in (*whole, *held)], visits=plan.visits, seconds=plan.seconds * 2
+        [*whole, *((genome, length_tokens) for genome in held)], visits=plan.visits, seconds=2 * plan.seconds
     )
     factors = calibration_of(raw, whole, models_us[: len(whole)])
     table = LatencyTable(fingerprint=fingerprint, backbone=backbone, measured=rows, calibration=factors)
@@ -118,6 +124,8 @@ def profile(
         "effort": effort,
         "statistic": "median of calls after other work",
         "seconds": round(time.perf_counter() - started, 1),
+        "seconds_blocks": round(blocks_done - started, 1),
+        "calibration_models": len(whole),
         "reference_drift": round(max(drift, model_drift), 4),
         "heldout": [genome.key() for genome in held],
         "heldout_us": [round(float(value), 2) for value in models_us[len(whole) :]],

@@ -167,7 +167,10 @@ class LatencyTable:
         """Microseconds (genomes,). Raises ``ValueError`` for a genome or a length that the table does not cover."""
         if not len(genomes):
             return np.zeros(0)
-        columns = GenomeColumns.of(self._covered(genomes))
+        return self.predict_columns(GenomeColumns.of(self._covered(genomes)), length_tokens=length_tokens)
+
+    def predict_columns(self, columns: GenomeColumns, *, length_tokens: int | None = None) -> Floats:
+        """Microseconds (genomes,) of genomes given as columns, for many at a time; widths must be the table's."""
         own = self.backbone
         blocks_us = component_costs(self.blocks, columns, self._length(length_tokens)).sum(1)
         memory = memory_features(own.dense_weights, columns, own.weights_per_head, own.weights_per_unit)
