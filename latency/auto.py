@@ -34,7 +34,13 @@ class Fastest:
 
 
 def fastest_runtime(
-    config: CrossEncoderConfig, *, threads: int, precision: str, statistic: Statistic, visits: int = 40
+    config: CrossEncoderConfig,
+    *,
+    threads: int,
+    precision: str,
+    statistic: Statistic,
+    shapes: str = "dynamic",
+    visits: int = 40,
 ) -> Fastest:
     """Measure a model, with arbitrary weights, in every runtime that this machine has, turn by turn.
 
@@ -46,7 +52,7 @@ def fastest_runtime(
     refused: dict[str, str] = {}
     for name in RUNTIMES:
         try:
-            serving[name] = runtime(name, threads=threads, precision=precision)
+            serving[name] = runtime(name, threads=threads, precision=precision, shapes=shapes)
             sessions[name] = serving[name].load(config)
         except InputError as error:
             refused[name] = str(error)

@@ -43,6 +43,7 @@ class MachineFingerprint:
         precision: numeric format of the weights, e.g. ``fp32``.
         batch: rows per call.
         length_tokens: tokens per row that the table was profiled for.
+        shapes: ``dynamic``, or ``static``: the model is compiled for rows of one length and shorter ones are padded.
     """
 
     cpu: str
@@ -55,6 +56,7 @@ class MachineFingerprint:
     precision: str
     batch: int
     length_tokens: int
+    shapes: str = "dynamic"
 
     @classmethod
     def here(
@@ -66,6 +68,7 @@ class MachineFingerprint:
         length_tokens: int,
         precision: str = "fp32",
         batch: int = 1,
+        shapes: str = "dynamic",
     ) -> MachineFingerprint:
         """This machine with the given way of serving."""
         return cls(
@@ -79,6 +82,7 @@ class MachineFingerprint:
             precision=precision,
             batch=batch,
             length_tokens=length_tokens,
+            shapes=shapes,
         )
 
     def differences(self, asked: MachineFingerprint) -> list[str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Feeds = Mapping[str, npt.NDArray[np.int64]]
 Logits = npt.NDArray[np.float32]
+SHAPES = ("dynamic", "static")
 
 
 class Session(Protocol):
@@ -36,19 +37,25 @@ class Runtime(ABC):
         name: what a user writes after ``--runtime``.
         package: the distribution that must be installed.
         precisions: numeric format -> instruction sets of which the CPU must have one; none: any CPU will do.
+        has_static_shapes: whether a model can be compiled for one shape of its rows and is faster then.
     """
 
     name: ClassVar[str]
     package: ClassVar[str]
     precisions: ClassVar[Mapping[str, tuple[str, ...]]]
+    has_static_shapes: ClassVar[bool] = False
 
-    def __init__(self, *, threads: int = 1, precision: str = "fp32") -> None:
+    def __init__(self, *, threads: int = 1, precision: str = "fp32", shapes: str = "dynamic") -> None:
         if threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
         if precision not in self.precisions:
             raise InputError(
                 f"runtime {self.name}: precision must be one of {', '.join(self.precisions)}, got {precision!r}"
             )
+        if shapes not in SHAPES:
+            raise InputError(f"shapes must be one of {', '.join(SHAPES)}, got {shapes!r}")
+        if shapes == "static" and not self.has_static_shapes:
+            raise InputError(f"runtime {self.name}: shapes must be dynamic, static ones are not faster there")
         needed, there = self.precisions[precision], instruction_sets()
         if needed and not set(needed) & set(there):
             raise InputError(
@@ -59,6 +66,7 @@ class Runtime(ABC):
             raise InputError(f"runtime {self.name}: package {self.package!r} is not installed")
         self.threads = threads
         self.precision = precision
+        self.shapes = shapes
 
     @property
     def version(self) -> str:
@@ -79,6 +87,7 @@ class Runtime(ABC):
             precision=self.precision,
             length_tokens=length_tokens,
             batch=batch,
+            shapes=self.shapes,
         )
 
     @abstractmethod

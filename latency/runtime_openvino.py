@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from sparsefront.latency.runtime import Feeds, Logits, Runtime, Session
-from sparsefront.models.onnx_graph import INPUTS, OUTPUT, build_graph, onnx_file
+from sparsefront.models.onnx_graph import INPUTS, STATIC_SHAPE, build_graph, onnx_file, properties_of
 from sparsefront.models.parameters import random_arrays
 from sparsefront.spaces import InputError
 
@@ -26,24 +27,75 @@ class OpenVino(Runtime):
     name = "openvino"
     package = "openvino"
     precisions: ClassVar = {"fp32": (), "bf16": ("avx512_bf16", "amx_bf16")}
+    has_static_shapes = True
 
     def load(self, config: CrossEncoderConfig, arrays: Mapping[str, npt.NDArray[Any]] | None = None) -> Session:
-        model = build_graph(config, random_arrays(config) if arrays is None else arrays)
-        return _OpenVinoSession(model.SerializeToString(), self.threads, self.precision)
+        model = build_graph(config, random_arrays(config) if arrays is None else arrays).SerializeToString()
+        if self.shapes == "dynamic":
+            return self._compiled(model)
+        return _PerShape(lambda shape: self._compiled(model, shape))
 
     def load_export(self, directory: str | Path) -> Session:
         path = onnx_file(directory)
-        session = _OpenVinoSession(str(path), self.threads, self.precision)
-        if session.foreign_names():
-            raise InputError(
-                f"{path} is not a cross-encoder of this project: its inputs and outputs are "
-                f"{', '.join(session.names)}, expected {', '.join((*INPUTS, OUTPUT))}"
-            )
-        return session
+        stated = _properties(path)
+        if stated.get("precision") != "fp32":
+            raise InputError(f"{path} is not a graph in fp32 of this project, which is what runtime openvino reads")
+        if (STATIC_SHAPE in stated) != (self.shapes == "static"):
+            raise InputError(f"{path} was not exported for {self.shapes} shapes")
+        if STATIC_SHAPE not in stated:
+            return self._compiled(str(path))
+        batch, tokens = map(int, stated[STATIC_SHAPE].split("x"))
+        return _Padded(self._compiled(str(path), (batch, tokens)), batch, tokens)
+
+    def _compiled(self, model: bytes | str, shape: tuple[int, int] | None = None) -> _OpenVinoSession:
+        return _OpenVinoSession(model, self.threads, self.precision, shape)
+
+
+class _PerShape:
+    """Compiles a model anew for every shape that it is called with; what is timed is never padded."""
+
+    def __init__(self, compile_for: Callable[[tuple[int, int]], Session]) -> None:
+        self._compile_for = compile_for
+        self._sessions: dict[tuple[int, int], Session] = {}
+
+    def run(self, feeds: Feeds) -> Logits:
+        rows, tokens = feeds[INPUTS[0]].shape
+        if (rows, tokens) not in self._sessions:
+            self._sessions[rows, tokens] = self._compile_for((rows, tokens))
+        return self._sessions[rows, tokens].run(feeds)
+
+
+class _Padded:
+    """A model for one shape that serves any number of rows of at most that length."""
+
+    def __init__(self, session: Session, batch: int, tokens: int) -> None:
+        self._session, self._batch, self._tokens = session, batch, tokens
+
+    def run(self, feeds: Feeds) -> Logits:
+        rows, tokens = feeds[INPUTS[0]].shape
+        if (rows, tokens) == (self._batch, self._tokens):
+            return self._session.run(feeds)
+        if tokens > self._tokens:
+            raise InputError(f"rows of {tokens} tokens: the model was exported for at most {self._tokens}")
+        logits = np.empty(rows, np.float32)
+        for start in range(0, rows, self._batch):
+            here = min(self._batch, rows - start)
+            room = ((0, self._batch - here), (0, self._tokens - tokens))
+            padded = {name: np.pad(feeds[name][start : start + here], room) for name in INPUTS}
+            padded[INPUTS[1]][here:, 0] = 1  # rows that fill a batch have one token, as any row has
+            logits[start : start + here] = self._session.run(padded)[:here]
+        return logits
+
+
+def _properties(path: Path) -> dict[str, str]:
+    try:
+        return properties_of(onnx.load(path, load_external_data=False))
+    except Exception as error:
+        raise InputError(f"{path}: is not an ONNX file: {' '.join(str(error).split())}") from error
 
 
 class _OpenVinoSession:
-    def __init__(self, model: bytes | str, threads: int, precision: str) -> None:
+    def __init__(self, model: bytes | str, threads: int, precision: str, shape: tuple[int, int] | None = None) -> None:
         import openvino
 
         core = openvino.Core()
@@ -53,19 +105,17 @@ class _OpenVinoSession:
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
         }
         try:
-            self._model = core.compile_model(core.read_model(model), "CPU", options)
+            graph = core.read_model(model)
+            if shape is not None:
+                graph.reshape({port.get_any_name(): list(shape) for port in graph.inputs})
+            compiled = core.compile_model(graph, "CPU", options)
         except Exception as error:
             source = model if isinstance(model, str) else "graph in memory"
             raise InputError(f"{source}: OpenVINO cannot load it: {' '.join(str(error).split())}") from error
-        self._request = self._model.create_infer_request()
+        self._request = compiled.create_infer_request()
         self._tensor = openvino.Tensor
-        self.names = [port.get_any_name() for port in (*self._model.inputs, *self._model.outputs)]
         # What no layer reads is not an input any more: a model without heads needs no mask.
-        self._inputs = self.names[: len(self._model.inputs)]
-
-    def foreign_names(self) -> set[str]:
-        """Names that a graph of ours cannot have."""
-        return set(self.names) ^ {*self._inputs, OUTPUT} | set(self._inputs) - set(INPUTS)
+        self._inputs = [port.get_any_name() for port in compiled.inputs]
 
     def run(self, feeds: Feeds) -> Logits:
         for name in self._inputs:  # the arrays are read where they lie

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def export_onnx(
-    model: CrossEncoder, path: str | Path, *, precision: Precision = "fp32", overwrite: bool = False
+    model: CrossEncoder,
+    path: str | Path,
+    *,
+    precision: Precision = "fp32",
+    static_shape: tuple[int, int] | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Writes the model's own genome as one checked ONNX file; a crash leaves the old file or none.
 
@@ -32,7 +37,7 @@ def export_onnx(
         raise InputError(f"{path.parent} is not a folder, so {path.name} cannot be written there")
     arrays = {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
     config = cast("CrossEncoderConfig", model.config)
-    graph = build_graph(config, arrays, precision=precision)
+    graph = build_graph(config, arrays, precision=precision, static_shape=static_shape)
     onnx.checker.check_model(graph, full_check=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

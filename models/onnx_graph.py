@@ -37,21 +37,35 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT = "logits"
 _MASKED = np.float32(-1e9)
 _AFTER_SOFTMAX = 3
+STATIC_SHAPE = "static_shape"
 
 
 def build_graph(
-    config: CrossEncoderConfig, arrays: Mapping[str, npt.NDArray[Any]], *, precision: Precision = "fp32"
+    config: CrossEncoderConfig,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    *,
+    precision: Precision = "fp32",
+    static_shape: tuple[int, int] | None = None,
 ) -> onnx.ModelProto:
     """The graph of the model that ``arrays`` (state-dict names) holds.
 
     With ``int8`` the products with weights are integer products: weights are rounded once, symmetrically per output,
-    activations per call over the whole tensor. Attention, norms and embeddings stay float32.
+    activations per call over the whole tensor. Attention, norms and embeddings stay float32. ``static_shape``, (batch,
+    tokens), is written into the graph's properties for a runtime that compiles it for that; its inputs stay dynamic.
 
     Inputs ``input_ids``, ``attention_mask``, ``token_type_ids``: int64 (batch, tokens), both dynamic; padding, if any,
     stands at the end of a row. Output ``logits``: float32 (batch,). Raises ``ValueError`` for an array that is missing,
     not known, or not of the shape that the configuration asks for.
     """
-    return _CrossEncoderGraph(config, checked_arrays(config, arrays), precision).build()
+    model = _CrossEncoderGraph(config, checked_arrays(config, arrays), precision).build()
+    if static_shape is not None:
+        helper.set_model_props(model, {**properties_of(model), STATIC_SHAPE: "x".join(map(str, static_shape))})
+    return model
+
+
+def properties_of(model: onnx.ModelProto) -> dict[str, str]:
+    """What a graph says of itself: genome, hidden_size, precision and, if it is to be compiled for one, its shape."""
+    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def onnx_file(directory: str | Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from sparsefront.latency.load import Load, serve
 from sparsefront.latency.machine import MachineFingerprint
 from sparsefront.latency.runtime import Runtime, Session, feeds_of_length
-from sparsefront.latency.runtimes import runtime
+from sparsefront.latency.runtimes import runtime_of
 from sparsefront.models.backbone import load_backbone
 from sparsefront.search.export import SparseConfig
 from sparsefront.search.progress import Reporter, Silent
@@ -56,7 +56,7 @@ def bench(
     """
     config = SparseConfig.read(folder)
     stated = MachineFingerprint.from_json(config.fingerprint)
-    serving = runtime(stated.runtime, threads=stated.threads, precision=stated.precision)
+    serving = runtime_of(stated)
     length = stated.length_tokens if length_tokens is None else length_tokens
     feeds = feeds_of_length(length, batch=batch)
     dense, note, positions = _dense(config.backbone, serving)

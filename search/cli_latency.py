@@ -16,6 +16,7 @@ from sparsefront.search.cli_options import (
     Json,
     PrecisionOption,
     Runtime,
+    Shapes,
     Threads,
     Verbose,
     chosen_runtime,
@@ -34,6 +35,7 @@ def profile(
     backbone: Backbone = "minilm",
     runtime: Runtime = "onnxruntime",
     precision: PrecisionOption = "fp32",
+    shapes: Shapes = "dynamic",
     threads: Threads = 1,
     length: Annotated[int, typer.Option(min=3, help="Most tokens per row; shorter rows are covered too.")] = 48,
     batch: Batch = 1,
@@ -46,7 +48,7 @@ def profile(
     """Measure blocks in the serving runtime and write a latency table with its error on held-out whole models."""
     quiet_libraries(verbose)
     from sparsefront.latency.profile import profile as measure_table
-    from sparsefront.latency.runtimes import runtime as runtime_of
+    from sparsefront.latency.runtimes import runtime as runtime_named
     from sparsefront.latency.table import META_FILE
     from sparsefront.models.backbone import load_backbone
 
@@ -59,9 +61,16 @@ def profile(
         raise InputError(f"--length {length}: backbone {backbone} has {config.max_position_embeddings} positions")
     reporter = reporter_for(as_json)
     name = chosen_runtime(
-        runtime, config, threads=threads, precision=precision, length_tokens=length, batch=batch, reporter=reporter
+        runtime,
+        config,
+        threads=threads,
+        precision=precision,
+        shapes=shapes,
+        length_tokens=length,
+        batch=batch,
+        reporter=reporter,
     )
-    serving = runtime_of(name, threads=threads, precision=precision)
+    serving = runtime_named(name, threads=threads, precision=precision, shapes=shapes)
     with reporter.step("measuring latency blocks") as advance:
         table = measure_table(
             config,
@@ -184,12 +193,12 @@ def check(
     """Measure some of a table's held-out models again. Exit status 1: the machine is not as fast as it was."""
     quiet_libraries(verbose)
     from sparsefront.latency.recheck import recheck
-    from sparsefront.latency.runtimes import runtime
+    from sparsefront.latency.runtimes import runtime_of
     from sparsefront.latency.table import LatencyTable
 
     found = LatencyTable.load(table)
     stated = found.fingerprint
-    serving = runtime(stated.runtime, threads=stated.threads, precision=stated.precision)
+    serving = runtime_of(stated)
     differences = stated.differences(serving.fingerprint(length_tokens=stated.length_tokens, batch=stated.batch))
     with reporter_for(as_json).step("measuring again") as advance:
         again = recheck(found, serving, models=models, progress=advance)

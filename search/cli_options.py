@@ -26,6 +26,13 @@ Runtime = Annotated[
     ),
 ]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="Numeric format it computes in: fp32, bf16 or int8.")]
+Shapes = Annotated[
+    str,
+    typer.Option(
+        help="dynamic: rows as long as they are; static: the model is compiled for the longest row and shorter ones "
+        "are padded, which is faster in openvino."
+    ),
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the serving runtime.")]
 PercentileOption = Annotated[int, typer.Option("--percentile", help="Of a call's time that counts: 50, 95 or 99.")]
 AtLengthOption = Annotated[
@@ -66,7 +73,15 @@ def quiet_libraries(verbose: bool) -> None:
 
 
 def chosen_runtime(
-    name: str, config: Any, *, threads: int, precision: str, length_tokens: int, batch: int, reporter: Any
+    name: str,
+    config: Any,
+    *,
+    threads: int,
+    precision: str,
+    shapes: str,
+    length_tokens: int,
+    batch: int,
+    reporter: Any,
 ) -> str:
     """The runtime's name; ``auto`` is settled here by measuring the dense model in each."""
     from sparsefront.latency.auto import AUTO, fastest_runtime
@@ -76,7 +91,7 @@ def chosen_runtime(
         return name
     statistic = Statistic.of_length(length_tokens, batch=batch)
     with reporter.step("comparing runtimes") as advance:
-        found = fastest_runtime(config, threads=threads, precision=precision, statistic=statistic)
+        found = fastest_runtime(config, threads=threads, precision=precision, shapes=shapes, statistic=statistic)
         advance(1, 1)
     times = ", ".join(f"{one} {us:.0f} us" for one, us in sorted(found.microseconds.items(), key=lambda one: one[1]))
     reporter.say(f"runtime {found.runtime.name}: the dense model takes {times}")

@@ -31,12 +31,17 @@ ONNX_MODEL = "model.onnx"
 
 
 def export_model(
-    target: Path, model: CrossEncoder, tokenizer: PreTrainedTokenizerBase, *, precision: Precision = "fp32"
+    target: Path,
+    model: CrossEncoder,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    precision: Precision = "fp32",
+    static_shape: tuple[int, int] | None = None,
 ) -> None:
     """Write the model in Hugging Face's format, its ONNX graph and its tokenizer."""
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    export_onnx(model, target / ONNX_MODEL, precision=precision)
+    export_onnx(model, target / ONNX_MODEL, precision=precision, static_shape=static_shape)
 
 
 def serve_rows(session: Session, rows: TokenRows) -> NDArray[np.float32]:

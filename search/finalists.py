@@ -76,7 +76,11 @@ def judge(
 ) -> dict[str, Any]:
     """Export a trained model, measure it, score it on all validation rows; a :class:`Finalist` as a dictionary."""
     serving = prepared.settings.serving()
-    export_model(target, model, prepared.backbone.tokenizer, precision=serving.graph_precision)
+    statistic = prepared.measured.statistic
+    static_shape = (statistic.batch, max(statistic.lengths)) if serving.shapes == "static" else None
+    export_model(
+        target, model, prepared.backbone.tokenizer, precision=serving.graph_precision, static_shape=static_shape
+    )
     reference = prepared.measured.reference_in(serving, prepared.backbone)
     reading = reference.read_within(serving.load_export(target), budget_us)
     metric, rows = prepared.task.spec.metric, prepared.rows["valid"]

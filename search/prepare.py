@@ -135,6 +135,7 @@ def measure(
         "runtime": settings.runtime,
         "threads": settings.threads,
         "precision": settings.precision,
+        "shapes": settings.shapes,
         "length_tokens": length_tokens,
         "batch": statistic.batch,
         "effort": settings.effort,

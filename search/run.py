@@ -381,6 +381,11 @@ class Run:
     def check(self) -> None:
         """Refuse what can be refused before anything is created."""
         self.preparation.serving()
+        if self.preparation.shapes == "static" and self.preparation.at_length != "max":
+            raise InputError(
+                f"--at-length {self.preparation.at_length}: must be max with --shapes static, "
+                "which pads every row to the longest"
+            )
         check_length(self.backbone, self.task.spec.max_length)
         space_of(self.backbone.widths, self.settings)
         cpus = os.cpu_count() or 1

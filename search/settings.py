@@ -43,6 +43,7 @@ class PrepareSettings(_Settings):
         runtime: serving runtime that latency is measured in.
         threads: its threads.
         precision: numeric format it computes in.
+        shapes: ``static``: compiled for rows of the longest length.
         percentile: of a call's time that a budget means.
         at_length: rows of which length: the longest, a percentile of the task's lengths, or their mean time.
         batch: rows per call.
@@ -58,6 +59,7 @@ class PrepareSettings(_Settings):
     runtime: str = "onnxruntime"
     threads: Count = 1
     precision: str = "fp32"
+    shapes: Literal["dynamic", "static"] = "dynamic"
     percentile: Percentile = 50
     at_length: AtLength = "max"
     batch: Count = 1
@@ -74,11 +76,12 @@ class PrepareSettings(_Settings):
     @property
     def table_name(self) -> str:
         """Folder name of the latency table for this way of serving, beside those for others."""
-        return f"{self.runtime}-{self.precision}-threads{self.threads}-batch{self.batch}"
+        shapes = "" if self.shapes == "dynamic" else f"-{self.shapes}"
+        return f"{self.runtime}-{self.precision}{shapes}-threads{self.threads}-batch{self.batch}"
 
     def serving(self) -> Runtime:
         """The serving runtime; :class:`InputError` when this machine does not have it."""
-        return runtime(self.runtime, threads=self.threads, precision=self.precision)
+        return runtime(self.runtime, threads=self.threads, precision=self.precision, shapes=self.shapes)
 
 
 class SearchSettings(_Settings):

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from sparsefront.latency.drift import measure_session
 from sparsefront.latency.machine import MachineFingerprint
 from sparsefront.latency.runtime import Session
-from sparsefront.latency.runtimes import runtime
+from sparsefront.latency.runtimes import runtime_of
 from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.timing import LatencyStats
 from sparsefront.models.cross_encoder import CrossEncoder
@@ -77,7 +77,7 @@ def verify(folder: Path, *, task: Task | None = None, tolerance: float = 0.0) ->
     """
     config = SparseConfig.read(folder)
     stated = MachineFingerprint.from_json(config.fingerprint)
-    serving = runtime(stated.runtime, threads=stated.threads, precision=stated.precision)
+    serving = runtime_of(stated)
     here = serving.fingerprint(length_tokens=stated.length_tokens, batch=stated.batch)
     model = CrossEncoder.from_pretrained(folder)
     if model.genome != Genome.parse(config.genome):

@@ -35,10 +35,10 @@ WAYS = [(name, precision) for name, kind in sorted(RUNTIMES.items()) for precisi
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.05}
 
 
-def asked(name: str, precision: str) -> Runtime:
+def asked(name: str, precision: str, shapes: str = "dynamic") -> Runtime:
     """The runtime, or a skipped test where this CPU or this environment does not have it."""
     try:
-        return runtime(name, threads=1, precision=precision)
+        return runtime(name, threads=1, precision=precision, shapes=shapes)
     except InputError as error:
         pytest.skip(str(error))
 
@@ -75,10 +75,42 @@ def test_padding_and_rows_beside_it_change_no_logit(config: CrossEncoderConfig) 
         np.testing.assert_allclose(session.run(padded)[:1], session.run(alone), atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_static_shapes_change_no_logit(batch: int, config: CrossEncoderConfig, tmp_path: Path) -> None:
+    static = asked("openvino", "fp32", "static")
+    model = CrossEncoder(config)
+    model.save_pretrained(tmp_path)
+    export_onnx(model, tmp_path / "model.onnx", static_shape=(batch, 9))
+    arrays, session = random_arrays(config, scale=0.3), static.load_export(tmp_path)
+    loaded, dynamic = static.load(config, arrays), runtime("onnxruntime").load(config, arrays)
+    for rows, length in ((batch, 9), (3, 5), (1, 1)):
+        feeds = feeds_of_length(length, batch=rows)
+        np.testing.assert_allclose(loaded.run(feeds), dynamic.run(feeds), atol=1e-4)
+        expected = runtime("torch").load_export(tmp_path).run(feeds)
+        np.testing.assert_allclose(session.run(feeds), expected, atol=1e-4)
+    with pytest.raises(InputError, match="rows of 10 tokens: the model was exported for at most 9"):
+        session.run(feeds_of_length(10))
+    with pytest.raises(InputError, match="was not exported for dynamic shapes"):
+        asked("openvino", "fp32").load_export(tmp_path)
+    assert static.fingerprint(length_tokens=9).differences(asked("openvino", "fp32").fingerprint(length_tokens=9)) == [
+        "shapes: table static, asked dynamic"
+    ]
+
+
+def test_shapes_that_bring_nothing_or_do_not_exist_are_refused() -> None:
+    with pytest.raises(InputError, match="runtime onnxruntime: shapes must be dynamic, static ones are not faster"):
+        runtime("onnxruntime", shapes="static")
+    with pytest.raises(InputError, match="shapes must be one of dynamic, static, got 'fixed'"):
+        runtime("openvino", shapes="fixed")
+
+
 def test_a_graph_of_another_precision_is_refused(config: CrossEncoderConfig, tmp_path: Path) -> None:
     export_onnx(CrossEncoder(config), tmp_path / "model.onnx")
     with pytest.raises(InputError, match="was exported for precision fp32, asked int8"):
         asked("onnxruntime", "int8").load_export(tmp_path)
+    export_onnx(CrossEncoder(config), tmp_path / "model.onnx", precision="int8", overwrite=True)
+    with pytest.raises(InputError, match="is not a graph in fp32 of this project"):
+        asked("openvino", "fp32").load_export(tmp_path)
 
 
 def test_a_precision_that_the_cpu_or_the_runtime_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +132,8 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(InputError, match="cannot load"):
         runtime("onnxruntime").load_export(tmp_path)
+    with pytest.raises(InputError, match="is not an ONNX file"):
+        asked("openvino", "fp32").load_export(tmp_path)
 
 
 def test_wrong_requests_are_refused() -> None:
