@@ -54,7 +54,7 @@ def measure_cell(
     """Profiles, checks, measures again."""
     config = BACKBONES[backbone]
     serving = runtime(name, threads=threads, precision=precision)
-    heldout, visits, seconds = (16, 12, 5.0) if quick else (200, 40, 100.0)
+    heldout, visits, seconds = (16, 12, 5.0) if quick else (200, 32, 60.0)
     table = profile(
         config, runtime=serving, length_tokens=tokens, batch=batch, effort="quick" if quick else "normal",
         heldout=heldout, seed=SEED, say=print,

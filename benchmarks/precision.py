@@ -1,7 +1,7 @@
 """What a serving precision brings and costs: Home Depot's dense teacher and searched winners, exported in every way.
 
-Needs what ``home_depot.py`` has left in its work folder. Latency is measured in turn over all ways of serving a model, one
-thread, batch 1, 48 tokens; quality is that of all test rows, scored by the runtime itself. Nothing is chosen by it.
+Needs what ``home_depot.py`` has left in its work folder. Latency is measured in turn over all ways of serving a model,
+one thread, batch 1, 48 tokens; quality is that of all test rows, scored by the runtime itself. Nothing is chosen by it.
 
     python benchmarks/precision.py [--quick] [--data FOLDER] [--work FOLDER]
 """

@@ -78,8 +78,8 @@ def latency_table(result: dict[str, Any]) -> str:
         "on. *Repeat* is the difference between two measurements of those models, *drift* what all of them had in "
         "common then: a table cannot be more exact than its machine.",
         "",
-        "| backbone, tokens | served by | mean error | within 5 % | within 10 % | tau | other lengths | repeat: mean, tau "
-        "| drift | profile |",
+        "| backbone, tokens | served by | mean error | within 5 % | within 10 % | tau | other lengths "
+        "| repeat: mean, tau | drift | profile |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -88,7 +88,8 @@ def latency_table(result: dict[str, Any]) -> str:
         lines.append(
             f"| {row['backbone']}, {row['length_tokens']} | {way} | {row['mean_error']:.1%} "
             f"| {row['within_5_percent']:.1%} | {row['within_10_percent']:.1%} | {row['kendall_tau']:.3f} "
-            f"| {row['other_lengths_mean_error']:.1%} | {row['repeat_mean_error']:.1%}, {row['repeat_kendall_tau']:.3f} "
+            f"| {row['other_lengths_mean_error']:.1%} "
+            f"| {row['repeat_mean_error']:.1%}, {row['repeat_kendall_tau']:.3f} "
             f"| {row['repeat_common_drift']:+.1%} | {row['profile_seconds']:.0f} s |"
         )
     slowest = min(row["predictions_per_second"] for row in rows)
@@ -101,9 +102,9 @@ def export_speed(result: dict[str, Any]) -> str:
     dense = [row for row in result["rows"] if row["cell"] == "dense"]
     lengths = list(dict.fromkeys(row["length_tokens"] for row in dense))
     lines = [
-        "**Dense export** over the fastest rival's time, same weights, same run (below 1: ours is faster); the rival is "
-        "torch's export fused by `onnxruntime.transformers.optimizer` (int8: then `quantize_dynamic`), or OpenVINO's own "
-        "conversion:",
+        "**Dense export** over the fastest rival's time, same weights, same run (below 1: ours is faster); the rival "
+        "is torch's export fused by `onnxruntime.transformers.optimizer` (int8: then `quantize_dynamic`), or "
+        "OpenVINO's own conversion:",
         "",
         "| | " + " | ".join(f"{length} tokens" for length in lengths) + " |",
         "|---|" + "---|" * len(lengths),
@@ -119,8 +120,9 @@ def export_speed(result: dict[str, Any]) -> str:
     each = ", ".join(f"{row['runtime']} {row['precision']} {row['shapes']} {row['us']:.0f} us" for row in calls)
     lines += ["", f"A call of a model without heads and FFN units: {each}.", ""]
     lines += [
-        "**Slim exports**, 48 tokens: share of the speed of the largest matrix product in the same runtime, and time over "
-        "the share of the dense model's multiply-adds (1: as fast per product as the dense export), smallest to largest:",
+        "**Slim exports**, 48 tokens: share of the speed of the largest matrix product in the same runtime, and time "
+        "over the share of the dense model's multiply-adds (1: as fast per product as the dense export), smallest to "
+        "largest:",
         "",
         "| | uniform | winners of the search | winners of random search, which prune tokens |",
         "|---|---|---|---|",
@@ -144,7 +146,8 @@ def precision(result: dict[str, Any]) -> str:
     """What int8 and bf16 bring and cost."""
     ways = list(dict.fromkeys((row["runtime"], row["precision"], row["shapes"]) for row in result["rows"]))
     lines = [
-        "**Precision** on Home Depot, 48 tokens, 1 thread: microseconds, test AUC (all test rows, by the runtime itself):",
+        "**Precision** on Home Depot, 48 tokens, 1 thread: microseconds, test AUC (all test rows, by the runtime "
+        "itself):",
         "",
         "| model | " + " | ".join(f"{way[0]} {way[1]}, {way[2]}" for way in ways) + " |",
         "|---|" + "---|" * len(ways),

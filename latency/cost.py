@@ -22,9 +22,11 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "selection": ("scoring", "selection"),
     "last": ("cls_attention", "cls_ffn"),
 }
-# Microseconds that calibration adds for the weights as a whole, beside the blocks: per share of the dense weights, and
-# per share above a third and above two thirds, because caches overflow somewhere.
-MEMORY = ("weights", "weights_above_third", "weights_above_two_thirds")
+# Blocks are measured in graphs that fit the caches. What weights cost that do not is no block's own: it is how much all
+# of them are together. So calibration adds microseconds per megabyte of weights, between one of these sizes and the next.
+WEIGHT_SIZES_MB = (2, 4, 8, 12, 16, 20, 24, 28, 36, 48, 64, 96)
+MEMORY = tuple(f"weights_above_{size}_mb" for size in WEIGHT_SIZES_MB)
+BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ def component_costs(blocks: Blocks, columns: GenomeColumns, length_tokens: int |
     return costs
 
 
-def memory_features(dense_weights: int, columns: GenomeColumns, per_head: int, per_unit: int) -> Floats:
-    """Shares of the dense weights that the genomes read (genomes, memory terms); they rise with every width."""
-    share = (columns.heads.sum(1) * per_head + columns.ffn_units.sum(1) * per_unit) / dense_weights
-    features: Floats = np.maximum(share[:, None] - np.array([0, 1 / 3, 2 / 3]), 0.0)
+def memory_features(weights_mb: Floats) -> Floats:
+    """Megabytes of weights (genomes,) -> how many of them lie between the sizes (genomes, sizes); the last is open."""
+    above = np.maximum(weights_mb[:, None] - np.array(WEIGHT_SIZES_MB, np.float64), 0)
+    features: Floats = np.minimum(above, np.append(np.diff(WEIGHT_SIZES_MB), np.inf))
     return features

@@ -2,8 +2,9 @@
 
 A block is never timed alone. It is repeated inside one graph, and what it costs is the difference to the same graph
 without it, divided by the repeats; so the call, the embedding and the head cancel. The last layer with heads computes
-only [CLS], so every graph whose layers shall see all tokens ends in such a layer. That layer carries a full FFN, as
-ballast: its weights push the block's own out of the innermost caches, where they would not be in a whole model either.
+only [CLS], so every graph whose layers shall see all tokens ends in such a layer. That layer carries an FFN as ballast:
+its weights push the block's own out of the innermost caches, where they would not be in a whole model either. All weights
+of a graph together stay within the last cache; what larger models cost beside their blocks is the calibration's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from sparsefront.latency.table import Backbone
 from sparsefront.spaces import Genome, LayerGene
 
 _EMPTY = LayerGene(0, 0)
+EVERY_LENGTH = 48
+"""Up to this length every number of tokens is measured: matrix products take rows in tiles, and their cost jumps."""
+WEIGHTS_OF_A_GRAPH = 1_500_000
+"""Of the repeated layers, where one layer has not more."""
 
 
 class Design:
@@ -33,10 +38,12 @@ class Design:
     ) -> None:
         self.backbone = backbone
         self.repeats = max(2, backbone.layers - 1)
-        self.ballast = backbone.ffn_units
+        self.ballast = max(1, backbone.ffn_units // 4)
         self.heads = _grid(head_shares, backbone.heads)
-        self.units = _grid(unit_shares, backbone.ffn_units)
+        self.units = sorted({*_grid(unit_shares, backbone.ffn_units), self.ballast})
         self.lengths = _grid(length_shares, length_tokens)
+        self.middle = LayerGene(0, self.units[len(self.units) // 2])
+        self.every_length = sorted({*range(1, min(EVERY_LENGTH, length_tokens) + 1), *self.lengths})
         self.points: list[Point] = list(dict.fromkeys(self._points()))
 
     def _points(self) -> Iterator[Point]:
@@ -54,12 +61,14 @@ class Design:
         yield Genome((_EMPTY,)), longest
         for units in (0, *self.units):
             yield self.behind(LayerGene(0, units)), longest
+        for length in self.every_length:
+            yield self.stack(self.middle), length
 
     def repeats_of(self, gene: LayerGene) -> int:
-        """How often a layer is repeated: wide ones less often, to keep the weights of a graph like a real model's."""
+        """How often a layer is repeated: wide ones less often, so that the weights of a graph fit the caches."""
         own = self.backbone
         weights = gene.heads * own.weights_per_head + gene.ffn_units * own.weights_per_unit
-        return int(np.clip(2 * own.ffn_units * own.weights_per_unit // max(weights, 1), 2, self.repeats))
+        return int(np.clip(WEIGHTS_OF_A_GRAPH // max(weights, 1), 1, self.repeats))
 
     def closing(self, heads: int = 1) -> LayerGene:
         """The layer that reads the tokens into [CLS]."""
@@ -120,6 +129,9 @@ class Design:
                 rows.append(("scoring", heads, length, max(steps - selection, 0.0)))
                 single = us[Genome((self.closing(heads),)), length] - us[alone, length] + inside
                 rows.append(("cls_attention", heads, length, single))
+        base = np.interp(self.every_length, self.lengths, [us[alone, length] for length in self.lengths])
+        for length, below in zip(self.every_length, base, strict=True):
+            rows.append(("rows", self.middle.ffn_units, length, us[self.stack(self.middle), length] - float(below)))
         return pd.DataFrame(rows, columns=["part", "width", "length_tokens", "microseconds"])
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from sparsefront.latency.calibrate import calibration_of
 from sparsefront.latency.design import Design
-from sparsefront.latency.meter import Meter, PassLog
+from sparsefront.latency.meter import Meter, PassLog, Point
 from sparsefront.latency.runtime import Runtime
 from sparsefront.latency.table import Backbone, LatencyTable, TableError
 from sparsefront.spaces import Genome, InputError, SearchSpace
@@ -89,12 +89,7 @@ def profile(
         raise InputError(f"length_tokens must be between 1 and {config.max_position_embeddings}, got {length_tokens}")
     started, plan, backbone = time.perf_counter(), _PLANS[effort], Backbone.of(config)
     rng = np.random.default_rng(seed)
-    drawn = random_genomes(config, plan.calibration, rng, length_tokens=length_tokens)
-    # A table serves shorter rows too, so every third calibration model gets some.
-    shorter = rng.integers(max(1, length_tokens // 4), length_tokens + 1, len(drawn))
-    whole = [
-        (genome, int(shorter[number]) if number % 3 == 2 else length_tokens) for number, genome in enumerate(drawn)
-    ]
+    whole = _calibration_points(config, plan.calibration, rng, length_tokens)
     held = (
         random_genomes(config, heldout, rng, length_tokens=length_tokens) if isinstance(heldout, int) else list(heldout)
     )
@@ -156,6 +151,24 @@ def random_genomes(
             genome = _shrunk(space, genome, (1 / 3, 1 / 6, 1 / 12)[(attempt // 2) % 3], config, length_tokens)
         found.setdefault(genome)
     return list(found)
+
+
+def _calibration_points(
+    config: CrossEncoderConfig, count: int, rng: np.random.Generator, length_tokens: int
+) -> list[Point]:
+    """Whole models of every kind: the dense one, some that keep all tokens, and rows of every length.
+
+    Random genomes of the joint space nearly all prune; what is searched often keeps all tokens. A table serves shorter
+    rows too.
+    """
+    kept = {"keep_percent": (100,) * config.widths.layers}
+    points = [(config.genome, length_tokens)]
+    for number, genome in enumerate(random_genomes(config, count - 1, rng, length_tokens=length_tokens)):
+        shorter = int(rng.integers(max(1, length_tokens // 8), length_tokens + 1))
+        columns = {"heads": genome.column("heads"), "ffn_units": genome.column("ffn_units")}
+        one = Genome.from_columns(**columns, **kept) if number % 3 == 0 else genome
+        points.append((one, shorter if number % 3 == 1 else length_tokens))
+    return points
 
 
 def _shrunk(space: SearchSpace, genome: Genome, share: float, config: CrossEncoderConfig, length_tokens: int) -> Genome:

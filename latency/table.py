@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from sparsefront.latency.blocks import Blocks, Floats, fill
-from sparsefront.latency.cost import COMPONENTS, MEMORY, GenomeColumns, component_costs, memory_features
+from sparsefront.latency.cost import BYTES, COMPONENTS, MEMORY, GenomeColumns, component_costs, memory_features
 from sparsefront.latency.machine import MachineFingerprint
 from sparsefront.spaces import Genome, InputError, Widths
 
@@ -53,10 +53,10 @@ class Backbone:
         """Weights of one FFN unit: in and out."""
         return 2 * self.hidden_size
 
-    @property
-    def dense_weights(self) -> int:
-        """Weights of all layers of the dense model."""
-        return self.layers * (self.heads * self.weights_per_head + self.ffn_units * self.weights_per_unit)
+    def weights_mb(self, columns: GenomeColumns, precision: str) -> Floats:
+        """Megabytes of the weights of all layers (genomes,)."""
+        weights = columns.heads.sum(1) * self.weights_per_head + columns.ffn_units.sum(1) * self.weights_per_unit
+        return np.asarray(weights * BYTES[precision] / 2**20, np.float64)
 
     @classmethod
     def of(cls, config: Any) -> Backbone:
@@ -171,9 +171,8 @@ class LatencyTable:
 
     def predict_columns(self, columns: GenomeColumns, *, length_tokens: int | None = None) -> Floats:
         """Microseconds (genomes,) of genomes given as columns, for many at a time; widths must be the table's."""
-        own = self.backbone
         blocks_us = component_costs(self.blocks, columns, self._length(length_tokens)).sum(1)
-        memory = memory_features(own.dense_weights, columns, own.weights_per_head, own.weights_per_unit)
+        memory = memory_features(self.backbone.weights_mb(columns, self.fingerprint.precision))
         total: Floats = blocks_us + memory @ np.array([self.calibration.get(name, 0.0) for name in MEMORY])
         return total
 
@@ -330,7 +329,23 @@ def blocks_of(measured: pd.DataFrame, backbone: Backbone, length_tokens: int) ->
         )
         values = values.reshape([len(grid) for grid in grids])
         parts[part] = fill(values, grids, [sizes[axis] for axis in axes])
-    return Blocks(**parts)
+    tiled = _tiles(measured, length_tokens)
+    return Blocks(**{**parts, "ffn": parts["ffn"] * tiled, "attention": parts["attention"] * tiled})
+
+
+def _tiles(measured: pd.DataFrame, length_tokens: int) -> Floats:
+    """What products cost at every length (0..length_tokens) over the line between the lengths measured for all widths.
+
+    From one width that was measured at every length (part ``rows``); 1 where a table has none.
+    """
+    every = measured[measured["part"] == "rows"].sort_values("length_tokens")
+    lengths, us = every["length_tokens"].to_numpy(np.float64), every["microseconds"].to_numpy(np.float64)
+    coarse = np.unique(measured.loc[measured["part"] == "ffn", "length_tokens"].to_numpy(np.float64))
+    if not len(lengths) or not set(coarse) <= set(lengths) or (us <= 0).any():
+        return np.ones(length_tokens + 1)
+    line = np.interp(lengths, coarse, us[np.searchsorted(lengths, coarse)])
+    ratio: Floats = np.interp(np.arange(length_tokens + 1), lengths, us / line)
+    return ratio
 
 
 def _digest(path: Path) -> str:
