@@ -22,8 +22,8 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "selection": ("scoring", "selection"),
     "last": ("cls_attention", "cls_ffn"),
 }
-# Blocks are measured in graphs that fit the caches. What weights cost that do not is no block's own: it is how much all
-# of them are together. So calibration adds microseconds per megabyte of weights, between one of these sizes and the next.
+# Blocks are measured in graphs that fit the caches. What weights cost that do not is no block's own: it depends on how
+# much all of them are together. So calibration adds microseconds per megabyte between one of these sizes and the next.
 WEIGHT_SIZES_MB = (2, 4, 8, 12, 16, 20, 24, 28, 36, 48, 64, 96)
 MEMORY = tuple(f"weights_above_{size}_mb" for size in WEIGHT_SIZES_MB)
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}

@@ -3,8 +3,9 @@
 A block is never timed alone. It is repeated inside one graph, and what it costs is the difference to the same graph
 without it, divided by the repeats; so the call, the embedding and the head cancel. The last layer with heads computes
 only [CLS], so every graph whose layers shall see all tokens ends in such a layer. That layer carries an FFN as ballast:
-its weights push the block's own out of the innermost caches, where they would not be in a whole model either. All weights
-of a graph together stay within the last cache; what larger models cost beside their blocks is the calibration's.
+its weights push the block's own out of the innermost caches, where they would not be in a whole model either. All
+weights of a graph together stay within the last cache; what larger models cost beside their blocks, the calibration
+finds.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Design:
         self.units = sorted({*_grid(unit_shares, backbone.ffn_units), self.ballast})
         self.lengths = _grid(length_shares, length_tokens)
         self.middle = LayerGene(0, self.units[len(self.units) // 2])
-        self.every_length = sorted({*range(1, min(EVERY_LENGTH, length_tokens) + 1), *self.lengths})
+        self.every_length = sorted({*range(self.lengths[0], min(EVERY_LENGTH, length_tokens) + 1), *self.lengths})
         self.points: list[Point] = list(dict.fromkeys(self._points()))
 
     def _points(self) -> Iterator[Point]:

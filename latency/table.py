@@ -18,11 +18,11 @@ import pandas as pd
 from sparsefront.latency.blocks import Blocks, Floats, fill
 from sparsefront.latency.cost import BYTES, COMPONENTS, MEMORY, GenomeColumns, component_costs, memory_features
 from sparsefront.latency.machine import MachineFingerprint
-from sparsefront.spaces import Genome, InputError, Widths
+from sparsefront.spaces import Genome, InputError, SearchSpace, Widths
 
 BLOCKS_FILE = "blocks.parquet"
 META_FILE = "table.json"
-FORMAT = 1
+FORMAT = 2
 _COLUMNS = ["part", "width", "length_tokens", "microseconds"]
 # Which axes a part has: its width counts heads or units, or it has none.
 _AXES: dict[str, tuple[str, ...]] = {
@@ -203,6 +203,17 @@ class LatencyTable:
             for length in lengths
         ]
 
+    def interpolated_widths(self, space: SearchSpace) -> str | None:
+        """Which widths of a space lie between measured ones, for people; ``None``: all were measured."""
+        told = []
+        heads, units = space.choices["heads"], space.choices["ffn_units"]
+        for part, name, layers in (("attention", "head counts", heads), ("ffn", "FFN widths", units)):
+            known = {0, *(int(width) for width in self.measured.loc[self.measured["part"] == part, "width"])}
+            offered = {value for layer in layers for value in layer}
+            if between := offered - known:
+                told.append(f"{len(between)} of {len(offered)} {name}")
+        return f"latency of {' and '.join(told)} is interpolated between measured ones" if told else None
+
     def _length(self, length_tokens: int | None) -> int:
         longest = self.fingerprint.length_tokens
         length = longest if length_tokens is None else length_tokens
@@ -243,6 +254,7 @@ class LatencyTable:
                 "notes": dict(self.notes),
                 "blocks_sha256": _digest(partial / BLOCKS_FILE),
             }
+            meta["sha256"] = _digest_of(meta)
             (partial / META_FILE).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
             if path.exists():
                 retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
@@ -272,11 +284,13 @@ class LatencyTable:
         path = Path(path)
         try:
             meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
-            wanted = {"format", "fingerprint", "backbone", "calibration", "error", "notes", "blocks_sha256"}
+            wanted = {"format", "fingerprint", "backbone", "calibration", "error", "notes", "blocks_sha256", "sha256"}
             if not isinstance(meta, dict) or set(meta) != wanted:
                 raise InputError(f"expected the keys {', '.join(sorted(wanted))}")
             if meta["format"] != FORMAT:
                 raise InputError(f"format must be {FORMAT}, got {meta['format']!r}")
+            if _digest_of({key: value for key, value in meta.items() if key != "sha256"}) != meta["sha256"]:
+                raise InputError(f"{META_FILE} has been changed since it was written (checksum)")
             if _digest(path / BLOCKS_FILE) != meta["blocks_sha256"]:
                 raise InputError(f"{BLOCKS_FILE} has been changed since it was written (checksum)")
             error: dict[str, Any] = {
@@ -341,11 +355,16 @@ def _tiles(measured: pd.DataFrame, length_tokens: int) -> Floats:
     every = measured[measured["part"] == "rows"].sort_values("length_tokens")
     lengths, us = every["length_tokens"].to_numpy(np.float64), every["microseconds"].to_numpy(np.float64)
     coarse = np.unique(measured.loc[measured["part"] == "ffn", "length_tokens"].to_numpy(np.float64))
+    lengths, us = lengths[lengths >= coarse[0]], us[lengths >= coarse[0]]
     if not len(lengths) or not set(coarse) <= set(lengths) or (us <= 0).any():
         return np.ones(length_tokens + 1)
     line = np.interp(lengths, coarse, us[np.searchsorted(lengths, coarse)])
     ratio: Floats = np.interp(np.arange(length_tokens + 1), lengths, us / line)
     return ratio
+
+
+def _digest_of(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

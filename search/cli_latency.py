@@ -171,6 +171,10 @@ def show(
         return
     for name, value in found.fingerprint.to_json().items():
         out.print(f"{name}: {' '.join(value) if isinstance(value, list) else value}", highlight=False)
+    for part, name in (("attention", "heads"), ("ffn", "FFN units"), ("ffn", "tokens")):
+        column = "length_tokens" if name == "tokens" else "width"
+        values = sorted({int(value) for value in found.measured.loc[found.measured["part"] == part, column]} - {0})
+        out.print(f"measured {name}: {', '.join(map(str, values))}; between them interpolated", highlight=False)
     out.print(f"error on held-out models: {found.error}", highlight=False)
     for row in costs:
         out.print(

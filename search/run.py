@@ -176,9 +176,12 @@ class Run:
     def measure(self) -> Measured:
         """The latency table and the dense model's latency."""
         length = self.task.spec.max_length
-        return measure(
+        measured = measure(
             self.shared, self.folder, self.backbone, length, self.statistic(), self.preparation, self.reporter
         )
+        if told := measured.table.interpolated_widths(space_of(self.backbone.widths, self.settings)):
+            self.reporter.say(told)
+        return measured
 
     @property
     def table_folder(self) -> Path:

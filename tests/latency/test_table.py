@@ -7,16 +7,17 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.latency.synthetic import BACKBONE, FINGERPRINT, HEADS, LAYERS, LENGTH, UNITS, synthetic_table
 
 from sparsefront.latency.blocks import rising
-from sparsefront.latency.cost import COMPONENTS, MEMORY
+from sparsefront.latency.cost import COMPONENTS, MEMORY, WEIGHT_SIZES_MB, memory_features
 from sparsefront.latency.machine import MachineFingerprint
 from sparsefront.latency.table import BLOCKS_FILE, META_FILE, LatencyTable, TableError
-from sparsefront.spaces import Genome, InputError, LayerGene, kept_tokens
+from sparsefront.spaces import Genome, InputError, LayerGene, SearchSpace, Widths, kept_tokens
 
 keeps = st.sampled_from([100, 99, 90, 60, 30, 10, 1])
 genes = st.builds(LayerGene, st.integers(0, HEADS), st.integers(0, UNITS), keeps)
@@ -197,7 +198,7 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     (path / BLOCKS_FILE).write_bytes(blocks)
     values = json.loads(meta)
     for damage in (
-        meta[:40], "[]", "null", json.dumps({**values, "format": 2}), json.dumps({**values, "extra": 1}),
+        meta[:40], "[]", "null", json.dumps({**values, "format": 1}), json.dumps({**values, "extra": 1}),
         json.dumps({**values, "fingerprint": {**values["fingerprint"], "threads": "1"}}),
         json.dumps({**values, "backbone": {"layers": 4}}), json.dumps({**values, "calibration": {"other": 1.0}}),
         json.dumps({**values, "error": None}),
@@ -205,5 +206,61 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
         (path / META_FILE).write_text(damage)
         with pytest.raises(InputError):
             LatencyTable.load(path)
+    values["calibration"] = {"ffn": 0.5}
+    (path / META_FILE).write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"table\.json has been changed since it was written \(checksum\)"):
+        LatencyTable.load(path)
     (path / META_FILE).write_text(meta)
     LatencyTable.load(path)
+
+
+def test_a_table_that_is_killed_while_it_is_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthetic_table(calibration={"ffn": 1.5}).save(tmp_path / "table")
+
+    def killed(*_: object, **__: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparsefront.latency.table.json.dumps", killed)
+    with pytest.raises(KeyboardInterrupt):
+        synthetic_table().save(tmp_path / "table", overwrite=True)
+    with pytest.raises(KeyboardInterrupt):
+        synthetic_table().save(tmp_path / "other")
+    monkeypatch.undo()
+    assert LatencyTable.load(tmp_path / "table").calibration == {"ffn": 1.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["table"]
+
+
+def test_widths_between_measured_ones_are_interpolated_and_named() -> None:
+    table = synthetic_table()
+    space = SearchSpace.preset("joint", widths=Widths(LAYERS, HEADS, UNITS), ffn_granule=2)
+    assert table.interpolated_widths(space) == (
+        "latency of 1 of 4 head counts and 4 of 7 FFN widths is interpolated between measured ones"
+    )
+    low, middle, high = (table.blocks.ffn[units, LENGTH] for units in (4, 8, 12))
+    assert middle == pytest.approx((low + high) / 2)
+    coarse = SearchSpace.preset("uniform", widths=Widths(LAYERS, HEADS, UNITS), head_granule=3, ffn_granule=12)
+    assert table.interpolated_widths(coarse) is None
+
+
+def test_tiles_of_a_product_shape_the_blocks_between_the_lengths() -> None:
+    table = synthetic_table()
+    jumps = pd.DataFrame(
+        [("rows", 4, length, 10.0 * length + 8.0 * -(-length // 7)) for length in range(1, LENGTH + 1)],
+        columns=table.measured.columns,
+    )
+    tiled = dataclasses.replace(table, measured=pd.concat([table.measured, jumps]))
+    plain, stepped = table.blocks.ffn[12], tiled.blocks.ffn[12]
+    for length in (2, 7, LENGTH):  # where all widths were measured, nothing changes
+        assert stepped[length] == pytest.approx(plain[length])
+    assert stepped[8] / plain[8] == pytest.approx(96 / (78 + 146 / 13))
+    assert stepped[3] / plain[3] == pytest.approx(38 / (28 + 50 / 5))
+    assert (np.diff(stepped) >= 0).all()
+
+
+def test_weights_count_by_the_megabyte() -> None:
+    features = memory_features(np.array([1.0, 3.0, 9.0, 200.0]))
+    assert features.sum(1).tolist() == [0, 1, 7, 198]
+    assert features[2, :3].tolist() == [2, 4, 1]
+    assert features[3, -1] == 200 - WEIGHT_SIZES_MB[-1]
