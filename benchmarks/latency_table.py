@@ -101,8 +101,9 @@ def measure_cell(
 
 
 def unprofiled_lengths(table: LatencyTable, tokens: int) -> list[int]:
-    """Three lengths that lie between profiled ones."""
-    profiled = sorted({int(length) for length in table.measured["length_tokens"] if length})
+    """Three lengths between those that all widths were profiled at."""
+    rows = table.measured[table.measured["part"] == "ffn"]
+    profiled = sorted({int(length) for length in rows["length_tokens"]})
     return [(low + high) // 2 for low, high in itertools.pairwise(profiled)][-3:]
 
 

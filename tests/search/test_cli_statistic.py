@@ -45,9 +45,25 @@ def test_another_batch_has_a_table_of_its_own_beside_the_first(finished: Finishe
     assert found.json["dense"]["measured_us"] > finished.report["dense"]["measured_us"]
 
 
+def test_static_shapes_from_the_table_to_verify(finished: Finished, cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="static shapes are OpenVINO's")
+    task, backbone = finished.command[4], finished.command[finished.command.index("--backbone") + 1]
+    shared, out = finished.copy(tmp_path / "shared"), tmp_path / "run"
+    words = f"--backbone {backbone} --prepared {shared} --out {out} --budget-share 0.9 --runtime openvino"
+    words += " --shapes static --evaluations 6 --workers 1 --finalists 1 --uniform none --json"
+    found = cli("search", task, *words.split())
+    assert found.status == 0, found.err
+    assert found.json["fingerprint"]["shapes"] == "static"
+    verified = cli("verify", out / "export", "--tolerance", 3, "--json")
+    assert verified.status == 0 and verified.json["parity"] < 1e-4 and verified.json["test_quality"] is not None
+    benched = cli("bench", out / "export", "--clients", "1", "--seconds", "0.05")
+    assert benched.status == 0, benched.err
+
+
 @pytest.mark.parametrize(
     ("option", "line"),
     [
+        (("--shapes", "static"), "runtime onnxruntime: shapes must be dynamic, static ones are not faster there"),
         (("--percentile", "90"), "percentile: Input should be 50, 95 or 99, got 90"),
         (("--at-length", "p10"), "at_length: Input should be 'max', 'p50', 'p95' or 'mean', got 'p10'"),
         (("--runtime", "tflite"), "runtime must be one of onnxruntime, openvino, torch, got 'tflite'"),
