@@ -21,10 +21,11 @@ import numpy as np
 from common import Target, write_result
 
 from sparsefront.latency.cost import GenomeColumns
+from sparsefront.latency.design import Design
 from sparsefront.latency.meter import Meter
-from sparsefront.latency.profile import profile, random_genomes
+from sparsefront.latency.profile import PLANS, profile, random_genomes
 from sparsefront.latency.runtimes import runtime
-from sparsefront.latency.table import LatencyTable, TableError
+from sparsefront.latency.table import Backbone, LatencyTable, TableError
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.spaces import Genome
 
@@ -55,40 +56,41 @@ def measure_cell(
     config = BACKBONES[backbone]
     serving = runtime(name, threads=threads, precision=precision)
     heldout, visits, seconds = (16, 12, 5.0) if quick else (200, 32, 60.0)
+    between = lengths_between(config, tokens)
+    rng = np.random.default_rng(SEED + 1)
+    points = [
+        (genome, length)
+        for length, count in ((tokens, heldout), *((length, 4 if quick else 30) for length in between))
+        for genome in random_genomes(config, count, rng, length_tokens=length)
+    ]
     table = profile(
         config, runtime=serving, length_tokens=tokens, batch=batch, effort="quick" if quick else "normal",
-        heldout=heldout, seed=SEED, say=print,
+        heldout=points, seed=SEED, say=print,
     )  # fmt: skip
-    held = [Genome.parse(key) for key in table.notes["heldout"]]
-    first = np.array(table.notes["heldout_us"])
+    predicted = np.array([table.predict(genome, length_tokens=length) for genome, length in points])
+    measured = np.array(table.notes["heldout_us"])
+    held, first = [genome for genome, _ in points[:heldout]], measured[:heldout]
+    error = TableError.of(predicted[:heldout], first)
+    others = TableError.of(predicted[heldout:], measured[heldout:])
     meter = Meter(config, serving, batch=batch, say=print)
-    again, _ = meter.measure([(genome, tokens) for genome in held], visits=visits, seconds=seconds)
+    again, _ = meter.measure(points[:heldout], visits=visits, seconds=seconds)
     repeat = TableError.of(again, first)
-    between = unprofiled_lengths(table, tokens)
-    rng = np.random.default_rng(SEED + 1)
-    others = [
-        (genome, length)
-        for length in between
-        for genome in random_genomes(config, 4 if quick else 30, rng, length_tokens=length)
-    ]
-    others_us, _ = meter.measure(others, visits=visits, seconds=seconds / 2)
-    guessed = np.array([table.predict(genome, length_tokens=length) for genome, length in others])
     dense_us, _ = meter.measure([(config.genome, tokens)], visits=visits)
     # What a profile with its usual twenty held-out models takes.
-    models = table.notes["calibration_models"] + heldout
+    models = table.notes["calibration_models"] + len(points)
     share = min(1.0, (table.notes["calibration_models"] + 20) / models)
     blocks_seconds = float(table.notes["seconds_blocks"])
     return {
         "backbone": backbone, "length_tokens": tokens, "runtime": name, "precision": precision, "threads": threads,
-        "batch": batch, "heldout_models": table.error.models, "mean_error": table.error.mean,
-        "p95_error": table.error.p95, "within_5_percent": table.error.within_5_percent,
-        "within_10_percent": table.error.within_10_percent, "kendall_tau": table.error.kendall_tau,
+        "batch": batch, "heldout_models": error.models, "mean_error": error.mean,
+        "p95_error": error.p95, "within_5_percent": error.within_5_percent,
+        "within_10_percent": error.within_10_percent, "kendall_tau": error.kendall_tau,
         "repeat_mean_error": repeat.mean, "repeat_within_5_percent": repeat.within_5_percent,
         "repeat_kendall_tau": repeat.kendall_tau,
         "repeat_common_drift": float(np.median(again / first)) - 1,
         "drift_while_profiling": table.notes["reference_drift"],
-        "other_lengths": between, "other_lengths_mean_error": TableError.of(guessed, others_us).mean,
-        "other_lengths_within_10_percent": TableError.of(guessed, others_us).within_10_percent,
+        "other_lengths": between, "other_lengths_mean_error": others.mean,
+        "other_lengths_within_10_percent": others.within_10_percent,
         "profile_seconds": blocks_seconds + share * (table.notes["seconds"] - blocks_seconds),
         "predictions_per_second": predictions_per_second(table, held),
         "dense_us": float(dense_us[0]), "dense_predicted_us": table.predict(config.genome),
@@ -100,10 +102,9 @@ def measure_cell(
     }  # fmt: skip
 
 
-def unprofiled_lengths(table: LatencyTable, tokens: int) -> list[int]:
-    """Three lengths between those that all widths were profiled at."""
-    rows = table.measured[table.measured["part"] == "ffn"]
-    profiled = sorted({int(length) for length in rows["length_tokens"]})
+def lengths_between(config: CrossEncoderConfig, tokens: int) -> list[int]:
+    """Three lengths between those at which all widths are profiled."""
+    profiled = Design(Backbone.of(config), (1,), (1,), PLANS["normal"].length_shares, tokens).lengths
     return [(low + high) // 2 for low, high in itertools.pairwise(profiled)][-3:]
 
 

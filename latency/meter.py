@@ -170,9 +170,11 @@ class Meter:
     def _visit(self, points: Sequence[Point]) -> tuple[Callable[[int], Floats], float]:
         """Loads the models -> a pass of some rounds, microseconds (points, rounds), and what one round takes."""
         config: Any = self._config
-        sessions = {
-            genome: self._runtime.load(config.with_genome(genome)) for genome in dict.fromkeys(g for g, _ in points)
-        }
+        # Where a model's weights come to lie moves its time by percents, and memory that others have freed is filled
+        # first; so models of one kind must not be loaded one behind the other.
+        genomes = list(dict.fromkeys(genome for genome, _ in points))
+        order = np.random.default_rng(0).permutation(len(genomes))
+        sessions = {genomes[index]: self._runtime.load(config.with_genome(genomes[index])) for index in order}
         timed = [sessions[genome] for genome, _ in points]
         feeds = [feeds_of_length(length, batch=self._batch) for _, length in points]
         time_interleaved(timed, feeds, visits=1)  # first calls allocate

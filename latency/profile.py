@@ -40,7 +40,7 @@ class _Plan:
     seconds: float
 
 
-_PLANS: dict[Effort, _Plan] = {
+PLANS: dict[Effort, _Plan] = {
     "quick": _Plan((0.01, 0.33, 1), (0.042, 0.33, 1), (0.09, 0.4, 1), 10, 12, 10),
     "normal": _Plan(
         (0.01, 0.16, 0.33, 0.67, 1),
@@ -60,7 +60,7 @@ def profile(
     length_tokens: int,
     batch: int = 1,
     effort: Effort = "normal",
-    heldout: int | Sequence[Genome] = 20,
+    heldout: int | Sequence[Point] = 20,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
     log: Path | None = None,
@@ -74,7 +74,7 @@ def profile(
         length_tokens: tokens of the served rows; the table covers every length up to it. Unpadded.
         batch: rows per call.
         effort: ``quick`` measures fewer widths, lengths and repeats.
-        heldout: genomes on which the error is measured, or how many to draw from the joint space.
+        heldout: genomes and their lengths on which the error is measured, or how many to draw from the joint space.
         progress: called with (done, total) points measured.
         say: told what the user should know, e.g. that the machine is under load.
         log: file that keeps finished passes, so that an interrupted profile goes on; removed at the end.
@@ -83,16 +83,18 @@ def profile(
     Raises:
         InputError: a request that cannot be met; a machine under load that does not get quiet.
     """
-    if effort not in _PLANS:
-        raise InputError(f"effort must be one of {', '.join(_PLANS)}, got {effort!r}")
+    if effort not in PLANS:
+        raise InputError(f"effort must be one of {', '.join(PLANS)}, got {effort!r}")
     if not 1 <= length_tokens <= config.max_position_embeddings:
         raise InputError(f"length_tokens must be between 1 and {config.max_position_embeddings}, got {length_tokens}")
-    started, plan, backbone = time.perf_counter(), _PLANS[effort], Backbone.of(config)
+    started, plan, backbone = time.perf_counter(), PLANS[effort], Backbone.of(config)
     rng = np.random.default_rng(seed)
     whole = _calibration_points(config, plan.calibration, rng, length_tokens)
-    held = (
-        random_genomes(config, heldout, rng, length_tokens=length_tokens) if isinstance(heldout, int) else list(heldout)
-    )
+    if isinstance(heldout, int):
+        drawn = random_genomes(config, heldout, rng, length_tokens=length_tokens)
+        held: list[Point] = [(genome, length_tokens) for genome in drawn]
+    else:
+        held = list(heldout)
     design = Design(backbone, plan.head_shares, plan.unit_shares, plan.length_shares, length_tokens)
     passes = PassLog(log)
     meter = Meter(
@@ -109,12 +111,11 @@ def profile(
     fingerprint = runtime.fingerprint(length_tokens=length_tokens, batch=batch)
     raw = LatencyTable(fingerprint=fingerprint, backbone=backbone, measured=rows)
     blocks_done = time.perf_counter()
-    models_us, model_drift = meter.measure(
-        [*whole, *((genome, length_tokens) for genome in held)], visits=plan.visits, seconds=2 * plan.seconds
-    )
+    models_us, model_drift = meter.measure([*whole, *held], visits=plan.visits, seconds=2 * plan.seconds)
     factors = calibration_of(raw, whole, models_us[: len(whole)])
     table = LatencyTable(fingerprint=fingerprint, backbone=backbone, measured=rows, calibration=factors)
-    error = TableError.of(table.predict_many(held), models_us[len(whole) :])
+    predicted = np.array([table.predict(genome, length_tokens=length) for genome, length in held])
+    error = TableError.of(predicted, models_us[len(whole) :])
     notes: dict[str, Any] = {
         "effort": effort,
         "statistic": "median of calls after other work",
@@ -122,7 +123,7 @@ def profile(
         "seconds_blocks": round(blocks_done - started, 1),
         "calibration_models": len(whole),
         "reference_drift": round(max(drift, model_drift), 4),
-        "heldout": [genome.key() for genome in held],
+        "heldout": [[genome.key(), length] for genome, length in held],
         "heldout_us": [round(float(value), 2) for value in models_us[len(whole) :]],
         "seed": seed,
     }

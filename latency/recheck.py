@@ -49,16 +49,18 @@ def recheck(
     Raises:
         InputError: the table keeps no held-out models.
     """
-    keys, then = list(table.notes.get("heldout", [])), list(table.notes.get("heldout_us", []))
-    if not keys or len(keys) != len(then):
+    points, then = list(table.notes.get("heldout", [])), list(table.notes.get("heldout_us", []))
+    if not points or len(points) != len(then):
         raise InputError("the table keeps no held-out models to measure again; profile anew")
     chosen = sorted(np.argsort(then)[np.linspace(0, len(then) - 1, min(models, len(then))).astype(int)].tolist())
-    genomes = [Genome.parse(keys[index]) for index in chosen]
-    length = table.fingerprint.length_tokens
+    genomes = [Genome.parse(points[index][0]) for index in chosen]
+    lengths = [int(points[index][1]) for index in chosen]
     meter = Meter(_config_of(table), serving, batch=table.fingerprint.batch, progress=progress, total=len(genomes))
-    now, repeat_drift = meter.measure([(genome, length) for genome in genomes])
+    now, repeat_drift = meter.measure(list(zip(genomes, lengths, strict=True)))
     before = np.array([then[index] for index in chosen])
-    predicted = table.predict_many(genomes)
+    predicted = np.array(
+        [table.predict(genome, length_tokens=length) for genome, length in zip(genomes, lengths, strict=True)]
+    )
     return Recheck(
         genomes=tuple(genome.key() for genome in genomes),
         then_us=tuple(before.tolist()),

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 from tests.search.conftest import Cli, Finished
+
+from sparsefront.latency.table import LatencyTable
 
 
 def test_show_says_what_was_measured_and_draws_it(finished: Finished, cli: Cli, tmp_path: Path) -> None:
@@ -32,14 +35,13 @@ def test_check_measures_again_and_notices_another_machine(finished: Finished, cl
     report = json.loads(cli("latency", "check", table, "--models", 3, "--json").out)
     assert len(report["now_us"]) == len(report["predicted_us"]) == 3 and min(report["now_us"]) > 0
     assert report["holds"] == (abs(report["drift"]) <= 0.05)
-    meta = json.loads((table / "table.json").read_text())
-    meta["notes"]["heldout_us"] = [us / 2 for us in meta["notes"]["heldout_us"]]
-    meta["fingerprint"]["cpu"] = "another"
-    (table / "table.json").write_text(json.dumps(meta))
+    own = LatencyTable.load(table)
+    notes = {**own.notes, "heldout_us": [us / 2 for us in own.notes["heldout_us"]]}
+    another = dataclasses.replace(own.fingerprint, cpu="another")
+    dataclasses.replace(own, notes=notes, fingerprint=another).save(table, overwrite=True)
     again = cli("latency", "check", table, "--models", 3)
     assert again.status == 1 and "does NOT hold" in again.out and "cpu: table another" in again.out
-    meta["notes"] = {}
-    (table / "table.json").write_text(json.dumps(meta))
+    dataclasses.replace(own, notes={}).save(table, overwrite=True)
     assert "keeps no held-out models" in cli("latency", "check", table).err
 
 
