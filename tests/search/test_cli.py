@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from tests.search.conftest import Cli, Finished, Outcome
 from tests.search.tiny import write_backbone, write_task
 
+from sparsefront.latency.table import LatencyTable
 from sparsefront.search import cli as cli_module
 from sparsefront.search.run import RESULT, Run
 from sparsefront.spaces import Genome, RunFailed
@@ -324,9 +326,9 @@ def test_run_folders_of_another_search(finished: Finished, cli: Cli, backbone: P
 def test_a_table_of_another_machine(finished: Finished, cli: Cli, tmp_path: Path) -> None:
     copy = finished.copy(tmp_path / "copy")
     (copy / RESULT).unlink()
-    path = copy / "latency" / "onnxruntime-fp32-threads1-batch1" / "table" / "table.json"
-    meta = json.loads(path.read_text())
-    path.write_text(json.dumps({**meta, "fingerprint": {**meta["fingerprint"], "cores": 999}}))
+    path = copy / "latency" / "onnxruntime-fp32-threads1-batch1" / "table"
+    own = LatencyTable.load(path)
+    replace(own, fingerprint=replace(own.fingerprint, cores=999)).save(path, overwrite=True)
     arguments = [str(copy) if part == str(finished.folder) else part for part in finished.command[3:]]
     refused(cli(*arguments), "batch1/table", "cores: table 999, asked")
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from tests.search.conftest import Finished
 from tests.search.tiny import write_backbone, write_task
 
+from sparsefront.latency.table import LatencyTable
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.task import Task
 from sparsefront.search.prepare import Prepared, check_length
@@ -79,10 +80,9 @@ def test_a_table_of_something_else_is_refused(
     finished: Finished, tmp_path: Path, change: dict[str, Any], line: str
 ) -> None:
     copy = finished.copy(tmp_path / "copy")
-    path = copy / "latency" / "onnxruntime-fp32-threads1-batch1" / "table" / "table.json"
-    meta = json.loads(path.read_text())
-    meta["fingerprint"] |= change
-    path.write_text(json.dumps(meta))
+    path = copy / "latency" / "onnxruntime-fp32-threads1-batch1" / "table"
+    own = LatencyTable.load(path)
+    dataclasses.replace(own, fingerprint=dataclasses.replace(own.fingerprint, **change)).save(path, overwrite=True)
     with pytest.raises(InputError, match=line):
         prepare_again(copy)
 
