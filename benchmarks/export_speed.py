@@ -322,13 +322,13 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = Scorer().eval()
-    visits = 20 if quick else 100
+    visits = 12 if quick else 40
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         rows = dense_rows(sessions_of(model, Path(folder)), visits)
     rows += call_rows(visits)
     for name, precision, shapes in WAYS:
         if precision != "int8":  # its largest product is another operator
-            rows += slim_rows(name, precision, shapes, 48, visits)
+            rows += slim_rows(name, precision, shapes, 48, 2 * visits)
     targets = [
         Target(
             f"dense export over the fastest rival, {row['runtime']} {row['precision']} {row['shapes']}, "
