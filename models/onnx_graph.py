@@ -76,6 +76,11 @@ def onnx_file(directory: str | Path) -> Path:
     return path
 
 
+def _folded(weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """``weight @ bias`` without BLAS, whose idle threads have no business in a process that times models."""
+    return np.asarray((weight * bias).sum(axis=1), np.float32)
+
+
 class _Nodes:
     """Collects nodes and constants; equal constants asked for by the same key are stored once."""
 
@@ -350,7 +355,7 @@ class _CrossEncoderGraph:
         if not self.genome.layers[layer].ffn_units:
             return self._norm(hidden, norm, shift)
         weight = self.arrays[f"{prefix}ffn_in.weight"]
-        bias = self.arrays[f"{prefix}ffn_in.bias"] - weight @ self._ffn_bias(layer)
+        bias = self.arrays[f"{prefix}ffn_in.bias"] - _folded(weight, self._ffn_bias(layer))
         if cls_only:
             inner = self._gemm(hidden, f"{prefix}ffn_in", weight, bias)
         else:
@@ -372,7 +377,7 @@ class _CrossEncoderGraph:
 
     def _output_bias(self, layer: int) -> npt.NDArray[np.float32]:
         prefix = f"encoder.layers.{layer}."
-        folded = self.arrays[f"{prefix}output.weight"] @ self.arrays[f"{prefix}value.bias"]
+        folded = _folded(self.arrays[f"{prefix}output.weight"], self.arrays[f"{prefix}value.bias"])
         return np.asarray(self.arrays[f"{prefix}output.bias"] + folded, np.float32)
 
     def _norm(self, hidden: str, name: str, shift: npt.NDArray[np.float32]) -> str:
