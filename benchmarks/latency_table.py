@@ -141,6 +141,7 @@ def main() -> None:
     """Measure the cells that are missing, report all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two cells, fewer blocks, repeats and held-out models")
+    parser.add_argument("--report", action="store_true", help="measure nothing new, report the cells that are there")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-latency-table"), help="finished cells")
     arguments = parser.parse_args()
     folder = arguments.work / ("quick" if arguments.quick else "full")
@@ -148,6 +149,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for cell in CELLS[:2] if arguments.quick else CELLS:
         path = folder / f"{'-'.join(map(str, cell))}.json"
+        if arguments.report and not path.exists():
+            continue
         if not path.exists():
             row = measure_cell(*cell, quick=arguments.quick)
             path.write_text(json.dumps(row) + "\n", encoding="utf-8")
