@@ -53,8 +53,8 @@ def time_interleaved(
     """Wall-clock microseconds of single calls, one array (visits,) per session, all sessions in turn.
 
     A visit reads :data:`EVICTED_BYTES` of other memory, calls the session once untimed and once timed: a call that
-    comes after other work, which is what a server sees. In a tight loop a small model is up to a fifth faster, and
-    that fifth comes and goes with what other tenants of the machine leave of the last-level cache.
+    comes after other work, which is what a server sees. In a tight loop a small model is faster, by as much
+    as other tenants of the machine leave it of the last-level cache, which comes and goes.
 
     Args:
         sessions: what to time; the same session may appear with several feeds.
