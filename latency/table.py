@@ -285,10 +285,10 @@ class LatencyTable:
         try:
             meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
             wanted = {"format", "fingerprint", "backbone", "calibration", "error", "notes", "blocks_sha256", "sha256"}
+            if isinstance(meta, dict) and meta.get("format", FORMAT) != FORMAT:  # another version has other keys
+                raise InputError(f"format must be {FORMAT}, got {meta['format']!r}")
             if not isinstance(meta, dict) or set(meta) != wanted:
                 raise InputError(f"expected the keys {', '.join(sorted(wanted))}")
-            if meta["format"] != FORMAT:
-                raise InputError(f"format must be {FORMAT}, got {meta['format']!r}")
             if _digest_of({key: value for key, value in meta.items() if key != "sha256"}) != meta["sha256"]:
                 raise InputError(f"{META_FILE} has been changed since it was written (checksum)")
             if _digest(path / BLOCKS_FILE) != meta["blocks_sha256"]:

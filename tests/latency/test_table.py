@@ -206,6 +206,10 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
         (path / META_FILE).write_text(damage)
         with pytest.raises(InputError):
             LatencyTable.load(path)
+    older = {key: value for key, value in values.items() if key != "sha256"} | {"format": 1}
+    (path / META_FILE).write_text(json.dumps(older))
+    with pytest.raises(InputError, match="format must be 2, got 1"):
+        LatencyTable.load(path)
     values["calibration"] = {"ffn": 0.5}
     (path / META_FILE).write_text(json.dumps(values))
     with pytest.raises(InputError, match=r"table\.json has been changed since it was written \(checksum\)"):
