@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,6 +17,8 @@ from sparsefront.models.parameters import random_arrays
 from sparsefront.spaces import InputError
 
 if TYPE_CHECKING:
+    import openvino
+
     from sparsefront.models.config import CrossEncoderConfig
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -94,11 +97,22 @@ def _properties(path: Path) -> dict[str, str]:
         raise InputError(f"{path}: is not an ONNX file: {' '.join(str(error).split())}") from error
 
 
+@functools.cache
+def _core() -> openvino.Core:
+    """One for the process: each sets a signal stack and restores the one before it when it goes.
+
+    Where two go in the wrong order, that is freed memory, and the next signal (Ctrl-C) kills the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class _OpenVinoSession:
     def __init__(self, model: bytes | str, threads: int, precision: str, shape: tuple[int, int] | None = None) -> None:
         import openvino
 
-        core = openvino.Core()
+        core = _core()
         options = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +97,18 @@ def test_static_shapes_change_no_logit(batch: int, config: CrossEncoderConfig, t
     assert static.fingerprint(length_tokens=9).differences(asked("openvino", "fp32").fingerprint(length_tokens=9)) == [
         "shapes: table static, asked dynamic"
     ]
+
+
+def test_a_signal_after_sessions_have_come_and_gone_kills_nobody(config: CrossEncoderConfig) -> None:
+    served = asked("openvino", "fp32")
+    first = served.load(config)
+    second = served.load(config)
+    del first
+    gc.collect()
+    del second
+    gc.collect()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_shapes_that_bring_nothing_or_do_not_exist_are_refused() -> None:
