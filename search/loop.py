@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhausted
 from sparsefront.search.front import GENOME_ATTR, LINEAGE_ATTR, Evaluated, require_directions
 from sparsefront.search.history import genome_in
+from sparsefront.search.interrupts import held_interrupts
 from sparsefront.search.pool import EvaluationPool, Finished
 from sparsefront.spaces import Genome, RunFailed, SearchSpace
 
@@ -117,20 +118,22 @@ class _Loop:
 
     def run(self) -> LoopReport:
         start = time.perf_counter()
-        recovered = self._recover()
-        before = self.complete
-        try:
-            while True:
-                self._fill()
-                if not self.flying:
-                    break
-                since = time.perf_counter()
-                finished = self.pool.next_done()
-                self.waiting += time.perf_counter() - since
-                self._finish(finished)
-        except BaseException:
-            self._abandon()
-            raise
+        with held_interrupts() as interrupts:  # a write is never cut in two
+            recovered = self._recover()
+            before = self.complete
+            try:
+                while True:
+                    self._fill()
+                    if not self.flying:
+                        break
+                    since = time.perf_counter()
+                    with interrupts.allowed():
+                        finished = self.pool.next_done()
+                    self.waiting += time.perf_counter() - since
+                    self._finish(finished)
+            except BaseException:
+                self._abandon()
+                raise
         seconds, count = time.perf_counter() - start, self.complete - before
         return LoopReport(
             evaluations=count,
