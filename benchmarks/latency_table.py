@@ -23,7 +23,7 @@ from common import Target, write_result
 from sparsefront.latency.cost import GenomeColumns
 from sparsefront.latency.design import Design
 from sparsefront.latency.meter import Meter
-from sparsefront.latency.profile import PLANS, profile, random_genomes
+from sparsefront.latency.profile import HELDOUT, PLANS, profile, random_genomes
 from sparsefront.latency.runtimes import runtime
 from sparsefront.latency.table import Backbone, LatencyTable, TableError
 from sparsefront.models.config import CrossEncoderConfig
@@ -55,30 +55,28 @@ def measure_cell(
     """Profiles, checks, measures again."""
     config = BACKBONES[backbone]
     serving = runtime(name, threads=threads, precision=precision)
-    heldout, visits, seconds = (16, 12, 5.0) if quick else (200, 32, 60.0)
+    heldout, visits, seconds = (16, 12, 5.0) if quick else (200, 24, 60.0)
     between = lengths_between(config, tokens)
     rng = np.random.default_rng(SEED + 1)
-    points = [
-        (genome, length)
-        for length, count in ((tokens, heldout), *((length, 4 if quick else 30) for length in between))
-        for genome in random_genomes(config, count, rng, length_tokens=length)
-    ]
+    held = random_genomes(config, heldout, rng, length_tokens=tokens)
+    points = [(genome, tokens) for genome in held]
+    points += [(genome, length) for length in between for genome in held[: 4 if quick else 30]]
     table = profile(
         config, runtime=serving, length_tokens=tokens, batch=batch, effort="quick" if quick else "normal",
         heldout=points, seed=SEED, say=print,
     )  # fmt: skip
     predicted = np.array([table.predict(genome, length_tokens=length) for genome, length in points])
     measured = np.array(table.notes["heldout_us"])
-    held, first = [genome for genome, _ in points[:heldout]], measured[:heldout]
+    first = measured[:heldout]
     error = TableError.of(predicted[:heldout], first)
     others = TableError.of(predicted[heldout:], measured[heldout:])
     meter = Meter(config, serving, batch=batch, say=print)
-    again, _ = meter.measure(points[:heldout], visits=visits, seconds=seconds)
+    again, _ = meter.measure(points[:heldout], visits=visits, seconds=seconds, loads=2)
     repeat = TableError.of(again, first)
-    dense_us, _ = meter.measure([(config.genome, tokens)], visits=visits)
-    # What a profile with its usual twenty held-out models takes.
-    models = table.notes["calibration_models"] + len(points)
-    share = min(1.0, (table.notes["calibration_models"] + 20) / models)
+    dense_us, _ = meter.measure([(config.genome, tokens)])
+    # What a profile with its usual held-out models takes.
+    whole = table.notes["calibration_models"]
+    share = min(1.0, (whole + HELDOUT) / (whole + heldout))
     blocks_seconds = float(table.notes["seconds_blocks"])
     return {
         "backbone": backbone, "length_tokens": tokens, "runtime": name, "precision": precision, "threads": threads,

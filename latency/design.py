@@ -25,6 +25,9 @@ EVERY_LENGTH = 48
 WEIGHTS_OF_A_GRAPH = 1_500_000
 """Of the repeated layers, where one layer has not more."""
 
+LANES = 16
+"""Widths that are no multiple of a vector of numbers cost more than their neighbours; nobody offers them."""
+
 
 class Design:
     """Which graphs are timed and how blocks follow from them."""
@@ -41,7 +44,7 @@ class Design:
         self.repeats = max(2, backbone.layers - 1)
         self.ballast = max(1, backbone.ffn_units // 4)
         self.heads = _grid(head_shares, backbone.heads)
-        self.units = sorted({*_grid(unit_shares, backbone.ffn_units), self.ballast})
+        self.units = sorted({*_grid(unit_shares, backbone.ffn_units, LANES), self.ballast})
         self.lengths = _grid(length_shares, length_tokens)
         self.middle = LayerGene(0, self.units[len(self.units) // 2])
         self.every_length = sorted({*range(self.lengths[0], min(EVERY_LENGTH, length_tokens) + 1), *self.lengths})
@@ -136,5 +139,7 @@ class Design:
         return pd.DataFrame(rows, columns=["part", "width", "length_tokens", "microseconds"])
 
 
-def _grid(shares: Sequence[float], full: int) -> list[int]:
-    return sorted({max(1, round(share * full)) for share in shares})
+def _grid(shares: Sequence[float], full: int, step: int = 1) -> list[int]:
+    """Shares of the full width, in multiples of ``step`` where the width has many."""
+    step = step if full >= 16 * step else 1
+    return sorted({min(full, max(1, step * max(1, round(share * full / step)))) for share in shares})

@@ -16,12 +16,12 @@ VISITS = 80
 
 @dataclass(frozen=True)
 class Reading:
-    """Latency as it is now, nothing taken off, and the reference's median in the same rounds.
+    """Latency as it is now, nothing taken off, and the reference's in the same rounds.
 
     Attributes:
         stats: the whole distribution.
         value_us: what of it the budget is compared with.
-        reference_us: median of the reference.
+        reference_us: the same of the reference.
     """
 
     stats: LatencyStats
@@ -39,8 +39,8 @@ class Reference:
     Args:
         session: the reference.
         statistic: which calls are made and what of their time counts.
-        usual_us: its usual median, in microseconds: a median of readings, since the least of many noisy ones would make
-            every other look slow.
+        usual_us: its usual value in that statistic, in microseconds: a median of readings, since the least of many
+            noisy ones would make every other look slow.
         patience_seconds: how long :meth:`read_within` may wait for the machine, over all its calls.
     """
 
@@ -53,7 +53,7 @@ class Reference:
     def read(self, session: Session, *, visits: int = VISITS) -> Reading:
         """Latency of single calls of ``session`` beside the reference."""
         stats, reference = measure_sessions([session, self._session], statistic=self._statistic, visits=visits)
-        return Reading(stats, self._statistic.value_us(stats), reference.median_us)
+        return Reading(stats, self._statistic.value_us(stats), self._statistic.value_us(reference))
 
     def read_within(self, session: Session, limit_us: float, *, visits: int = VISITS) -> Reading:
         """Latency of ``session``; taken again while it is over the limit only because the machine is slow.
@@ -75,7 +75,7 @@ class Reference:
 
 
 def measure_sessions(sessions: list[Session], *, statistic: Statistic, visits: int = VISITS) -> list[LatencyStats]:
-    """Wall-clock latency of single calls after other work, all sessions in turn: see ``time_interleaved``.
+    """Wall-clock latency of single warm calls, all sessions in turn: see ``time_interleaved``.
 
     ``visits`` are shared by the lengths of the statistic; a percentile above the median gets ten times as many.
     """

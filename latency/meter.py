@@ -8,13 +8,14 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sparsefront.latency.blocks import Floats
-from sparsefront.latency.runtime import Runtime, feeds_of_length
+from sparsefront.latency.runtime import Feeds, Runtime, Session, feeds_of_length
 from sparsefront.latency.timing import time_interleaved
 from sparsefront.spaces import Genome, InputError
 
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
 
 Point = tuple[Genome, int]
 _VOCABULARY = 512  # embedding rows of profiled models: their number does not change the time
-QUIET = 1.05
+QUARTILE = 0.25
+"""Of a point's calls: what others do on the machine only ever adds time, for seconds or minutes."""
+QUIET = 1.15
 """A pass is quiet when its models take at most this much of their usual time."""
-TOO_LOUD = 1.15
+TOO_LOUD = 1.3
 """Where even the quietest passes differ by more, nothing can be measured."""
-TRIES = 3
+TRIES = 2
 VISITS = 48
+LOADS = 4
+"""How often models are loaded anew: where a model's weights come to lie moves its time by a percent or two."""
 _CALLS_PER_PASS = 40  # enough for a median that shows how loud a pass was
 
 
@@ -122,28 +127,30 @@ class Meter:
         self._log = log or PassLog(None)
 
     def measure(
-        self, points: Sequence[Point], *, visits: int = VISITS, seconds: float = math.inf
+        self, points: Sequence[Point], *, visits: int = VISITS, seconds: float = math.inf, loads: int = LOADS
     ) -> tuple[Floats, float]:
-        """Median microseconds per point, and how much slower than usual the slowest pass that counts was.
+        """Lower quartile of the calls in microseconds per point, and how much slower the slowest pass that counts was.
 
-        Passes in which the machine was more than 5 % slower than in the quieter ones are done again. Of at most three
-        times as many passes as asked, the quietest ones count.
+        Passes in which the machine was more than 15 % slower than in the quieter ones are done again. Of at most
+        twice as many passes as asked, the quietest ones count.
 
         Args:
             points: what to time.
-            visits: timed calls of each point that count.
+            visits: of each point that count.
             seconds: fewer visits are made where they would take longer, at least a quarter of them.
+            loads: how often the models are loaded anew in the course of it.
 
         Raises:
-            InputError: even the quietest passes differ by more than 15 %: the machine is under load.
+            InputError: even the quietest passes differ by more than 30 %: the machine is under load.
         """
         key = self._key(points, visits, seconds)
         rounds = max(1, -(-_CALLS_PER_PASS // len(points)))
         made = [np.array(record["microseconds"], np.float64) for record in self._log.read(key)]
-        visit, wanted = None, -(-visits // rounds)
+        wanted = -(-visits // rounds)
+        loaded: _Loaded | None = None
         if len(made) < wanted:
-            visit, round_us = self._visit(points)
-            affordable = np.clip(seconds * 1e6 / round_us, visits / 4, visits)
+            loaded = self._load(points, 0)
+            affordable = np.clip(seconds / loaded.seconds_per_visit(), visits / 4, visits)
             wanted = -(-int(affordable) // rounds)
         told = False
         self._advance(len(points) * min(1, len(made) / wanted))
@@ -151,9 +158,11 @@ class Meter:
             if len(made) >= wanted and not told:
                 self._say(f"other work on the machine: {loud} of {len(made)} passes were loud; measuring again")
                 told = True
-            if visit is None:
-                visit, _ = self._visit(points)
-            made.append(visit(rounds))
+            number = len(made) * loads // wanted
+            if loaded is None or loaded.number != number:
+                loaded = None  # its memory goes back first
+                loaded = self._load(points, number)
+            made.append(np.array(time_interleaved(loaded.sessions, loaded.feeds, visits=rounds)))
             self._log.add(key, microseconds=np.round(made[-1], 2).tolist())
             self._advance(len(points) / wanted if len(made) <= wanted else 0)
         slowness = _slowness(made, wanted)
@@ -165,23 +174,19 @@ class Meter:
                 f"the machine is under load: in the quietest {wanted} of {len(made)} passes its models took up to "
                 f"{drift:.0%} more than usual; profile again when it is quiet"
             )
-        return np.median(np.concatenate([made[index] for index in counted], axis=1), axis=1), drift
+        return np.quantile(np.concatenate([made[index] for index in counted], axis=1), QUARTILE, axis=1), drift
 
-    def _visit(self, points: Sequence[Point]) -> tuple[Callable[[int], Floats], float]:
-        """Loads the models -> a pass of some rounds, microseconds (points, rounds), and what one round takes."""
+    def _load(self, points: Sequence[Point], number: int) -> _Loaded:
+        """Sessions and feeds of the points, called once, since first calls allocate."""
         config: Any = self._config
-        # Where a model's weights come to lie moves its time by percents, and memory that others have freed is filled
-        # first; so models of one kind must not be loaded one behind the other.
+        # Memory that others have freed is filled first, so models of one kind must not be loaded one behind the other.
         genomes = list(dict.fromkeys(genome for genome, _ in points))
-        order = np.random.default_rng(0).permutation(len(genomes))
+        order = np.random.default_rng(number).permutation(len(genomes))
         sessions = {genomes[index]: self._runtime.load(config.with_genome(genomes[index])) for index in order}
-        timed = [sessions[genome] for genome, _ in points]
         feeds = [feeds_of_length(length, batch=self._batch) for _, length in points]
-        time_interleaved(timed, feeds, visits=1)  # first calls allocate
-        started = time.perf_counter()
-        time_interleaved(timed, feeds, visits=1)
-        round_us = (time.perf_counter() - started) * 1e6
-        return (lambda rounds: np.array(time_interleaved(timed, feeds, visits=rounds))), round_us
+        loaded = _Loaded(number, [sessions[genome] for genome, _ in points], feeds)
+        time_interleaved(loaded.sessions, feeds, visits=1)
+        return loaded
 
     def _key(self, points: Sequence[Point], visits: int, seconds: float) -> str:
         """Of a measurement: the machine, the model and what is measured of it."""
@@ -197,8 +202,23 @@ class Meter:
             self._progress(min(round(self._done), self._total), self._total)
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """Models as they were loaded the ``number``-th time, one session and feed per point."""
+
+    number: int
+    sessions: Sequence[Session]
+    feeds: Sequence[Feeds]
+
+    def seconds_per_visit(self) -> float:
+        """Of all points together."""
+        started = time.perf_counter()
+        time_interleaved(self.sessions, self.feeds, visits=1)
+        return time.perf_counter() - started
+
+
 def _slowness(made: Sequence[Floats], wanted: int) -> Floats:
-    """What the models of each pass (points, rounds) took over their usual time; 1: that of a quiet pass."""
+    """What the models of each pass (points, calls) took over their usual time; 1: that of a quiet pass."""
     usual = np.median(np.concatenate(made, axis=1), axis=1)
     speeds = np.array([np.median(one / usual[:, None]) for one in made])
     return np.asarray(speeds / np.sort(speeds)[wanted // 4], np.float64)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -16,8 +15,8 @@ import numpy.typing as npt
 from sparsefront.latency.runtime import Feeds, Session
 
 Percentile = Literal[50, 95, 99]
-EVICTED_BYTES = 64 * 2**20
-"""More than the caches of one core and its share of the last level hold."""
+WARM_CALLS = 3
+"""Untimed calls of a visit: after them a call no longer knows what ran before."""
 
 
 @dataclass(frozen=True)
@@ -48,40 +47,29 @@ def time_interleaved(
     feeds: Sequence[Feeds],
     *,
     visits: int,
-    tick: Callable[[], None] | None = None,
 ) -> list[npt.NDArray[np.float64]]:
     """Wall-clock microseconds of single calls, one array (visits,) per session, all sessions in turn.
 
-    A visit reads :data:`EVICTED_BYTES` of other memory, calls the session once untimed and once timed: a call that
-    comes after other work, which is what a server sees. In a tight loop a small model is faster, by as much
-    as other tenants of the machine leave it of the last-level cache, which comes and goes.
+    A visit calls the session :data:`WARM_CALLS` times untimed and once timed: a warm call, as a server in use makes
+    it. The first calls after other models still fetch their weights; how long that takes repeats far worse.
 
     Args:
         sessions: what to time; the same session may appear with several feeds.
         feeds: one per session.
         visits: how often all sessions are visited.
-        tick: called after every round of visits.
     """
     if visits < 1:
         raise ValueError(f"visits must be at least 1, got {visits}")
-    other = _other_memory()
     taken = np.zeros((len(sessions), visits), np.float64)
     with _no_garbage_collection():
         for visit in range(visits):
             for index, (session, fed) in enumerate(zip(sessions, feeds, strict=True)):
-                other.max()
-                session.run(fed)
+                for _ in range(WARM_CALLS):
+                    session.run(fed)
                 start = time.perf_counter_ns()
                 session.run(fed)
                 taken[index, visit] = time.perf_counter_ns() - start
-            if tick is not None:
-                tick()
     return list(taken / 1000)
-
-
-@functools.cache
-def _other_memory() -> npt.NDArray[np.float32]:
-    return np.ones(EVICTED_BYTES // 4, np.float32)
 
 
 @contextmanager

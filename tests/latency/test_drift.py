@@ -8,6 +8,9 @@ import pytest
 from sparsefront.latency.drift import VISITS, Reference, measure_session
 from sparsefront.latency.runtime import Feeds, Logits
 from sparsefront.latency.statistic import Statistic
+from sparsefront.latency.timing import WARM_CALLS
+
+CALLS = 2 * (WARM_CALLS + 1)  # of a visit to a model and its reference
 
 
 class Machine:
@@ -57,7 +60,7 @@ def test_what_is_over_the_limit_is_taken_again_while_the_machine_is_slow(
     machine: Machine, reference: Reference
 ) -> None:
     machine.slowness = 3.0
-    machine.calls_until_quiet = 4 * VISITS
+    machine.calls_until_quiet = CALLS * VISITS
     assert reference.read_within(Model(machine, 200), 300).value_us == pytest.approx(200, rel=0.2)
 
 
@@ -67,7 +70,7 @@ def test_what_is_within_the_limit_or_over_it_on_a_quiet_machine_is_taken_once(
     machine.calls_until_quiet = 0
     reference.read_within(Model(machine, 200), 100, visits=10)
     once = -machine.calls_until_quiet
-    assert once == 4 * 10
+    assert once == CALLS * 10
     machine.slowness, machine.calls_until_quiet = 3.0, 10 * once
     reference.read_within(Model(machine, 200), 1000, visits=10)
     assert machine.calls_until_quiet == 9 * once
@@ -80,7 +83,7 @@ def test_what_stays_slow_is_reported_as_it_is_once_patience_is_out(machine: Mach
     assert reference.patience_seconds == 0
     calls = machine.calls_until_quiet = 10**6
     reference.read_within(Model(machine, 200), 300, visits=10)
-    assert calls - machine.calls_until_quiet == 4 * 10
+    assert calls - machine.calls_until_quiet == CALLS * 10
 
 
 def test_a_percentile_gets_more_calls_and_lengths_share_them(machine: Machine) -> None:

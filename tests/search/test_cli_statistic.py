@@ -16,7 +16,7 @@ def test_a_budget_may_be_a_percentile_over_the_traffic_with_the_same_teacher_and
 ) -> None:
     task, backbone = finished.command[4], finished.command[finished.command.index("--backbone") + 1]
     out = tmp_path / "run"
-    words = f"--backbone {backbone} --prepared {finished.folder} --out {out} --budget-share 0.8 --evaluations 6"
+    words = f"--backbone {backbone} --prepared {finished.folder} --out {out} --budget-share 0.9 --evaluations 6"
     words += " --workers 1 --finalists 1 --uniform none --percentile 95 --at-length mean --json"
     found = cli("search", task, *words.split())
     assert found.status == 0, found.err
