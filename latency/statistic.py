@@ -121,8 +121,7 @@ class Statistic:
     def predict_many(self, table: LatencyTable, genomes: Sequence[Genome]) -> Floats:
         """Microseconds (genomes,) by a table, averaged by weight.
 
-        A table predicts medians; only one that was refitted to models measured in this statistic predicts another
-        percentile.
+        A table predicts a quiet machine; only one that was refitted to models measured in this statistic predicts it.
         """
         each = [table.predict_many(genomes, length_tokens=length) for length in self.lengths]
         return np.asarray(np.array(self.weights) @ np.array(each), np.float64)
