@@ -34,6 +34,8 @@ TRIES = 2
 VISITS = 48
 LOADS = 4
 """How often models are loaded anew: where a model's weights come to lie moves its time by a percent or two."""
+MOST_LOADED = 600
+"""Models that are loaded in all: OpenVINO leaves memory in ever more pieces, of which a process may have 65,530."""
 _CALLS_PER_PASS = 40  # enough for a median that shows how loud a pass was
 
 
@@ -138,13 +140,14 @@ class Meter:
             points: what to time.
             visits: of each point that count.
             seconds: fewer visits are made where they would take longer, at least a quarter of them.
-            loads: how often the models are loaded anew in the course of it.
+            loads: how often the models are loaded anew in the course of it; less often if they are hundreds.
 
         Raises:
             InputError: even the quietest passes differ by more than 30 %: the machine is under load.
         """
         key = self._key(points, visits, seconds)
         rounds = max(1, -(-_CALLS_PER_PASS // len(points)))
+        loads = max(1, min(loads, MOST_LOADED // len({genome for genome, _ in points})))
         made = [np.array(record["microseconds"], np.float64) for record in self._log.read(key)]
         wanted = -(-visits // rounds)
         loaded: _Loaded | None = None
