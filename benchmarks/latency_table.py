@@ -14,10 +14,11 @@ import argparse
 import itertools
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from common import Target, write_result
@@ -31,6 +32,8 @@ from sparsefront.latency.table import Backbone, LatencyTable, TableError
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.spaces import Genome
 
+Cell = tuple[str, int, str, str, int, int]
+Result = TypeVar("Result")
 SEED = 0
 BACKBONES = {
     "6x384": CrossEncoderConfig(
@@ -42,7 +45,7 @@ BACKBONES = {
 }
 WAYS = [("onnxruntime", "fp32"), ("openvino", "bf16"), ("onnxruntime", "int8"), ("openvino", "fp32")]
 # backbone, tokens, runtime, precision, threads, rows per call
-CELLS = [
+CELLS: list[Cell] = [
     *(("4x256", 38, *way, 1, 1) for way in WAYS),
     ("4x256", 38, "onnxruntime", "fp32", 1, 8),
     *(("6x384", 48, *way, 1, 1) for way in WAYS),
@@ -51,61 +54,79 @@ CELLS = [
 ]
 
 
-def measure_cell(
-    backbone: str, tokens: int, name: str, precision: str, threads: int, batch: int, *, quick: bool
-) -> dict[str, Any]:
-    """Profiles, checks, measures again."""
-    config = BACKBONES[backbone]
-    serving = runtime(name, threads=threads, precision=precision)
-    heldout, visits, seconds = (16, 12, 5.0) if quick else (200, 24, 60.0)
+def measure_cell(cell: Cell, *, quick: bool) -> dict[str, Any]:
+    """Profiles and checks; then measures the same models again."""
+    backbone, tokens, name, precision, threads, batch = cell
+    row, first = in_its_own_process(profiled, cell, quick)
+    again, dense_us = in_its_own_process(measured_again, cell, [one["genome"] for one in row["models"]], quick)
+    repeat = TableError.of(np.array(again), np.array(first))
+    for one, us in zip(row["models"], again, strict=True):
+        one["again_us"] = round(us, 1)
+    return {
+        "backbone": backbone, "length_tokens": tokens, "runtime": name, "precision": precision, "threads": threads,
+        "batch": batch, "repeat_mean_error": repeat.mean, "repeat_within_5_percent": repeat.within_5_percent,
+        "repeat_kendall_tau": repeat.kendall_tau,
+        "repeat_common_drift": float(np.median(np.array(again) / np.array(first))) - 1, "dense_us": dense_us, **row,
+    }  # fmt: skip
+
+
+def profiled(cell: Cell, quick: bool) -> tuple[dict[str, Any], list[float]]:
+    """What a table says of held-out models, and their measured microseconds."""
+    backbone, tokens, name, precision, threads, batch = cell
+    config, heldout = BACKBONES[backbone], 16 if quick else 200
     between = lengths_between(config, tokens)
     rng = np.random.default_rng(SEED + 1)
-    held = random_genomes(config, heldout, rng, length_tokens=tokens)
-    points = [(genome, tokens) for genome in held]
-    points += [(genome, length) for length in between for genome in held[: 4 if quick else 30]]
+    # A model of its own for every length: OpenVINO takes longer where one is called with several.
+    points = [
+        (genome, length)
+        for length, count in ((tokens, heldout), *((length, 4 if quick else 20) for length in between))
+        for genome in random_genomes(config, count, rng, length_tokens=length)
+    ]
     table = profile(
-        config, runtime=serving, length_tokens=tokens, batch=batch, effort="quick" if quick else "normal",
-        heldout=points, seed=SEED, say=print,
+        config, runtime=runtime(name, threads=threads, precision=precision), length_tokens=tokens, batch=batch,
+        effort="quick" if quick else "normal", heldout=points, seed=SEED, say=print,
     )  # fmt: skip
     predicted = np.array([table.predict(genome, length_tokens=length) for genome, length in points])
     measured = np.array(table.notes["heldout_us"])
-    first = measured[:heldout]
-    error = TableError.of(predicted[:heldout], first)
+    error = TableError.of(predicted[:heldout], measured[:heldout])
     others = TableError.of(predicted[heldout:], measured[heldout:])
-    meter = Meter(config, serving, batch=batch, say=print)
-    again, _ = meter.measure(points[:heldout], visits=visits, seconds=seconds, loads=1)
-    repeat = TableError.of(again, first)
-    dense_us, _ = meter.measure([(config.genome, tokens)])
     # What a profile with its usual held-out models takes.
     whole = table.notes["calibration_models"]
-    share = min(1.0, (whole + HELDOUT) / (whole + heldout))
+    share = min(1.0, (whole + HELDOUT) / (whole + len(points)))
     blocks_seconds = float(table.notes["seconds_blocks"])
-    return {
-        "backbone": backbone, "length_tokens": tokens, "runtime": name, "precision": precision, "threads": threads,
-        "batch": batch, "heldout_models": error.models, "mean_error": error.mean,
+    row = {
+        "heldout_models": error.models, "mean_error": error.mean,
         "p95_error": error.p95, "within_5_percent": error.within_5_percent,
         "within_10_percent": error.within_10_percent, "kendall_tau": error.kendall_tau,
-        "repeat_mean_error": repeat.mean, "repeat_within_5_percent": repeat.within_5_percent,
-        "repeat_kendall_tau": repeat.kendall_tau,
-        "repeat_common_drift": float(np.median(again / first)) - 1,
         "drift_while_profiling": table.notes["reference_drift"],
         "other_lengths": between, "other_lengths_mean_error": others.mean,
         "other_lengths_within_10_percent": others.within_10_percent,
         "profile_seconds": blocks_seconds + share * (table.notes["seconds"] - blocks_seconds),
-        "predictions_per_second": predictions_per_second(table, held),
-        "dense_us": float(dense_us[0]), "dense_predicted_us": table.predict(config.genome),
+        "predictions_per_second": predictions_per_second(table, [genome for genome, _ in points[:heldout]]),
+        "dense_predicted_us": table.predict(config.genome),
         "models": [
-            {"genome": genome.key(), "predicted_us": round(float(guess), 1), "measured_us": float(us),
-             "again_us": round(float(twice), 1)}
-            for genome, guess, us, twice in zip(held, table.predict_many(held), first, again, strict=True)
+            {"genome": genome.key(), "length_tokens": length, "predicted_us": round(float(guess), 1),
+             "measured_us": float(us)}
+            for (genome, length), guess, us in zip(points[:heldout], predicted, measured, strict=False)
         ],
     }  # fmt: skip
+    return row, measured[:heldout].tolist()
 
 
-def in_its_own_process(cell: tuple[Any, ...], *, quick: bool) -> dict[str, Any]:
-    """So that no cell finds the memory as another left it."""
+def measured_again(cell: Cell, genomes: list[str], quick: bool) -> tuple[list[float], float]:
+    """Microseconds of the held-out models, and of the dense one beside them."""
+    backbone, tokens, name, precision, threads, batch = cell
+    config = BACKBONES[backbone]
+    points = [(genome, tokens) for genome in (*map(Genome.parse, genomes), config.genome)]
+    meter = Meter(config, runtime(name, threads=threads, precision=precision), batch=batch, say=print)
+    again, _ = meter.measure(points, visits=12 if quick else 24, seconds=60.0, loads=1)
+    return again[:-1].tolist(), float(again[-1])
+
+
+def in_its_own_process(work: Callable[..., Result], *arguments: Any) -> Result:
+    """So that nothing finds the memory as something else left it."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure_cell, *cell, quick=quick).result()
+        return pool.submit(work, *arguments).result()
 
 
 def lengths_between(config: CrossEncoderConfig, tokens: int) -> list[int]:
@@ -158,7 +179,7 @@ def main() -> None:
         if arguments.report and not path.exists():
             continue
         if not path.exists():
-            row = in_its_own_process(cell, quick=arguments.quick)
+            row = measure_cell(cell, quick=arguments.quick)
             path.write_text(json.dumps(row) + "\n", encoding="utf-8")
             print({key: value for key, value in row.items() if key != "models"}, flush=True)
         rows.append(json.loads(path.read_text(encoding="utf-8")))
