@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -98,15 +98,8 @@ def profile(
         held = list(heldout)
     design = Design(backbone, plan.head_shares, plan.unit_shares, plan.length_shares, length_tokens)
     passes = PassLog(log)
-    meter = Meter(
-        config,
-        runtime,
-        batch=batch,
-        progress=progress,
-        total=len(design.points) + len(whole) + len(held),
-        say=say,
-        log=passes,
-    )
+    total = len(design.points) + len(whole) + len(held)
+    meter = Meter(config, runtime, batch=batch, progress=progress, total=total, say=say, log=passes)
     # The design's graphs fit the caches, so it hardly matters where their weights lie.
     blocks_us, drift = meter.measure(design.points, visits=plan.visits // 4, seconds=plan.seconds / 2, loads=1)
     rows = design.rows(dict(zip(design.points, blocks_us.tolist(), strict=True)))
@@ -117,8 +110,7 @@ def profile(
     whole_us, held_us = np.split(models_us, [len(whole)])
     fingerprint = runtime.fingerprint(length_tokens=length_tokens, batch=batch)
     raw = LatencyTable(fingerprint=fingerprint, backbone=backbone, measured=rows)
-    factors = calibration_of(raw, whole, whole_us)
-    table = LatencyTable(fingerprint=fingerprint, backbone=backbone, measured=rows, calibration=factors)
+    table = replace(raw, calibration=calibration_of(raw, whole, whole_us))
     predicted = np.array([table.predict(genome, length_tokens=length) for genome, length in held])
     error = TableError.of(predicted, held_us)
     notes: dict[str, Any] = {
@@ -135,13 +127,11 @@ def profile(
     passes.remove()
     if say is not None and error.mean > LARGE_ERROR:
         say(f"this table is NOT exact: its error on held-out models is {error.mean:.1%} on average")
-    return LatencyTable(
-        fingerprint=fingerprint, backbone=backbone, measured=rows, calibration=factors, error=error, notes=notes
-    )
+    return replace(table, error=error, notes=notes)
 
 
 def random_genomes(
-    config: CrossEncoderConfig, count: int, rng: np.random.Generator, *, length_tokens: int, budgets: bool = True
+    config: CrossEncoderConfig, count: int, rng: np.random.Generator, *, length_tokens: int
 ) -> list[Genome]:
     """Different genomes of the joint space: half of them uniform, half near 1/3, 1/6 and 1/12 of the dense work.
 
@@ -153,7 +143,7 @@ def random_genomes(
         if len(found) == count:
             break
         genome = space.sample(rng)
-        if budgets and attempt % 2:
+        if attempt % 2:
             genome = _shrunk(space, genome, (1 / 3, 1 / 6, 1 / 12)[(attempt // 2) % 3], config, length_tokens)
         found.setdefault(genome)
     return list(found)
