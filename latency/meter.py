@@ -33,7 +33,7 @@ TOO_LOUD = 1.3
 TRIES = 2
 VISITS = 48
 LOADS = 4
-"""How often models are loaded anew: where a model's weights come to lie moves its time by a percent or two."""
+"""How often models are loaded anew: where a model's weights come to lie moves its time."""
 MOST_LOADED = 600
 """Models that are loaded in all: OpenVINO leaves memory in ever more pieces, of which a process may have 65,530."""
 _CALLS_PER_PASS = 40  # enough for a median that shows how loud a pass was

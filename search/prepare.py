@@ -47,7 +47,7 @@ class Measured:
         dense_us: latency of the dense model, measured.
         dense_p95_us: its 95th percentile.
         reference: a genome of about the budget's size; the dense one by default.
-        reference_us: its usual median; the dense model's latency by default.
+        reference_us: its usual value in that statistic; the dense model's latency by default.
     """
 
     table: LatencyTable
