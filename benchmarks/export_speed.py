@@ -322,7 +322,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = Scorer().eval()
-    visits = 12 if quick else 40
+    visits = 6 if quick else 20
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         rows = dense_rows(sessions_of(model, Path(folder)), visits)
     rows += call_rows(visits)

@@ -269,7 +269,7 @@ class Bench:
             export_model(folders[0], self.prepared.teacher, self.backbone.tokenizer)
         length = self.task.spec.max_length
         sessions = [serving.load_export(folder) for folder in folders]
-        return measure_sessions(sessions, statistic=Statistic.of_length(length), visits=80)
+        return measure_sessions(sessions, statistic=Statistic.of_length(length), visits=40)
 
     def tested(self, model: CrossEncoder, cell: tuple[str, str, int] | None = None) -> float:
         """AUC on the test rows; a cell's logits are kept for :meth:`differences`."""

@@ -26,7 +26,7 @@ from common import Target, write_result
 from sparsefront.latency.cost import GenomeColumns
 from sparsefront.latency.design import Design
 from sparsefront.latency.meter import Meter
-from sparsefront.latency.profile import HELDOUT, PLANS, profile, random_genomes
+from sparsefront.latency.profile import HELDOUT, LENGTH_SHARES, profile, random_genomes
 from sparsefront.latency.runtimes import runtime
 from sparsefront.latency.table import Backbone, LatencyTable, TableError
 from sparsefront.models.config import CrossEncoderConfig
@@ -119,7 +119,7 @@ def measured_again(cell: Cell, genomes: list[str], quick: bool) -> tuple[list[fl
     config = BACKBONES[backbone]
     points = [(genome, tokens) for genome in (*map(Genome.parse, genomes), config.genome)]
     meter = Meter(config, runtime(name, threads=threads, precision=precision), batch=batch, say=print)
-    again, _ = meter.measure(points, visits=12 if quick else 24, seconds=60.0, loads=1)
+    again, _ = meter.measure(points, visits=6 if quick else 12, seconds=60.0, loads=1)
     return again[:-1].tolist(), float(again[-1])
 
 
@@ -131,7 +131,7 @@ def in_its_own_process(work: Callable[..., Result], *arguments: Any) -> Result:
 
 def lengths_between(config: CrossEncoderConfig, tokens: int) -> list[int]:
     """Three lengths between those at which all widths are profiled."""
-    profiled = Design(Backbone.of(config), (1,), (1,), PLANS["normal"].length_shares, tokens).lengths
+    profiled = Design(Backbone.of(config), (1,), (1,), LENGTH_SHARES, tokens).lengths
     return [(low + high) // 2 for low, high in itertools.pairwise(profiled)][-3:]
 
 
@@ -167,7 +167,7 @@ def targets_of(rows: list[dict[str, Any]]) -> list[Target]:
 def main() -> None:
     """Measure the cells that are missing, report all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two cells, fewer blocks, repeats and held-out models")
+    parser.add_argument("--quick", action="store_true", help="two cells, fewer repeats and models")
     parser.add_argument("--report", action="store_true", help="measure nothing new, report the cells that are there")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-latency-table"), help="finished cells")
     arguments = parser.parse_args()

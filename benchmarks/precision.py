@@ -93,7 +93,7 @@ def main() -> None:
     test = Task.from_file(write_task(work, arguments.data, arguments.quick)).tokenise(tokenizer)["test"]
     rows: list[dict[str, Any]] = []
     for name, folder in models.items():
-        rows += rows_of(name, folder, test, tokenizer, visits=15 if arguments.quick else 100)
+        rows += rows_of(name, folder, test, tokenizer, visits=8 if arguments.quick else 50)
     targets = []
     for precision in ("int8", "bf16"):
         lossy = [row for row in rows if row["precision"] == precision]

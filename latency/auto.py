@@ -40,7 +40,7 @@ def fastest_runtime(
     precision: str,
     statistic: Statistic,
     shapes: str = "dynamic",
-    visits: int = 40,
+    visits: int = 20,
 ) -> Fastest:
     """Measure a model, with arbitrary weights, in every runtime that this machine has, turn by turn.
 

@@ -11,7 +11,7 @@ from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.timing import LatencyStats, time_interleaved
 
 PAUSE_SECONDS = 0.5
-VISITS = 80
+VISITS = 40
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,12 @@ QUIET = 1.15
 TOO_LOUD = 1.3
 """Where even the quietest passes differ by more, nothing can be measured."""
 TRIES = 2
-VISITS = 48
+VISITS = 24
 LOADS = 4
 """How often models are loaded anew: where a model's weights come to lie moves its time."""
 MOST_LOADED = 600
 """Models that are loaded in all: OpenVINO leaves memory in ever more pieces, of which a process may have 65,530."""
-_CALLS_PER_PASS = 40  # enough for a median that shows how loud a pass was
+_VISITS_PER_PASS = 10  # enough for a median that shows how loud a pass was
 
 
 def with_few_words(config: CrossEncoderConfig) -> CrossEncoderConfig:
@@ -146,7 +146,7 @@ class Meter:
             InputError: even the quietest passes differ by more than 30 %: the machine is under load.
         """
         key = self._key(points, visits, seconds)
-        rounds = max(1, -(-_CALLS_PER_PASS // len(points)))
+        rounds = max(1, -(-_VISITS_PER_PASS // len(points)))
         loads = max(1, min(loads, MOST_LOADED // len({genome for genome, _ in points})))
         made = [np.array(record["microseconds"], np.float64) for record in self._log.read(key)]
         wanted = -(-visits // rounds)

@@ -29,29 +29,21 @@ LARGE_ERROR = 0.05
 HELDOUT = 20
 
 
+HEAD_SHARES = (0.01, *(sixth / 6 for sixth in range(1, 7)))
+UNIT_SHARES = tuple(part / 24 for part in (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24))
+LENGTH_SHARES = (0.02, 0.04, 0.06, 0.085, 0.125, 0.17, 0.21, 0.27, 0.33, 0.42, 0.5, 0.58, 0.67, 0.75, 0.87, 1)
+
+
 @dataclass(frozen=True)
 class _Plan:
-    """How much is measured: shares of the full widths and of the length, models, their visits and seconds."""
+    """How much is measured: models that calibrate, visits to each model, their seconds."""
 
-    head_shares: tuple[float, ...]
-    unit_shares: tuple[float, ...]
-    length_shares: tuple[float, ...]
     calibration: int
     visits: int
     seconds: float
 
 
-PLANS: dict[Effort, _Plan] = {
-    "quick": _Plan((0.01, 0.33, 1), (0.042, 0.33, 1), (0.09, 0.4, 1), 10, 12, 10),
-    "normal": _Plan(
-        (0.01, *(sixth / 6 for sixth in range(1, 7))),
-        tuple(part / 24 for part in (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24)),
-        (0.02, 0.04, 0.06, 0.085, 0.125, 0.17, 0.21, 0.27, 0.33, 0.42, 0.5, 0.58, 0.67, 0.75, 0.87, 1),
-        60,
-        48,
-        60,
-    ),
-}
+PLANS: dict[Effort, _Plan] = {"quick": _Plan(30, 8, 15), "normal": _Plan(60, 24, 60)}
 
 
 def profile(
@@ -74,7 +66,7 @@ def profile(
         runtime: where models are served; its threads are the table's.
         length_tokens: tokens of the served rows; the table covers every length up to it. Unpadded.
         batch: rows per call.
-        effort: ``quick`` measures fewer widths, lengths and repeats.
+        effort: ``quick`` measures fewer models, less often.
         heldout: genomes and their lengths on which the error is measured, or how many to draw from the joint space.
         progress: called with (done, total) points measured.
         say: told what the user should know, e.g. that the machine is under load.
@@ -96,7 +88,7 @@ def profile(
         held: list[Point] = [(genome, length_tokens) for genome in drawn]
     else:
         held = list(heldout)
-    design = Design(backbone, plan.head_shares, plan.unit_shares, plan.length_shares, length_tokens)
+    design = Design(backbone, HEAD_SHARES, UNIT_SHARES, LENGTH_SHARES, length_tokens)
     passes = PassLog(log)
     total = len(design.points) + len(whole) + len(held)
     meter = Meter(config, runtime, batch=batch, progress=progress, total=total, say=say, log=passes)

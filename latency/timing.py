@@ -15,8 +15,10 @@ import numpy.typing as npt
 from sparsefront.latency.runtime import Feeds, Session
 
 Percentile = Literal[50, 95, 99]
-WARM_CALLS = 3
+WARM_CALLS = 5
 """Untimed calls of a visit: after them a call no longer knows what ran before."""
+TIMED_CALLS = 4
+"""Of a visit, one by one."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ def time_interleaved(
     *,
     visits: int,
 ) -> list[npt.NDArray[np.float64]]:
-    """Wall-clock microseconds of single calls, one array (visits,) per session, all sessions in turn.
+    """Wall-clock microseconds of single calls, one array (visits * TIMED_CALLS,) per session, all sessions in turn.
 
-    A visit calls the session :data:`WARM_CALLS` times untimed and once timed: a warm call, as a server in use makes
-    it. The first calls after other models still fetch their weights; how long that takes repeats far worse.
+    A visit calls the session :data:`WARM_CALLS` times untimed, then times single calls: warm ones, as a server in use
+    makes them. The first calls after other models still fetch their weights; how long that takes repeats far worse.
 
     Args:
         sessions: what to time; the same session may appear with several feeds.
@@ -60,16 +62,17 @@ def time_interleaved(
     """
     if visits < 1:
         raise ValueError(f"visits must be at least 1, got {visits}")
-    taken = np.zeros((len(sessions), visits), np.float64)
+    taken = np.zeros((len(sessions), visits, TIMED_CALLS), np.float64)
     with _no_garbage_collection():
         for visit in range(visits):
             for index, (session, fed) in enumerate(zip(sessions, feeds, strict=True)):
                 for _ in range(WARM_CALLS):
                     session.run(fed)
-                start = time.perf_counter_ns()
-                session.run(fed)
-                taken[index, visit] = time.perf_counter_ns() - start
-    return list(taken / 1000)
+                for call in range(TIMED_CALLS):
+                    start = time.perf_counter_ns()
+                    session.run(fed)
+                    taken[index, visit, call] = time.perf_counter_ns() - start
+    return list(taken.reshape(len(sessions), -1) / 1000)
 
 
 @contextmanager

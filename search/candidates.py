@@ -67,7 +67,7 @@ def screen(
     with reporter.step("measuring candidates") as advance:
         for candidate in candidates:
             session = serving.load(config.with_genome(candidate.genome))
-            value_us = reference.read(session, visits=16).as_usual(reference.usual_us)
+            value_us = reference.read(session, visits=8).as_usual(reference.usual_us)
             if value_us <= GLANCE_ROOM * limit_us:  # most are refused at a glance
                 value_us = reference.read_within(session, limit_us).value_us
             fastest = min(fastest, value_us)

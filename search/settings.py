@@ -47,7 +47,7 @@ class PrepareSettings(_Settings):
         percentile: of a call's time that a budget means.
         at_length: rows of which length: the longest, a percentile of the task's lengths, or their mean time.
         batch: rows per call.
-        effort: ``quick`` measures fewer widths and repeats.
+        effort: ``quick`` measures fewer models, less often.
         focus_shares: shares of the dense latency that elastic training concentrates on, besides the run's budget.
         importance_rows: training rows for the Fisher importance.
         teacher: how the teacher is fine-tuned.

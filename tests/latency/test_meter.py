@@ -56,7 +56,7 @@ class Nothing(Runtime):
         raise NotImplementedError
 
 
-ROUNDS = -(-40 // len(POINTS))
+ROUNDS = -(-10 // len(POINTS))
 
 
 def measure(

@@ -13,7 +13,7 @@ from sparsefront.latency.drift import measure_sessions
 from sparsefront.latency.refit import refitted
 from sparsefront.latency.runtime import Feeds, Logits
 from sparsefront.latency.statistic import GROUPS_OF_A_MEAN, AtLength, Statistic
-from sparsefront.latency.timing import LatencyStats, Percentile
+from sparsefront.latency.timing import TIMED_CALLS, LatencyStats, Percentile
 from sparsefront.spaces import Genome, InputError
 
 LENGTHS = np.array([3] * 10 + [5] * 70 + [9] * 14 + [40] * 6)
@@ -72,7 +72,7 @@ class Sleeper:
         return np.zeros(len(feeds["input_ids"]), np.float32)
 
 
-@pytest.mark.parametrize(("percentile", "runs"), [(50, 20), (95, 200)])
+@pytest.mark.parametrize(("percentile", "runs"), [(50, 20 * TIMED_CALLS), (95, 200 * TIMED_CALLS)])
 def test_every_length_is_called_in_batches_and_a_tail_more_often(percentile: Percentile, runs: int) -> None:
     session = Sleeper()
     statistic = Statistic((4, 9), (0.5, 0.5), percentile, batch=3)

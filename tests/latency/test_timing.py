@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparsefront.latency.runtime import Feeds, Logits
-from sparsefront.latency.timing import WARM_CALLS, LatencyStats, time_interleaved
+from sparsefront.latency.timing import TIMED_CALLS, WARM_CALLS, LatencyStats, time_interleaved
 
 
 class Recorder:
@@ -23,9 +23,9 @@ def test_sessions_take_turns_with_untimed_calls_first() -> None:
     calls: list[str] = []
     first, second = Recorder("a", calls), Recorder("b", calls)
     times = time_interleaved([first, second], [{}, {}], visits=2)
-    each = WARM_CALLS + 1
+    each = WARM_CALLS + TIMED_CALLS
     assert "".join(calls) == 2 * ("a" * each + "b" * each)
-    assert [each.shape for each in times] == [(2,)] * 2
+    assert [each.shape for each in times] == [(2 * TIMED_CALLS,)] * 2
     assert all((each >= 0).all() for each in times)
     assert gc.isenabled()
 
