@@ -26,6 +26,10 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
 # much all of them are together. So calibration adds microseconds per megabyte between one of these sizes and the next.
 WEIGHT_SIZES_MB = (2, 4, 8, 12, 16, 20, 24, 28, 36, 48, 64, 96)
 MEMORY = tuple(f"weights_above_{size}_mb" for size in WEIGHT_SIZES_MB)
+# What a graph pays once for having layers that see all tokens, and per pruning step, whatever their widths and lengths.
+OVERHEADS = ("beyond_one_layer", "pruning_step")
+EXTRAS = (*MEMORY, *OVERHEADS)
+"""What calibration adds to the blocks, in microseconds: per megabyte and per overhead."""
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 
 
@@ -55,7 +59,7 @@ def component_costs(blocks: Blocks, columns: GenomeColumns, length_tokens: int |
     order = {name: index for index, name in enumerate(COMPONENTS)}
     costs = np.zeros((genomes, len(order)))
     # Behind the last layer with heads only [CLS] is computed, see models/onnx_graph.py.
-    mixing = np.where((heads > 0).any(1), layers - 1 - np.argmax(heads[:, ::-1] > 0, axis=1), -1)
+    mixing = _last_with_heads(heads)
     costs[:, order["call"]] = np.where(mixing < 0, blocks.cls_only, blocks.call[length_tokens])
     length = np.broadcast_to(np.asarray(length_tokens, np.int64), genomes)
     scored_cost = np.full(genomes, np.nan)  # of the latest attention, until a pruning step has paid for it
@@ -80,6 +84,20 @@ def component_costs(blocks: Blocks, columns: GenomeColumns, length_tokens: int |
         costs[:, order["ffn"]] += np.where(full, blocks.ffn[fed, length], 0)
         costs[:, order["last"]] += np.where(full, 0, blocks.cls_ffn[fed])
     return costs
+
+
+def extra_features(columns: GenomeColumns, weights_mb: Floats) -> Floats:
+    """How much of each of :data:`EXTRAS` (genomes, extras) genomes have whose weights are (genomes,) megabytes."""
+    mixing = _last_with_heads(columns.heads)
+    full = np.arange(columns.heads.shape[1]) < mixing[:, None]
+    steps = (full & (columns.keep_percent < 100)).sum(1)
+    return np.hstack([memory_features(weights_mb), np.stack([mixing > 0, steps], axis=1).astype(np.float64)])
+
+
+def _last_with_heads(heads: Ints) -> Ints:
+    """(genomes,) index of the last layer that mixes tokens; -1: none does."""
+    last: Ints = heads.shape[1] - 1 - np.argmax(heads[:, ::-1] > 0, axis=1)
+    return np.where((heads > 0).any(1), last, -1)
 
 
 def memory_features(weights_mb: Floats) -> Floats:

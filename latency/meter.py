@@ -32,7 +32,7 @@ TOO_LOUD = 1.3
 """Where even the quietest passes differ by more, nothing can be measured."""
 TRIES = 2
 VISITS = 24
-LOADS = 4
+LOADS = 2
 """How often models are loaded anew: where a model's weights come to lie moves its time."""
 MOST_LOADED = 600
 """Models that are loaded in all: OpenVINO leaves memory in ever more pieces, of which a process may have 65,530."""

@@ -43,7 +43,7 @@ class _Plan:
     seconds: float
 
 
-PLANS: dict[Effort, _Plan] = {"quick": _Plan(30, 8, 15), "normal": _Plan(60, 24, 60)}
+PLANS: dict[Effort, _Plan] = {"quick": _Plan(30, 8, 15), "normal": _Plan(100, 24, 75)}
 
 
 def profile(

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import lsq_linear  # type: ignore[import-untyped]
 
 from sparsefront.latency.blocks import Floats
-from sparsefront.latency.cost import COMPONENTS, MEMORY, GenomeColumns, component_costs
+from sparsefront.latency.cost import COMPONENTS, EXTRAS, GenomeColumns, component_costs
 from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.table import LatencyTable
 from sparsefront.spaces import Genome
@@ -41,8 +41,8 @@ def refitted(
     columns = GenomeColumns.of(genomes)
     shares = zip(statistic.weights, statistic.lengths, strict=True)
     costs = np.sum([share * component_costs(table.blocks, columns, length) for share, length in shares], axis=0)
-    memory = predicted_us - costs.sum(1)
-    parts = np.hstack([costs, memory[:, None]]) / measured_us[:, None]
+    extras = predicted_us - costs.sum(1)
+    parts = np.hstack([costs, extras[:, None]]) / measured_us[:, None]
     common = float(np.median(measured_us / predicted_us))
     pull = np.eye(parts.shape[1]) * MODEL_NOISE / COMPONENT_DOUBT
     factors = lsq_linear(
@@ -51,6 +51,6 @@ def refitted(
         bounds=(common / 2.5, common * 2.5),
     ).x
     own = {name: table.calibration.get(name, 1.0) for name in COMPONENTS}
-    own.update({name: table.calibration.get(name, 0.0) for name in MEMORY})
-    by_name = dict(zip(COMPONENTS, factors, strict=False)) | dict.fromkeys(MEMORY, factors[-1])
+    own.update({name: table.calibration.get(name, 0.0) for name in EXTRAS})
+    by_name = dict(zip(COMPONENTS, factors, strict=False)) | dict.fromkeys(EXTRAS, factors[-1])
     return replace(table, calibration={name: float(value * by_name[name]) for name, value in own.items()})

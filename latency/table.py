@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from sparsefront.latency.blocks import Blocks, Floats, fill
-from sparsefront.latency.cost import BYTES, COMPONENTS, MEMORY, GenomeColumns, component_costs, memory_features
+from sparsefront.latency.cost import BYTES, COMPONENTS, EXTRAS, GenomeColumns, component_costs, extra_features
 from sparsefront.latency.machine import MachineFingerprint
 from sparsefront.spaces import Genome, InputError, SearchSpace, Widths
 
@@ -126,7 +126,8 @@ class LatencyTable:
         fingerprint: where and how the table was measured.
         backbone: widths of the dense model.
         measured: one row per measured block: part, width, length_tokens, microseconds.
-        calibration: factor per component, fitted on whole models, and microseconds of memory traffic (:data:`MEMORY`).
+        calibration: factor per component, fitted on whole models, and microseconds of what no block knows:
+            :data:`EXTRAS`.
         error: measured on held-out whole models.
         notes: how it was measured, e.g. seconds, drift, clock.
     """
@@ -139,9 +140,9 @@ class LatencyTable:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if unknown := set(self.calibration) - {*COMPONENTS, *MEMORY}:
+        if unknown := set(self.calibration) - {*COMPONENTS, *EXTRAS}:
             raise ValueError(
-                f"calibration names must be among {', '.join((*COMPONENTS, *MEMORY))}, got {sorted(unknown)}"
+                f"calibration names must be among {', '.join((*COMPONENTS, *EXTRAS))}, got {sorted(unknown)}"
             )
         if wrong := sorted(name for name, value in self.calibration.items() if not 0 <= value < float("inf")):
             raise ValueError(
@@ -172,8 +173,8 @@ class LatencyTable:
     def predict_columns(self, columns: GenomeColumns, *, length_tokens: int | None = None) -> Floats:
         """Microseconds (genomes,) of genomes given as columns, for many at a time; widths must be the table's."""
         blocks_us = component_costs(self.blocks, columns, self._length(length_tokens)).sum(1)
-        memory = memory_features(self.backbone.weights_mb(columns, self.fingerprint.precision))
-        total: Floats = blocks_us + memory @ np.array([self.calibration.get(name, 0.0) for name in MEMORY])
+        extras = extra_features(columns, self.backbone.weights_mb(columns, self.fingerprint.precision))
+        total: Floats = blocks_us + extras @ np.array([self.calibration.get(name, 0.0) for name in EXTRAS])
         return total
 
     def selection_us(self, heads: int, length_tokens: int) -> float:
@@ -184,7 +185,8 @@ class LatencyTable:
         length = self._length(length_tokens)
         if not 0 <= heads <= self.backbone.heads:
             raise ValueError(f"heads must be between 0 and {self.backbone.heads}, got {heads}")
-        return float(self.blocks.selection[length] + self.blocks.scoring[heads, length])
+        step = self.calibration.get("pruning_step", 0.0)
+        return float(self.blocks.selection[length] + self.blocks.scoring[heads, length] + step)
 
     def layer_costs(self) -> list[dict[str, Any]]:
         """What the parts of a full layer cost at every measured length, in microseconds; ready for JSON."""

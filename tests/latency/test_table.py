@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.latency.synthetic import BACKBONE, FINGERPRINT, HEADS, LAYERS, LENGTH, UNITS, synthetic_table
 
 from sparsefront.latency.blocks import rising
-from sparsefront.latency.cost import COMPONENTS, MEMORY, WEIGHT_SIZES_MB, memory_features
+from sparsefront.latency.cost import COMPONENTS, EXTRAS, WEIGHT_SIZES_MB, memory_features
 from sparsefront.latency.machine import MachineFingerprint
 from sparsefront.latency.table import BLOCKS_FILE, META_FILE, LatencyTable, TableError
 from sparsefront.spaces import Genome, InputError, LayerGene, SearchSpace, Widths, kept_tokens
@@ -26,7 +26,7 @@ tables = st.builds(
     synthetic_table,
     st.integers(0, 20),
     noise=st.sampled_from([0.0, 0.3, 2.0]),
-    calibration=st.fixed_dictionaries({name: st.sampled_from([0.5, 1.0, 2.0]) for name in (*COMPONENTS, *MEMORY)}),
+    calibration=st.fixed_dictionaries({name: st.sampled_from([0.5, 1.0, 2.0]) for name in (*COMPONENTS, *EXTRAS)}),
 )
 layer_indices = st.integers(0, LAYERS - 1)
 
@@ -70,10 +70,11 @@ def test_keeping_all_tokens_saves_at_most_the_selection(
 @given(genome=genomes, length=st.integers(1, LENGTH))
 def test_prediction_adds_the_parts_up(genome: Genome, length: int) -> None:
     """The vectorised cost against a loop over one genome's layers."""
-    table = synthetic_table()
+    table = synthetic_table(calibration={"beyond_one_layer": 5.0, "pruning_step": 3.0})
     blocks = table.blocks
     mixing = max((layer for layer, gene in enumerate(genome) if gene.heads), default=-1)
     total = float(blocks.call[length] if mixing >= 0 else blocks.cls_only)
+    total += 5.0 if mixing > 0 else 0.0
     tokens, unpaid, scored = length, 0.0, False
     for layer, gene in enumerate(genome):
         if layer < mixing:
@@ -82,6 +83,7 @@ def test_prediction_adds_the_parts_up(genome: Genome, length: int) -> None:
                 unpaid, scored = blocks.scoring[gene.heads, tokens], True
             total += blocks.norms[tokens] / 2
             if gene.keep_percent < 100:
+                total += 3.0
                 if scored:
                     total += blocks.selection[tokens] + unpaid
                     unpaid = 0.0
