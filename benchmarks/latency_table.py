@@ -2,7 +2,8 @@
 
 Every cell profiles a backbone, predicts the held-out models and compares with their measured times; half of them are
 drawn uniformly, half near 1/3, 1/6 and 1/12 of the dense multiply-adds. All are then measured again by themselves: a
-table cannot be more exact than the measurement repeats. Others are measured at lengths that no block was profiled at.
+table cannot be more exact than the measurement repeats. Where the same models differ by over 2.5 % the machine was
+loud: such a cell is measured up to three times, and the one that repeats best is kept, whatever its error. Others are measured at lengths that no block was profiled at.
 Weights are random; they do not change the time.
 
 A cell that is in the work folder is not measured again, so a run that was cut off goes on.
@@ -35,6 +36,7 @@ from sparsefront.spaces import Genome
 Cell = tuple[str, int, str, str, int, int]
 Result = TypeVar("Result")
 SEED = 0
+LOUD, TRIES = 0.025, 3
 BACKBONES = {
     "6x384": CrossEncoderConfig(
         hidden_size=384, head_size=32, layer_heads=[12] * 6, layer_ffn_units=[1536] * 6, max_position_embeddings=512
@@ -52,6 +54,17 @@ CELLS: list[Cell] = [
     ("6x384", 48, "onnxruntime", "fp32", 2, 1),
     *(("6x384", 128, *way, 1, 1) for way in WAYS),
 ]
+
+
+def measured_quietly(cell: Cell, *, quick: bool) -> dict[str, Any]:
+    """The cell, again while the machine is loud."""
+    tried: list[dict[str, Any]] = []
+    while len(tried) < TRIES:
+        tried.append(measure_cell(cell, quick=quick))
+        if tried[-1]["repeat_mean_error"] <= LOUD:
+            break
+        print(f"loud: the same models differ by {tried[-1]['repeat_mean_error']:.1%}", flush=True)
+    return {**min(tried, key=lambda row: float(row["repeat_mean_error"])), "tries": len(tried)}
 
 
 def measure_cell(cell: Cell, *, quick: bool) -> dict[str, Any]:
@@ -179,7 +192,7 @@ def main() -> None:
         if arguments.report and not path.exists():
             continue
         if not path.exists():
-            row = measure_cell(cell, quick=arguments.quick)
+            row = measured_quietly(cell, quick=arguments.quick)
             path.write_text(json.dumps(row) + "\n", encoding="utf-8")
             print({key: value for key, value in row.items() if key != "models"}, flush=True)
         rows.append(json.loads(path.read_text(encoding="utf-8")))
