@@ -52,22 +52,15 @@ def write_result(
     folder: Path = RESULTS,
 ) -> Path:
     """Prints rows and targets and writes ``folder/NAME.json``; a quick run writes ``NAME.quick.json`` beside it."""
-    here = MachineFingerprint.here(runtime="", runtime_version="", threads=1, length_tokens=1)
     result = {
         "benchmark": name,
         "command": f"python benchmarks/{name}.py{' --quick' if quick else ''}",
-        "commit": _commit(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "quick": quick,
-        "machine": {
-            "cpu": here.cpu, "isa": list(here.isa), "cores": here.cores, "system": here.system,
-            "load_1_minute": round(os.getloadavg()[0], 2),
-        },
-        "versions": _versions(),
+        **about_this_machine(),
         "seeds": list(seeds),
         "rows": [dict(row) for row in rows],
         "targets": [target.to_json() for target in targets],
-    }  # fmt: skip
+    }
     for row in rows:
         print("  ".join(f"{key}={_short(value)}" for key, value in row.items()))
     for target in targets:
@@ -82,6 +75,20 @@ def write_result(
     os.chmod(partial, 0o644)
     os.replace(partial, path)
     return path
+
+
+def about_this_machine() -> dict[str, Any]:
+    """Commit, date, machine and versions: where and when something was measured."""
+    here = MachineFingerprint.here(runtime="", runtime_version="", threads=1, length_tokens=1)
+    return {
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "cpu": here.cpu, "isa": list(here.isa), "cores": here.cores, "system": here.system,
+            "load_1_minute": round(os.getloadavg()[0], 2),
+        },
+        "versions": _versions(),
+    }  # fmt: skip
 
 
 def _commit() -> str:

@@ -3,8 +3,8 @@
 Every cell profiles a backbone, predicts the held-out models and compares with their measured times; half of them are
 drawn uniformly, half near 1/3, 1/6 and 1/12 of the dense multiply-adds. All are then measured again by themselves: a
 table cannot be more exact than the measurement repeats. Where the same models differ by over 2.5 % the machine was
-loud: such a cell is measured up to three times, and the one that repeats best is kept, whatever its error. Others are measured at lengths that no block was profiled at.
-Weights are random; they do not change the time.
+loud: such a cell is measured up to three times, and the one that repeats best is kept, whatever its error. Others are
+measured at lengths that no block was profiled at. Weights are random; they do not change the time.
 
 A cell that is in the work folder is not measured again, so a run that was cut off goes on.
 """

@@ -19,36 +19,39 @@ from sparsefront.search.sampler import stop_quietly
 from sparsefront.spaces import Genome, SearchSpace
 
 
-class _FeasibleSampler(BaseSampler):
-    """Proposes genomes within the budget, each once; what a study needs to know about them is in the study."""
+class FeasibleSampler(BaseSampler):
+    """Proposes genomes within the budget, each once; subclasses say which.
+
+    A proposal depends on ``seed``, the trial's number and the study, so an interrupted search goes on as it would have.
+    """
 
     def __init__(self, *, space: SearchSpace, predict_many: PredictMany, budget_us: float, seed: int | None) -> None:
-        self._space = space
-        self._feasible = FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us)
+        self.space = space
+        self.feasible = FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us)
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._history = History(space)
         self._independent = optuna.samplers.RandomSampler(seed=self._seed)
 
     @abstractmethod
-    def _next(self, rng: np.random.Generator, taken: set[str]) -> Genome:
+    def propose(self, study: optuna.Study, rng: np.random.Generator, taken: set[str]) -> Genome:
         """A genome whose key is not taken; raises :class:`SpaceExhausted` when there is none."""
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return dict(self._space.distributions())
+        return dict(self.space.distributions())
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        if genome_in(trial, self._space) is not None:  # enqueued by somebody: nothing to propose
+        if genome_in(trial, self.space) is not None:  # enqueued by somebody: nothing to propose
             return {}
         rng = np.random.default_rng([self._seed, trial.number])
         try:
-            genome = self._next(rng, self._history.taken(study, but=trial.number))
+            genome = self.propose(study, rng, self._history.taken(study, but=trial.number))
         except SpaceExhausted:
             study.tell(trial.number, state=TrialState.FAIL)  # ask() fails, and would leave the trial running for ever
             raise
         study._storage.set_trial_user_attr(trial._trial_id, LINEAGE_ATTR, {"genome": genome.key(), "how": "baseline"})
-        params = self._space.to_params(genome)
+        params = self.space.to_params(genome)
         return {name: params[name] for name in search_space}
 
     def sample_independent(
@@ -59,11 +62,11 @@ class _FeasibleSampler(BaseSampler):
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        if state == TrialState.COMPLETE and self._feasible.exhausted(self._history.taken(study)):
+        if state == TrialState.COMPLETE and self.feasible.exhausted(self._history.taken(study)):
             stop_quietly(study)
 
 
-class RandomSampler(_FeasibleSampler):
+class RandomSampler(FeasibleSampler):
     """Uniform over the genomes within the budget, without repeats.
 
     By rejection while that works; where almost nothing fits, uniform draws are shrunk until they do
@@ -75,11 +78,11 @@ class RandomSampler(_FeasibleSampler):
     ) -> None:
         super().__init__(space=space, predict_many=predict_many, budget_us=budget_us, seed=seed)
 
-    def _next(self, rng: np.random.Generator, taken: set[str]) -> Genome:
-        return self._feasible.random(rng, taken)
+    def propose(self, study: optuna.Study, rng: np.random.Generator, taken: set[str]) -> Genome:
+        return self.feasible.random(rng, taken)
 
 
-class SweepSampler(_FeasibleSampler):
+class SweepSampler(FeasibleSampler):
     """Every genome within the budget once, in the space's order, then stops. For small (tied) spaces.
 
     Raises:
@@ -88,10 +91,10 @@ class SweepSampler(_FeasibleSampler):
 
     def __init__(self, *, space: SearchSpace, predict_many: PredictMany, budget_us: float) -> None:
         super().__init__(space=space, predict_many=predict_many, budget_us=budget_us, seed=0)
-        self._feasible.listed()
+        self.feasible.listed()
 
-    def _next(self, rng: np.random.Generator, taken: set[str]) -> Genome:
-        for genome in self._feasible.listed():
+    def propose(self, study: optuna.Study, rng: np.random.Generator, taken: set[str]) -> Genome:
+        for genome in self.feasible.listed():
             if genome.key() not in taken:
                 return genome
-        raise SpaceExhausted(f"all {len(self._feasible.listed())} genomes within the budget are taken")
+        raise SpaceExhausted(f"all {len(self.feasible.listed())} genomes within the budget are taken")

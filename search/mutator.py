@@ -78,6 +78,7 @@ class MutatorOptions:
         entropy: weight of the entropy bonus.
         hidden: width of the network.
         learn: False keeps the policy uniform over the allowed moves.
+        shares: False hides from the policy what each unit costs and what importance it carries.
     """
 
     more_moves: float = 0.5
@@ -89,6 +90,7 @@ class MutatorOptions:
     entropy: float = 0.01
     hidden: int = 32
     learn: bool = True
+    shares: bool = True
 
     def __post_init__(self) -> None:
         for name in ("more_moves", "fill", "exploration"):
@@ -275,6 +277,8 @@ class Mutator:
             ],
             axis=1,
         )
+        if not self.options.shares:
+            per_candidate[-1], kept = 0.0, np.zeros_like(kept)
         shape = old.shape
         columns = [np.broadcast_to(one, shape) for one in per_candidate]
         columns += [old, new, new - old, 10 * change_us / target, layers * kept, np.abs(new - old)]
