@@ -69,6 +69,9 @@ def search(
     batch: Batch = 1,
     evaluations: Annotated[int, typer.Option(help="Genomes evaluated on the supernet.")] = 300,
     workers: Annotated[str, typer.Option(help="Parallel evaluations; auto: one per CPU.")] = "auto",
+    most_failed_share: Annotated[
+        float, typer.Option(help="Share of the evaluations that may fail before the search ends.")
+    ] = 0.2,
     sampler: Annotated[str, typer.Option(help="reinforced, random, tpe or nsga2.")] = "reinforced",
     seed: Annotated[int, typer.Option(help="Seed of training, search and fine-tuning.")] = 0,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Run folder; runs/TASK-BUDGET by default.")] = None,
@@ -114,6 +117,7 @@ def search(
         evaluations=evaluations,
         sampler=sampler,
         workers=worker_count(workers),
+        most_failed_share=most_failed_share,
         search_rows=search_rows,
         finalists=finalists,
         uniform=uniform,

@@ -89,7 +89,7 @@ def explore(
     space = space_of(prepared.backbone.widths, settings)
     sampler = sampler_of(settings, space, prepared, limit_us)
     study = open_study(folder / STUDY_FILE, name="search", sampler=sampler)
-    return _loop(study, space, pool, prepared, limit_us, settings.evaluations, reporter, "searching")
+    return _loop(study, space, pool, prepared, limit_us, settings.evaluations, settings, reporter, "searching")
 
 
 def sweep_uniform(
@@ -115,7 +115,7 @@ def sweep_uniform(
             params = space.to_params(genome)
             study.enqueue_trial({name: params[name] for name in space.distributions()}, skip_if_exists=True)
     title = f"sweeping {len(feasible)} uniform genomes"
-    return _loop(study, space, pool, prepared, budget_us, len(feasible), reporter, title)[1]
+    return _loop(study, space, pool, prepared, budget_us, len(feasible), settings, reporter, title)[1]
 
 
 def largest_only(genomes: Sequence[Genome]) -> tuple[Genome, ...]:
@@ -146,6 +146,7 @@ def _loop(
     prepared: Prepared,
     budget_us: float,
     evaluations: int,
+    settings: SearchSettings,
     reporter: Reporter,
     title: str,
 ) -> tuple[LoopReport, list[Evaluated]]:
@@ -165,6 +166,7 @@ def _loop(
             predict_many=prepared.measured.predict_many,
             budget_us=budget_us,
             evaluations=evaluations,
+            most_failed_share=settings.most_failed_share,
             on_result=count,
         )
     return report, list(evaluated_of(study))

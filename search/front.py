@@ -15,6 +15,8 @@ from sparsefront.spaces import Genome
 
 GENOME_ATTR = "genome"
 LINEAGE_ATTR = "lineage"
+ERROR_ATTR = "error"
+"""Of a trial whose evaluation failed for good; its genome is not proposed again."""
 
 _MAXIMISE = [True, False]
 

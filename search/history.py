@@ -8,10 +8,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sparsefront.search.front import LINEAGE_ATTR, Evaluated, genome_of
+from sparsefront.search.front import ERROR_ATTR, LINEAGE_ATTR, Evaluated, genome_of
 from sparsefront.spaces import Genome, SearchSpace
 
-_TAKEN = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
+_TAKEN = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL)
 
 
 def genome_in(trial: FrozenTrial, space: SearchSpace) -> Genome | None:
@@ -69,9 +69,11 @@ class History:
         return [one for one in self._order if one.latency_us <= budget_us]
 
     def taken(self, study: optuna.Study, *, but: int | None = None) -> set[str]:
-        """Keys of the genomes that are complete, running or waiting in the study, except trial number ``but``."""
+        """Keys of the genomes that are complete, running, waiting or failed for good, except trial number ``but``."""
         found = set()
         for trial in study.get_trials(deepcopy=False, states=_TAKEN):
+            if trial.state == TrialState.FAIL and ERROR_ATTR not in trial.user_attrs:
+                continue  # left by a driver that was killed: asked again
             key = self._keys.get(trial.number)
             if key is None and trial.number != but:
                 genome = genome_in(trial, self._space)

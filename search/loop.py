@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhausted
-from sparsefront.search.front import GENOME_ATTR, LINEAGE_ATTR, Evaluated, require_directions
+from sparsefront.search.front import ERROR_ATTR, GENOME_ATTR, LINEAGE_ATTR, Evaluated, require_directions
 from sparsefront.search.history import genome_in
 from sparsefront.search.interrupts import held_interrupts
 from sparsefront.search.pool import EvaluationPool, Finished
@@ -20,10 +20,12 @@ from sparsefront.spaces import Genome, RunFailed, SearchSpace
 
 MOST_ATTEMPTS = 3
 MOST_REJECTIONS = 30
+FEW_FAILURES = 3
+"""So many genomes must have failed before their share counts."""
 
 
 class EvaluationFailed(RunFailed):
-    """One genome's evaluation failed as often as it is tried."""
+    """More evaluations failed than are put up with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,8 @@ class LoopReport:
         overhead_ms: time the driver did not wait for the pool, per evaluation.
         rejected_infeasible: proposals beyond the budget, not evaluated.
         duplicates_avoided: proposals already evaluated or in flight, not evaluated again.
-        failed_attempts: evaluations that ended in an error and were tried again.
+        failed_attempts: evaluations that ended in an error.
+        failed: genomes in the study that were given up, with those of earlier calls.
         recovered: trials that an earlier driver had left running, and that were queued again.
         exhausted: whether the loop ended because nothing within the budget was left.
     """
@@ -51,6 +54,7 @@ class LoopReport:
     rejected_infeasible: int
     duplicates_avoided: int
     failed_attempts: int
+    failed: int
     recovered: int
     exhausted: bool
 
@@ -68,6 +72,7 @@ def search_loop(
     predict_many: PredictMany,
     budget_us: float,
     evaluations: int,
+    most_failed_share: float = 0.2,
     on_result: Callable[[Evaluated], None] | None = None,
 ) -> LoopReport:
     """Evaluate until the study holds ``evaluations`` complete trials or nothing within the budget is left.
@@ -80,6 +85,9 @@ def search_loop(
     Trials left running by a killed driver are told FAIL and their genomes enqueued again; so are those in flight when
     this call ends early. The same call therefore continues an interrupted search. One driver per study at a time.
 
+    An evaluation that raises is tried three times; what still fails, or returns no finite quality, is told FAIL with
+    the attribute ``error``, and the search goes on without that genome.
+
     Args:
         study: maximises quality and minimises latency.
         space: what is searched.
@@ -87,14 +95,15 @@ def search_loop(
         predict_many: genomes -> (genomes,) latency in microseconds.
         budget_us: genomes predicted slower are not evaluated.
         evaluations: complete trials in the study at the end, those of earlier calls included.
+        most_failed_share: of all evaluations may fail; counts from the third on.
         on_result: called with each result after it has been stored.
 
     Raises:
-        EvaluationFailed: a genome failed three times; the line holds the genome and the last error.
+        EvaluationFailed: more failed; the line holds the first genome that did, and why.
     """
     require_directions(study)
     feasible = FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us)
-    loop = _Loop(study, feasible, pool, evaluations, on_result)
+    loop = _Loop(study, feasible, pool, evaluations, on_result, most_failed_share)
     return loop.run()
 
 
@@ -105,6 +114,7 @@ class _Loop:
     pool: EvaluationPool
     wanted: int
     on_result: Callable[[Evaluated], None] | None
+    most_failed_share: float
     numbers: dict[str, int] = field(default_factory=dict)  # genome -> its complete or running trial
     flying: dict[str, tuple[optuna.Trial, float]] = field(default_factory=dict)  # genome -> trial, latency_us
     attempts: dict[str, int] = field(default_factory=dict)
@@ -113,7 +123,8 @@ class _Loop:
     waiting: float = 0.0
     rejected: int = 0
     duplicates: int = 0
-    failed: int = 0
+    failed_attempts: int = 0
+    errors: list[str] = field(default_factory=list)  # one line per genome that was given up
     exhausted: bool = False
 
     def run(self) -> LoopReport:
@@ -143,7 +154,8 @@ class _Loop:
             overhead_ms=1000 * (seconds - self.waiting) / max(count, 1),
             rejected_infeasible=self.rejected,
             duplicates_avoided=self.duplicates,
-            failed_attempts=self.failed,
+            failed_attempts=self.failed_attempts,
+            failed=len(self.errors),
             recovered=recovered,
             exhausted=self.exhausted,
         )
@@ -161,6 +173,9 @@ class _Loop:
                     self.numbers[genome.key()] = trial.number
             elif trial.state == TrialState.RUNNING:
                 left.append((trial, genome))
+            elif trial.state == TrialState.FAIL and genome is not None and ERROR_ATTR in trial.user_attrs:
+                self.numbers[genome.key()] = trial.number
+                self.errors.append(f"genome {genome.key()}: {trial.user_attrs[ERROR_ATTR]}")
         for trial, genome in left:
             self.study.tell(trial.number, state=TrialState.FAIL)
             if genome is not None and genome.key() not in self.numbers:
@@ -171,7 +186,7 @@ class _Loop:
         """Leave nothing running in the study; what was in flight is the first thing asked next time."""
         for key, (trial, _) in list(self.flying.items()):
             frozen = self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-            if frozen.state == TrialState.FAIL and self.attempts.get(key, 0) < MOST_ATTEMPTS:
+            if frozen.state == TrialState.FAIL:
                 self._enqueue(Genome.parse(key), frozen)
         self.flying.clear()
 
@@ -239,7 +254,7 @@ class _Loop:
         outcome = finished.outcome
         error = _error_in(outcome)
         if isinstance(outcome, Exception) or error is not None:
-            self._retry(finished.genome, str(error))
+            self._failed(finished.genome, str(error), passing=isinstance(outcome, Exception))
             return
         trial, latency_us = self.flying[key]
         metrics = {name: float(value) for name, value in outcome.items()}
@@ -253,13 +268,23 @@ class _Loop:
         if self.on_result is not None:
             self.on_result(Evaluated(finished.genome, quality, latency_us, trial.number))
 
-    def _retry(self, genome: Genome, error: str) -> None:
+    def _failed(self, genome: Genome, error: str, *, passing: bool) -> None:
+        """Try the genome again where the error may pass; else give it up, or the search if too many were."""
         key = genome.key()
-        self.failed += 1
+        self.failed_attempts += 1
         self.attempts[key] = self.attempts.get(key, 0) + 1
-        if self.attempts[key] >= MOST_ATTEMPTS:
-            raise EvaluationFailed(f"genome {key} failed {MOST_ATTEMPTS} times; the last error: {error}")
-        self.pool.submit(genome)
+        if passing and self.attempts[key] < MOST_ATTEMPTS:
+            self.pool.submit(genome)
+            return
+        trial, _ = self.flying.pop(key)
+        trial.set_user_attr(ERROR_ATTR, error)
+        self.study.tell(trial, state=TrialState.FAIL)
+        self.errors.append(f"genome {key}: {error}")
+        failed = len(self.errors)
+        if failed >= FEW_FAILURES and failed > self.most_failed_share * (failed + self.complete):
+            raise EvaluationFailed(
+                f"{failed} of {failed + self.complete} evaluations failed; the first, {self.errors[0]}"
+            )
 
 
 def _error_in(outcome: dict[str, float] | Exception) -> str | None:

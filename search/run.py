@@ -37,7 +37,7 @@ from sparsefront.search.versions import versions
 from sparsefront.spaces import Genome, InputError
 
 RESULT, LOCK, CANDIDATES, FINALISTS = "result.json", ".lock", "candidates", "finalists"
-MAY_CHANGE = {"evaluations", "workers", "finalists", "uniform"}
+MAY_CHANGE = {"evaluations", "workers", "finalists", "uniform", "most_failed_share"}
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ class SearchSettings(_Settings):
         evaluations: genomes evaluated on the supernet.
         sampler: one of ``SAMPLERS``.
         workers: parallel evaluations (0: one per CPU).
+        most_failed_share: of the evaluations may fail before the search ends.
         search_rows: validation rows that an evaluation scores; finalists are always judged on all of them.
         finalists: genomes of the front that are fine-tuned and measured.
         finetune: how.
@@ -114,6 +115,7 @@ class SearchSettings(_Settings):
     evaluations: Count = 300
     sampler: Sampler = "reinforced"
     workers: Annotated[int, Field(ge=0)] = 0
+    most_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.2
     search_rows: Count = 2000
     finalists: Count = 2
     finetune: TrainOptions = TrainOptions(

@@ -242,13 +242,60 @@ def test_a_passing_error_is_tried_again(landscape: Landscape) -> None:
         ({"quality": float("nan")}, "quality nan, expected a finite number"),
     ],
 )
-def test_a_lasting_error_ends_the_search_with_its_line(
+def test_when_everything_fails_the_search_ends_with_the_first_error(
     landscape: Landscape, metrics: dict[str, float], line: str
 ) -> None:
     study = study_of(random_sampler(landscape))
-    with pytest.raises(EvaluationFailed, match=f"failed 3 times; the last error: .*{line}"):
+    with pytest.raises(EvaluationFailed, match=rf"3 of 3 evaluations failed; the first, genome h.*{line}"):
         search(study, landscape, 5, fitness=lambda genome: metrics)
-    assert [trial.state for trial in study.trials] == [TrialState.FAIL]
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 3
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), OSError("gone")])
+def test_a_genome_that_keeps_failing_is_given_up_and_counted_and_never_asked_again(wrong: object) -> None:
+    landscape = Landscape(preset="uniform", budget=0.08)
+    fitting = sum(landscape.predict_many([one])[0] <= landscape.budget_us for one in landscape.space)
+    bad: list[Genome] = []
+
+    def fitness(genome: Genome) -> dict[str, float]:
+        if not bad or genome in bad:
+            bad.append(genome)
+            if isinstance(wrong, Exception):
+                raise wrong
+            return {"quality": float(str(wrong))}
+        return landscape.fitness(genome)
+
+    study = study_of(random_sampler(landscape))
+    report = search(study, landscape, fitting, fitness=fitness)
+    assert (report.failed, report.complete, report.exhausted) == (1, fitting - 1, True)
+    assert len(bad) == (3 if isinstance(wrong, Exception) else 1)
+    (failed,) = (trial for trial in study.trials if "error" in trial.user_attrs)
+    assert failed.state == TrialState.FAIL
+    resumed = study_of(random_sampler(landscape))
+    resumed.add_trials(study.trials)
+    again = search(resumed, landscape, fitting, fitness=fitness)
+    assert (again.failed, again.evaluations, again.exhausted) == (1, 0, True)
+
+
+def test_how_many_may_fail_is_a_setting(landscape: Landscape) -> None:
+    def fitness(genome: Genome) -> dict[str, float]:
+        asked.append(genome)
+        return {"quality": float("nan")} if len(asked) % 2 else landscape.fitness(genome)
+
+    asked: list[Genome] = []
+    with pytest.raises(EvaluationFailed, match="3 of 5 evaluations failed"):
+        search(study_of(random_sampler(landscape)), landscape, 20, fitness=fitness)
+    asked.clear()
+    report = search_loop(
+        study_of(random_sampler(landscape)),
+        landscape.space,
+        SerialPool(fitness),
+        predict_many=landscape.predict_many,
+        budget_us=landscape.budget_us,
+        evaluations=20,
+        most_failed_share=0.6,
+    )
+    assert (report.failed, report.complete) == (20, 20)
 
 
 def test_the_policy_learns_through_the_loop(landscape: Landscape) -> None:
