@@ -19,6 +19,7 @@ def search(
     backbone: str = "minilm",
     preparation: PrepareSettings | None = None,
     prepared: str | Path | None = None,
+    address: str | None = None,
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> RunResult:
@@ -30,6 +31,7 @@ def search(
         backbone: ``minilm``, a Hugging Face BERT folder, or a hub name.
         preparation: how table, teacher and supernet are made.
         prepared: run folder whose table, teacher and supernet are used instead of its own.
+        address: of a running Ray cluster; this machine by default.
         reporter: told about progress; silent by default.
         settings: fields of :class:`SearchSettings`, ``budget_us`` or ``budget_share`` among them.
 
@@ -47,6 +49,7 @@ def search(
         settings=SearchSettings.check(**settings),
         preparation=preparation,
         shared=None if prepared is None else Path(prepared),
+        address=address,
         reporter=reporter,
     )
     result = run.execute()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,7 +67,11 @@ def search(
     at_length: AtLengthOption = "max",
     batch: Batch = 1,
     evaluations: Annotated[int, typer.Option(help="Genomes evaluated on the supernet.")] = 300,
-    workers: Annotated[str, typer.Option(help="Parallel evaluations; auto: one per CPU.")] = "auto",
+    workers: Annotated[str, typer.Option(help="Parallel evaluations; auto: as many as there are CPUs for.")] = "auto",
+    cpus_per_worker: Annotated[float, typer.Option(help="CPUs that Ray reserves for each, also fractions.")] = 1.0,
+    address: Annotated[
+        str | None, typer.Option(help="Evaluate on a running Ray cluster: HOST:PORT, ray://HOST:PORT or auto.")
+    ] = None,
     most_failed_share: Annotated[
         float, typer.Option(help="Share of the evaluations that may fail before the search ends.")
     ] = 0.2,
@@ -117,6 +120,7 @@ def search(
         evaluations=evaluations,
         sampler=sampler,
         workers=worker_count(workers),
+        cpus_per_worker=cpus_per_worker,
         most_failed_share=most_failed_share,
         search_rows=search_rows,
         finalists=finalists,
@@ -168,6 +172,7 @@ def search(
         settings=settings,
         preparation=preparation,
         shared=share,
+        address=address,
         reporter=reporter,
     )
     run.check()
@@ -201,12 +206,9 @@ def options(name: str, **changes: Any) -> Any:
 
 
 def worker_count(text: str) -> int:
-    """Workers asked for; 0 stands for one per CPU. More than there are CPUs is refused at once."""
+    """Workers asked for; 0 stands for as many as there are CPUs for."""
     if text == "auto":
         return 0
-    cpus = os.cpu_count() or 1
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"--workers: expected 'auto' or a positive whole number, got {text!r}")
-    if int(text) > cpus:
-        raise InputError(f"--workers {text}: this machine has {cpus} CPUs")
     return int(text)

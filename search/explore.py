@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +32,8 @@ def fitness_pool(prepared: Prepared, settings: SearchSettings, *, address: str |
     """Ray actors that evaluate genomes of this supernet on the search's validation rows."""
     rows = prepared.rows["valid"].stratified(settings.search_rows, settings.seed)
     data = FitnessData.of(prepared.supernet, rows, prepared.task.spec.metric)
-    workers = settings.workers or os.cpu_count() or 1
-    with RayPool(Fitness, data, workers=workers, address=address) as pool:
+    cpus = settings.cpus_per_worker
+    with RayPool(Fitness, data, workers=settings.workers, cpus_per_worker=cpus, address=address) as pool:
         yield pool
 
 

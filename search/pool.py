@@ -7,7 +7,10 @@ actors costs one or two, which is why fitness runs here.
 from __future__ import annotations
 
 import logging
+import math
 import os
+import re
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,6 +26,7 @@ Fitness = Callable[[Genome], dict[str, float]]
 """Genome -> metrics; ``"quality"`` must be among them, higher is better."""
 
 _RELEASE_SECONDS = 5.0
+_ANSWER_SECONDS = 10.0
 
 
 class Finished(NamedTuple):
@@ -127,12 +131,14 @@ class RayPool:
     Args:
         build: payload -> fitness; runs once in every actor. Must be picklable by Ray.
         payload: whatever the fitness needs.
-        workers: actors.
-        threads_per_worker: torch threads of each, and the CPUs that Ray reserves for it.
+        workers: actors; 0: as many as there are CPUs for.
+        threads_per_worker: torch threads of each.
+        cpus_per_worker: CPUs that Ray reserves for each, also fractions; by default as many as its threads.
         address: a running cluster's; None starts Ray on this machine, or uses the one this process has started.
 
     Raises:
-        InputError: more CPUs are asked for than there are, or than are free.
+        InputError: more CPUs are asked for than there are, or than are free; no cluster answers at the address; a
+            machine of the cluster cannot import what it should run.
     """
 
     def __init__(
@@ -142,23 +148,32 @@ class RayPool:
         *,
         workers: int,
         threads_per_worker: int = 1,
+        cpus_per_worker: float | None = None,
         address: str | None = None,
     ) -> None:
-        if workers < 1 or threads_per_worker < 1:
-            raise InputError(f"workers and threads must be at least 1, got {workers} and {threads_per_worker}")
-        wanted = workers * threads_per_worker
-        self._threads = threads_per_worker
+        cpus = float(threads_per_worker) if cpus_per_worker is None else cpus_per_worker
+        if workers < 0 or threads_per_worker < 1 or not (math.isfinite(cpus) and cpus > 0):
+            raise InputError(
+                "workers must be at least 0, threads at least 1 and CPUs per worker more than 0, got "
+                f"{workers}, {threads_per_worker} and {cpus:g}"
+            )
+        self._threads, self._cpus_per_worker = threads_per_worker, cpus
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            _start_ray(wanted, address)
+            _start_ray(workers * cpus, address)
         try:
-            _require_free(wanted, workers, threads_per_worker)
+            workers = workers or max(1, int(_cpus(ray.cluster_resources) / cpus))
+            _require_free(workers, cpus)
             self._build = build
             self._payload = ray.put(payload)
             self._actors = [self._start_actor() for _ in range(workers)]
             ray.get([actor.ready.remote() for actor in self._actors])
-        except BaseException:
+        except BaseException as error:
             self.shutdown()
+            if missing := _missing_module(error):
+                raise InputError(
+                    f"a machine of the cluster cannot import {missing!r}: install the same sparsefront there"
+                ) from error
             raise
         self._idle = deque(self._actors)
         self._running: dict[Any, tuple[Any, Genome, float]] = {}
@@ -212,15 +227,17 @@ class RayPool:
             self._owns_ray = False
 
     def _start_actor(self) -> Any:
-        remote = ray.remote(_Worker).options(num_cpus=self._threads)
+        remote = ray.remote(_Worker).options(num_cpus=self._cpus_per_worker)
         return remote.remote(self._build, self._payload, self._threads)
 
 
-def _start_ray(wanted: int, address: str | None) -> None:
+def _start_ray(wanted: float, address: str | None) -> None:
     if address is None:
         cpus = os.cpu_count() or 1
         if wanted > cpus:  # known before Ray spends seconds on starting
-            raise InputError(f"{wanted} CPUs asked for (workers x threads per worker), this machine has {cpus}")
+            raise InputError(f"{wanted:g} CPUs asked for (workers x CPUs per worker), this machine has {cpus}")
+    else:
+        _require_answer(address)
     variables = {}
     if "PYTHONPATH" in os.environ:  # a checkout runs from PYTHONPATH=src; actors start elsewhere
         parts = [os.path.abspath(part) for part in os.environ["PYTHONPATH"].split(os.pathsep) if part]
@@ -238,18 +255,38 @@ def _start_ray(wanted: int, address: str | None) -> None:
         raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error
 
 
-def _require_free(wanted: int, workers: int, threads: int) -> None:
+def _require_answer(address: str) -> None:
+    """Ray tries a dead address for minutes; so knock first."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(f"address {address!r}: expected HOST:PORT, ray://HOST:PORT or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error
+
+
+def _missing_module(error: BaseException | None) -> str | None:
+    """The module that an actor could not import, if that is why it did not start."""
+    found = re.search(r"ModuleNotFoundError: No module named '([^']+)'", str(error))
+    return found.group(1) if found else None
+
+
+def _require_free(workers: int, cpus: float) -> None:
     """Ray lets an actor that does not fit wait for ever and says nothing; so ask first."""
-    asked = f"{wanted} CPUs asked for ({workers} workers x {threads} threads)"
+    wanted = workers * cpus
+    asked = f"{wanted:g} CPUs asked for ({workers} workers x {cpus:g})"
     there = _cpus(ray.cluster_resources)
     if wanted > there:
-        raise InputError(f"{asked}, the cluster has {there}")
+        raise InputError(f"{asked}, the cluster has {there:g}")
     deadline = time.monotonic() + _RELEASE_SECONDS  # a pool that was just shut down frees its CPUs a moment later
     while (free := _cpus(ray.available_resources)) < wanted:
         if time.monotonic() > deadline:
-            raise InputError(f"{asked}, only {free} of the cluster's {there} are free")
+            raise InputError(f"{asked}, only {free:g} of the cluster's {there:g} are free")
         time.sleep(0.1)
 
 
-def _cpus(resources: Callable[[], dict[str, float]]) -> int:
-    return int(resources().get("CPU", 0))
+def _cpus(resources: Callable[[], dict[str, float]]) -> float:
+    return float(resources().get("CPU", 0))

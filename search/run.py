@@ -37,7 +37,8 @@ from sparsefront.search.versions import versions
 from sparsefront.spaces import Genome, InputError
 
 RESULT, LOCK, CANDIDATES, FINALISTS = "result.json", ".lock", "candidates", "finalists"
-MAY_CHANGE = {"evaluations", "workers", "finalists", "uniform", "most_failed_share"}
+HOW_TO_RUN = {"workers", "cpus_per_worker", "most_failed_share"}
+MAY_CHANGE = {"evaluations", "finalists", "uniform", *HOW_TO_RUN}
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,11 @@ class Run:
         settings: SearchSettings,
         preparation: PrepareSettings | None = None,
         shared: Path | None = None,
+        address: str | None = None,
         reporter: Reporter | None = None,
     ) -> None:
         check_one_budget(settings)
+        self.address = address
         self.folder = folder
         self.task = task
         self.backbone = backbone
@@ -160,7 +163,7 @@ class Run:
             measured = self.measure()
             budget_us = self.budget_us(measured)
             prepared = self.prepare(self.anchored(measured, budget_us))
-            with fitness_pool(prepared, self.settings) as pool:
+            with fitness_pool(prepared, self.settings, address=self.address) as pool:
                 report, found = explore(
                     self.folder, prepared, self.settings, budget_us, pool=pool, reporter=self.reporter
                 )
@@ -391,9 +394,11 @@ class Run:
             )
         check_length(self.backbone, self.task.spec.max_length)
         space_of(self.backbone.widths, self.settings)
-        cpus = os.cpu_count() or 1
-        if self.settings.workers > cpus:
-            raise InputError(f"--workers {self.settings.workers}: this machine has {cpus} CPUs")
+        cpus, wanted = os.cpu_count() or 1, self.settings.workers * self.settings.cpus_per_worker
+        if wanted > cpus and self.address is None:
+            raise InputError(
+                f"--workers {self.settings.workers} of {self.settings.cpus_per_worker:g} CPUs: this machine has {cpus}"
+            )
         if not self.folder.exists():
             return
         if not self.folder.is_dir():
@@ -404,11 +409,12 @@ class Run:
             raise InputError(f"{self.folder}: is not empty and not a run folder (no {RUN}); choose another --out")
 
     def _is_finished(self) -> bool:
-        """Whether the result stands and was made with these settings; the number of workers does not matter."""
+        """Whether the result stands and was made with these settings; on which machines does not matter."""
         if not (self.folder / RESULT).exists():
             return False
         was = self.result().values.get("settings", {})
-        return difference({**was, "workers": 0}, {**self.settings.model_dump(mode="json"), "workers": 0}) is None
+        own = self.settings.model_dump(mode="json", exclude=HOW_TO_RUN)
+        return difference({name: value for name, value in was.items() if name not in HOW_TO_RUN}, own) is None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ class EvolutionOptions:
 
 
 class ReinforcedEvolutionSampler(BaseSampler):
-    """Searches the best quality within a latency budget, and the front below it.
+    """Searches the best quality within one or several latency budgets, and the front below them.
 
     For studies with the directions ``["maximize", "minimize"]`` and the values (quality, latency in microseconds);
     parameters are those of ``space.distributions()``. The population is read from the study, so that parallel asks and
@@ -69,13 +70,16 @@ class ReinforcedEvolutionSampler(BaseSampler):
     finished: a new sampler object on an old study replays them and ends with the same weights. Proposals depend on
     ``seed`` and the trial's number only, beside the study's content.
 
-    No genome beyond the budget and none that is complete, running or waiting in the study is ever proposed; when
-    nothing is left, ``study.optimize`` is stopped and ``study.ask`` raises :class:`SpaceExhausted`.
+    With several budgets the proposals take turns between them; there is one population, one policy (which sees the
+    budget that it proposes for) and one critic, so that what is learned at one budget serves the others.
+
+    No genome beyond the largest budget and none that is complete, running or waiting in the study is ever proposed;
+    when nothing is left, ``study.optimize`` is stopped and ``study.ask`` raises :class:`SpaceExhausted`.
 
     Args:
         space: what to search.
         predict_many: genomes -> (genomes,) latency in microseconds; cheap and exact, called thousands of times.
-        budget_us: latency budget.
+        budget_us: latency budget, or several.
         importance: Fisher importance per unit; without it every unit counts the same.
         population_size: parents kept beside the front, the best by MnasNet score.
         seed: None draws one.
@@ -89,7 +93,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         *,
         space: SearchSpace,
         predict_many: PredictMany,
-        budget_us: float,
+        budget_us: float | Sequence[float],
         importance: ImportanceCurves | None = None,
         population_size: int = 16,
         seed: int | None = None,
@@ -100,7 +104,11 @@ class ReinforcedEvolutionSampler(BaseSampler):
         if population_size < 2:
             raise ValueError(f"population_size must be at least 2, got {population_size}")
         self._space, self._importance = space, importance
-        self._feasible = FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us)
+        self._budgets = tuple(sorted({budget_us} if isinstance(budget_us, int | float) else set(budget_us)))
+        if not self._budgets:
+            raise ValueError("budget_us must hold at least one budget, got none")
+        within = [FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget) for budget in self._budgets]
+        self._feasible = within[-1]
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._population_size = population_size
         self._reward = reward or Reward()
@@ -108,7 +116,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         self.mutator = Mutator(
             space=space, predict_many=predict_many, importance=importance, seed=self._seed, options=mutator
         )
-        self._seeds = seed_genomes(self._feasible, importance)
+        self._seeds = _in_turn([seed_genomes(one, importance) for one in within])
         self._history = History(space)
         self._fitted: tuple[int, Hyper] | None = None  # evaluations that the critic's hyperparameters are from
         self._independent = optuna.samplers.RandomSampler(seed=self._seed)
@@ -155,18 +163,13 @@ class ReinforcedEvolutionSampler(BaseSampler):
             if lineage.get("moves") and self.mutator.options.learn:
                 target = float(lineage["target_us"])
                 parents = [parent for key in lineage["parents"] if (parent := self._history.find(key))]
+                inside = [other for other in archive if other.latency_us <= target]
                 situation = self.mutator.situation(
-                    Genome.parse(lineage["base"]), target_us=target, shape=self._shape(archive)
+                    Genome.parse(lineage["base"]), target_us=target, shape=_shape(inside, target)
                 )
-                reward = self._reward.of(one, parents, archive, budget_us=target)
+                reward = self._reward.of(one, parents, inside, budget_us=target)
                 self.mutator.learn(situation, [Move(*move) for move in lineage["moves"]], reward)
             self._history.add(one)
-
-    def _shape(self, archive: Sequence[Evaluated]) -> np.ndarray:
-        points = front(archive)
-        return front_shape(
-            [one.quality for one in points], [one.latency_us for one in points], budget_us=self._feasible.budget_us
-        )
 
     # -- proposing ---------------------------------------------------------------------------------------------------
 
@@ -175,19 +178,20 @@ class ReinforcedEvolutionSampler(BaseSampler):
         for seed in self._seeds:
             if seed.key() not in taken:
                 return {"genome": seed.key(), "how": "seed"}
-        archive = self._history.feasible(self._feasible.budget_us)
+        budget = self._budgets[int(rng.integers(len(self._budgets)))] if len(self._budgets) > 1 else self._budgets[0]
+        archive = self._history.feasible(budget)
         for _ in range(_RETRIES if archive else 0):
-            lineage = self._child(rng, taken, archive)
+            lineage = self._child(rng, taken, budget)
             if lineage is not None:
                 return lineage
         return {"genome": self._feasible.random(rng, taken).key(), "how": "random"}
 
-    def _child(self, rng: np.random.Generator, taken: set[str], archive: Sequence[Evaluated]) -> dict[str, Any] | None:
+    def _child(self, rng: np.random.Generator, taken: set[str], target: float) -> dict[str, Any] | None:
         """The critic's choice among the new children of a few bases; None when no child is new and fits."""
-        target = self._feasible.budget_us
+        archive = self._history.feasible(self._feasible.budget_us)
         if rng.random() >= self._options.focus:
             target = float(rng.uniform(min(one.latency_us for one in archive), target))
-        shape = self._shape(archive)
+        shape = _shape([one for one in archive if one.latency_us <= target], target)
         whole = [one for one in archive if one.genome.keeps_all_tokens and one.latency_us <= target]
         among_whole = rng.random() < self._options.whole and bool(whole)
         parents = self._population(whole if among_whole else archive, target)
@@ -278,6 +282,18 @@ class ReinforcedEvolutionSampler(BaseSampler):
         mean, deviation = critic.predict(features)
         best = max(one.quality for one in archive if one.latency_us <= target_us)
         return int(np.argmax(expected_improvement(mean, deviation, np.full(len(mean), best))))
+
+
+def _shape(archive: Sequence[Evaluated], budget_us: float) -> np.ndarray:
+    """Of the front of what lies within a budget."""
+    points = front(archive)
+    return front_shape([one.quality for one in points], [one.latency_us for one in points], budget_us=budget_us)
+
+
+def _in_turn(seeds: Sequence[Sequence[Genome]]) -> tuple[Genome, ...]:
+    """One of each, again and again, so that a short search has some of all."""
+    turns = itertools.zip_longest(*seeds)
+    return tuple(dict.fromkeys(genome for turn in turns for genome in turn if genome is not None))
 
 
 def stop_quietly(study: optuna.Study) -> None:

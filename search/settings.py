@@ -96,7 +96,8 @@ class SearchSettings(_Settings):
         keep_percents: keep shares offered, in percent.
         evaluations: genomes evaluated on the supernet.
         sampler: one of ``SAMPLERS``.
-        workers: parallel evaluations (0: one per CPU).
+        workers: parallel evaluations (0: as many as there are CPUs for).
+        cpus_per_worker: CPUs, also fractions, that each is given.
         most_failed_share: of the evaluations may fail before the search ends.
         search_rows: validation rows that an evaluation scores; finalists are always judged on all of them.
         finalists: genomes of the front that are fine-tuned and measured.
@@ -115,6 +116,7 @@ class SearchSettings(_Settings):
     evaluations: Count = 300
     sampler: Sampler = "reinforced"
     workers: Annotated[int, Field(ge=0)] = 0
+    cpus_per_worker: Positive = 1.0
     most_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.2
     search_rows: Count = 2000
     finalists: Count = 2

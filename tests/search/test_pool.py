@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from tests.search.builders import build_counting, build_dying
+from tests.search.builders import build_counting, build_dying, build_importing
 from tests.search.landscape import Landscape
 
 from sparsefront.search.loop import search_loop
@@ -89,11 +89,45 @@ def test_threads_per_worker() -> None:
 
 def test_more_cpus_than_there_are_fails_at_once() -> None:
     start = time.monotonic()
-    with pytest.raises(InputError, match=r"6 CPUs asked for \(3 workers x 2 threads\), the cluster has 2"):
+    with pytest.raises(InputError, match=r"6 CPUs asked for \(3 workers x 2\), the cluster has 2"):
         RayPool(build_counting, {}, workers=3, threads_per_worker=2)
     assert time.monotonic() - start < 2
-    with pytest.raises(InputError, match="at least 1"):
-        RayPool(build_counting, {}, workers=0)
+    with pytest.raises(InputError, match="at least 0"):
+        RayPool(build_counting, {}, workers=-1)
+
+
+def test_as_many_workers_as_there_are_cpus_and_fractions_of_cpus() -> None:
+    with RayPool(build_counting, {"base": 0.0}, workers=0) as pool:
+        assert pool.size == 2
+    with RayPool(build_counting, {"base": 0.0}, workers=0, cpus_per_worker=0.5) as pool:
+        assert pool.size == 4
+        assert evaluate_all(pool, GENOMES, progress=lambda *done: None) == [0.0, 1.0, 2.0, 3.0, 4.0]
+    with pytest.raises(InputError, match="CPUs per worker more than 0"):
+        RayPool(build_counting, {}, workers=1, cpus_per_worker=0)
+
+
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers at '127.0.0.1:1'"),
+        ("ray://127.0.0.1:1", "no Ray cluster answers"),
+        ("nowhere", "expected HOST:PORT"),
+        ("host:", "expected HOST:PORT"),
+    ],
+)
+def test_an_address_where_nothing_answers_is_said_at_once(
+    address: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # as in a process that has not started Ray yet
+    start = time.monotonic()
+    with pytest.raises(InputError, match=line):
+        RayPool(build_counting, {}, workers=1, address=address)
+    assert time.monotonic() - start < 12
+
+
+def test_a_worker_without_the_package_is_said() -> None:
+    with pytest.raises(InputError, match="cannot import 'no_such_module': install the same sparsefront there"):
+        RayPool(build_importing, "no_such_module", workers=1)
 
 
 def test_more_cpus_than_are_free_fails_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def test_a_budget_that_cannot_be_is_told_before_anything_is_trained(finished: Fi
 @pytest.mark.parametrize(
     ("search", "prepare", "line"),
     [
-        ({"workers": 999}, {}, "--workers 999: this machine has"),
+        ({"workers": 999}, {}, "--workers 999 of 1 CPUs: this machine has"),
         ({"head_granule": 9}, {}, "head_granule must be between 1 and 2, got 9"),
         ({}, {"runtime": "tensorrt"}, "runtime must be one of .*, got 'tensorrt'"),
     ],

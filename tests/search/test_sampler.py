@@ -34,6 +34,46 @@ class TestReinforced(SamplerConformance):
         return reinforced
 
 
+def with_two_budgets(landscape: Landscape, seed: int) -> ReinforcedEvolutionSampler:
+    return ReinforcedEvolutionSampler(
+        space=landscape.space,
+        predict_many=landscape.predict_many,
+        budget_us=(landscape.budget_us, landscape.budget_us / 2),
+        importance=landscape.importance,
+        seed=seed,
+        evolution=EvolutionOptions(bases=2, children=6),
+    )
+
+
+class TestReinforcedWithTwoBudgets(SamplerConformance):
+    @pytest.fixture
+    def make_sampler(self) -> MakeSampler:
+        return with_two_budgets
+
+    @pytest.fixture
+    def small(self) -> Landscape:
+        return Landscape(preset="uniform", budget=0.2)
+
+
+def test_one_search_serves_two_budgets() -> None:
+    landscape = Landscape(layers=4, seed=1)
+    study = optuna.create_study(directions=DIRECTIONS, sampler=with_two_budgets(landscape, 0))
+    evaluate(study, landscape, 150)
+    found = evaluated_of(study)
+    for share in (1, 2):
+        budget_us = landscape.budget_us / share
+        random = RandomSampler(space=landscape.space, predict_many=landscape.predict_many, budget_us=budget_us, seed=0)
+        best = max(one.quality for one in found if one.latency_us <= budget_us)
+        assert best > best_after(random, landscape, 150)
+        assert sum(0.7 * budget_us <= one.latency_us <= budget_us for one in found) > 30
+
+
+def test_no_budget_is_refused() -> None:
+    landscape = Landscape()
+    with pytest.raises(ValueError, match="at least one budget"):
+        ReinforcedEvolutionSampler(space=landscape.space, predict_many=landscape.predict_many, budget_us=())
+
+
 def best_after(sampler: BaseSampler, landscape: Landscape, count: int) -> float:
     study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
     evaluate(study, landscape, count)
