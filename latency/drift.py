@@ -45,7 +45,7 @@ class Reference:
     """
 
     def __init__(
-        self, session: Session, *, statistic: Statistic, usual_us: float = math.inf, patience_seconds: float = 15.0
+        self, session: Session, *, statistic: Statistic, usual_us: float = math.inf, patience_seconds: float = 90.0
     ) -> None:
         self._session, self._statistic = session, statistic
         self.usual_us, self.patience_seconds = usual_us, patience_seconds
