@@ -26,6 +26,7 @@ def choose(
     *,
     budget_us: float,
     reporter: Reporter,
+    address: str | None = None,
 ) -> list[Evaluated]:
     """The ``settings.finalists`` genomes to fine-tune, best first: measured within the budget, scored on all rows.
 
@@ -37,7 +38,7 @@ def choose(
     wanted = max(settings.finalists, RESCORED) if partly else settings.finalists
     chosen = screen(by_quality, prepared, budget_us=budget_us, wanted=wanted, reporter=reporter)
     if partly:
-        chosen = rescored(chosen, prepared, settings, reporter=reporter)
+        chosen = rescored(chosen, prepared, settings, reporter=reporter, address=address)
     return chosen[: settings.finalists]
 
 
@@ -85,14 +86,19 @@ def screen(
 
 
 def rescored(
-    candidates: Sequence[Evaluated], prepared: Prepared, settings: SearchSettings, *, reporter: Reporter
+    candidates: Sequence[Evaluated],
+    prepared: Prepared,
+    settings: SearchSettings,
+    *,
+    reporter: Reporter,
+    address: str | None = None,
 ) -> list[Evaluated]:
     """The candidates with their quality on all validation rows, best first."""
     rows = prepared.rows["valid"]
     all_rows = settings.model_copy(update={"search_rows": len(rows)})
     with (
         reporter.step("scoring candidates on all validation rows") as advance,
-        fitness_pool(prepared, all_rows) as pool,
+        fitness_pool(prepared, all_rows, address=address) as pool,
     ):
         qualities = evaluate_all(pool, [one.genome for one in candidates], progress=advance)
     scored = [replace(one, quality=quality) for one, quality in zip(candidates, qualities, strict=True)]

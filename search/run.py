@@ -314,7 +314,14 @@ class Run:
         }
 
         def build(_: Path) -> dict[str, Any]:
-            chosen = choose(evaluated, prepared, self.settings, budget_us=budget_us, reporter=self.reporter)
+            chosen = choose(
+                evaluated,
+                prepared,
+                self.settings,
+                budget_us=budget_us,
+                reporter=self.reporter,
+                address=self.address,
+            )
             return {"chosen": [[one.number, one.quality] for one in chosen]}
 
         digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
