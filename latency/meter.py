@@ -17,6 +17,7 @@ import numpy as np
 from sparsefront.latency.blocks import Floats
 from sparsefront.latency.runtime import Feeds, Runtime, Session, feeds_of_length
 from sparsefront.latency.timing import time_interleaved
+from sparsefront.models.parameters import array_shapes
 from sparsefront.spaces import Genome, InputError
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ LOADS = 2
 """How often models are loaded anew: where a model's weights come to lie moves its time."""
 MOST_LOADED = 600
 """Models that are loaded in all: OpenVINO leaves memory in ever more pieces, of which a process may have 65,530."""
+BYTES_PER_PARAMETER = 16
+"""That a loaded model takes: OpenVINO keeps its weights about three times."""
+MEMORY_SHARE = 0.5
+"""Of the machine's memory, that loaded models may fill; more models are measured in groups."""
+COMMON = 6
+"""Models that every group has, by which groups are brought to one scale."""
 _VISITS_PER_PASS = 10  # enough for a median that shows how loud a pass was
 
 
@@ -45,6 +52,11 @@ def with_few_words(config: CrossEncoderConfig) -> CrossEncoderConfig:
         {**config.to_dict(), "vocab_size": min(config.vocab_size, _VOCABULARY)}
     )
     return few
+
+
+def physical_memory_bytes() -> int:
+    """Of the machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 class PassLog:
@@ -133,7 +145,7 @@ class Meter:
     ) -> tuple[Floats, float]:
         """Lower quartile of the calls in microseconds per point, and how much slower the slowest pass that counts was.
 
-        Passes in which the machine was more than 15 % slower than in the quieter ones are done again. Of at most
+        Models that do not fit the memory together are measured in groups, some models in all of them. Passes in which the machine was more than 15 % slower than in the quieter ones are done again. Of at most
         twice as many passes as asked, the quietest ones count.
 
         Args:
@@ -145,6 +157,35 @@ class Meter:
         Raises:
             InputError: even the quietest passes differ by more than 30 %: the machine is under load.
         """
+        groups = self._groups(points)
+        if len(groups) == 1:
+            return self._measured(points, visits, seconds, loads)
+        per_group = [self._measured([points[at] for at in one], visits, seconds / len(groups), loads) for one in groups]
+        shared = np.array([us[:COMMON] for us, _ in per_group])
+        slower = np.median(shared / np.median(shared, axis=0), axis=1)
+        microseconds = np.empty(len(points))
+        for group, (us, _), by in zip(groups, per_group, slower, strict=True):
+            microseconds[group] = us / by
+        return microseconds, max(drift for _, drift in per_group)
+
+    def _groups(self, points: Sequence[Point]) -> list[list[int]]:
+        """Indices of the points per group, each within the memory and with the common ones first."""
+        config: Any = self._config
+        sizes = [sum(map(math.prod, array_shapes(config.with_genome(genome)).values())) for genome, _ in points]
+        room = MEMORY_SHARE * physical_memory_bytes() / BYTES_PER_PARAMETER
+        if sum(sizes) <= room:
+            return [list(range(len(points)))]
+        by_size = np.argsort(sizes, kind="stable")
+        common = by_size[np.linspace(0, len(points) - 1, COMMON + 2)[1:-1].astype(int)].tolist()
+        others = [int(at) for at in np.random.default_rng(0).permutation(len(points)) if at not in common]
+        each = max(1, int((room - sum(sizes[at] for at in common)) / (sum(sizes) / len(sizes))))
+        count = -(-len(others) // each)
+        return [[*common, *others[number::count]] for number in range(count)]
+
+    def _measured(
+        self, points: Sequence[Point], visits: int, seconds: float, loads: int
+    ) -> tuple[Floats, float]:
+        """Of one group."""
         key = self._key(points, visits, seconds)
         rounds = max(1, -(-_VISITS_PER_PASS // len(points)))
         loads = max(1, min(loads, MOST_LOADED // len({genome for genome, _ in points})))

@@ -127,3 +127,28 @@ def test_many_models_are_visited_less_often_when_time_is_short(monkeypatch: pyte
     monkeypatch.setattr("sparsefront.latency.meter.time_interleaved", clock)
     Meter(CONFIG, Nothing()).measure(POINTS, visits=8 * ROUNDS, seconds=0)
     assert clock.passes == 2
+
+
+def test_models_that_do_not_fit_the_memory_are_measured_in_groups_on_one_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    genomes = [Genome.uniform(2, heads=heads, ffn_units=units) for heads in (0, 1, 2) for units in range(1, 9)]
+    points = [(genome, 8) for genome in genomes]
+    groups: list[frozenset[Genome]] = []
+    true_us = {genome: 100.0 + at for at, genome in enumerate(genomes)}
+
+    def timed(sessions: list[Any], feeds: list[Feeds], *, visits: int) -> list[np.ndarray]:
+        groups.append(frozenset(session.genome for session in sessions))
+        slow = 1.0 + 0.2 * len(set(groups))  # each group in another phase of the machine
+        return [np.full(visits, slow * true_us[session.genome]) for session in sessions]
+
+    class Known(Nothing):
+        def load(self, config: CrossEncoderConfig, arrays: Any = None) -> Session:
+            session: Any = super().load(config)
+            session.genome = config.genome
+            return session
+
+    monkeypatch.setattr("sparsefront.latency.meter.time_interleaved", timed)
+    monkeypatch.setattr("sparsefront.latency.meter.physical_memory_bytes", lambda: 16 * 2 * 13 * 1100)
+    microseconds, _ = Meter(CONFIG, Known()).measure(points, visits=12)
+    assert len(set(groups)) > 1 and max(map(len, groups)) < len(points)
+    ratio = microseconds / np.array([true_us[genome] for genome in genomes])
+    assert np.ptp(ratio) < 1e-9
