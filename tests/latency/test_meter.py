@@ -142,8 +142,8 @@ def test_models_that_do_not_fit_the_memory_are_measured_in_groups_on_one_scale(m
 
     class Known(Nothing):
         def load(self, config: CrossEncoderConfig, arrays: Any = None) -> Session:
-            session: Any = super().load(config)
-            session.genome = config.genome
+            session = super().load(config)
+            session.genome = config.genome  # type: ignore[attr-defined]
             return session
 
     monkeypatch.setattr("sparsefront.latency.meter.time_interleaved", timed)
