@@ -145,8 +145,9 @@ class Meter:
     ) -> tuple[Floats, float]:
         """Lower quartile of the calls in microseconds per point, and how much slower the slowest pass that counts was.
 
-        Models that do not fit the memory together are measured in groups, some models in all of them. Passes in which the machine was more than 15 % slower than in the quieter ones are done again. Of at most
-        twice as many passes as asked, the quietest ones count.
+        Models that do not fit the memory together are measured in groups, some models in all of them. Passes in which
+        the machine was more than 15 % slower than in the quieter ones are done again. Of at most twice as many passes
+        as asked, the quietest ones count.
 
         Args:
             points: what to time.
@@ -182,9 +183,7 @@ class Meter:
         count = -(-len(others) // each)
         return [[*common, *others[number::count]] for number in range(count)]
 
-    def _measured(
-        self, points: Sequence[Point], visits: int, seconds: float, loads: int
-    ) -> tuple[Floats, float]:
+    def _measured(self, points: Sequence[Point], visits: int, seconds: float, loads: int) -> tuple[Floats, float]:
         """Of one group."""
         key = self._key(points, visits, seconds)
         rounds = max(1, -(-_VISITS_PER_PASS // len(points)))
