@@ -158,6 +158,7 @@ class Meter:
         Raises:
             InputError: even the quietest passes differ by more than 30 %: the machine is under load.
         """
+        loads = max(1, min(loads, MOST_LOADED // len({genome for genome, _ in points})))
         groups = self._groups(points)
         if len(groups) == 1:
             return self._measured(points, visits, seconds, loads)
@@ -187,7 +188,6 @@ class Meter:
         """Of one group."""
         key = self._key(points, visits, seconds)
         rounds = max(1, -(-_VISITS_PER_PASS // len(points)))
-        loads = max(1, min(loads, MOST_LOADED // len({genome for genome, _ in points})))
         made = [np.array(record["microseconds"], np.float64) for record in self._log.read(key)]
         wanted = -(-visits // rounds)
         loaded: _Loaded | None = None
