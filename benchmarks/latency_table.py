@@ -31,7 +31,7 @@ from sparsefront.latency.profile import HELDOUT, LENGTH_SHARES, profile, random_
 from sparsefront.latency.runtimes import runtime
 from sparsefront.latency.table import Backbone, LatencyTable, TableError
 from sparsefront.models.config import CrossEncoderConfig
-from sparsefront.spaces import Genome
+from sparsefront.spaces import Genome, InputError
 
 Cell = tuple[str, int, str, str, int, int]
 Result = TypeVar("Result")
@@ -59,8 +59,14 @@ CELLS: list[Cell] = [
 def measured_quietly(cell: Cell, *, quick: bool) -> dict[str, Any]:
     """The cell, again while the machine is loud."""
     tried: list[dict[str, Any]] = []
-    while len(tried) < TRIES:
-        tried.append(measure_cell(cell, quick=quick))
+    for attempt in range(TRIES):
+        try:
+            tried.append(measure_cell(cell, quick=quick))
+        except InputError as error:  # too loud to say anything
+            if not tried and attempt == TRIES - 1:
+                raise
+            print(error, flush=True)
+            continue
         if tried[-1]["repeat_mean_error"] <= LOUD:
             break
         print(f"loud: the same models differ by {tried[-1]['repeat_mean_error']:.1%}", flush=True)
