@@ -51,7 +51,7 @@ CELLS: list[Cell] = [
     *(("4x256", 38, *way, 1, 1) for way in WAYS),
     ("4x256", 38, "onnxruntime", "fp32", 1, 8),
     *(("6x384", 48, *way, 1, 1) for way in WAYS),
-    ("6x384", 48, "onnxruntime", "fp32", 2, 1),
+    ("4x256", 38, "onnxruntime", "fp32", 2, 1),
     *(("6x384", 128, *way, 1, 1) for way in WAYS),
 ]
 
