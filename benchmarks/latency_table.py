@@ -14,10 +14,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -144,8 +146,15 @@ def measured_again(cell: Cell, genomes: list[str], quick: bool) -> tuple[list[fl
 
 def in_its_own_process(work: Callable[..., Result], *arguments: Any) -> Result:
     """So that nothing finds the memory as something else left it."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         return pool.submit(work, *arguments).result()
+
+
+def end_with_parent() -> None:
+    """A benchmark that is killed leaves nothing that goes on measuring beside the next one."""
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def lengths_between(config: CrossEncoderConfig, tokens: int) -> list[int]:

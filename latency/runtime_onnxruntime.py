@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class OnnxRuntime(Runtime):
-    """ONNX Runtime on the CPU: sequential execution, pinned threads, the runtime's default spinning."""
+    """ONNX Runtime on the CPU: sequential execution; its threads spin within a call and not after it.
+
+    By default they go on spinning when a call has ended. With several threads and several sessions, the threads of
+    those that were called before then take the processors from the one that is called.
+    """
 
     name = "onnxruntime"
     package = "onnxruntime"
@@ -45,6 +49,7 @@ class _OnnxSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
