@@ -32,13 +32,14 @@ from sparsefront.models.metrics import quality
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.training import TrainOptions
-from sparsefront.search.anchor import anchored
+from sparsefront.search.anchor import anchor_at
 from sparsefront.search.costs import costs
 from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, space_of, sweep_uniform
 from sparsefront.search.front import Evaluated
 from sparsefront.search.prepare import Measured, Prepared
 from sparsefront.search.progress import Rich
-from sparsefront.search.run import FINALISTS, Run
+from sparsefront.search.run import Run
+from sparsefront.search.run_result import FINALISTS
 from sparsefront.search.settings import PrepareSettings, SearchSettings
 from sparsefront.search.steps import run_step, step_seconds
 from sparsefront.search.studies import open_study
@@ -149,7 +150,7 @@ class Bench:
     def cell(self, method: str, share: str, seed: int) -> dict[str, Any]:
         """Search, fine-tune, choose on validation rows; done once."""
         run = self.run(method, share, seed)
-        budget_us = run.budget_us(self.prepared.measured)
+        (budget_us,) = run.budgets_us(self.prepared.measured)
         self.reporter.say(f"{method}, {share} of the dense latency ({budget_us:.0f} us), seed {seed}")
 
         def build(target: Path) -> dict[str, Any]:
@@ -171,7 +172,7 @@ class Bench:
     def anchored(self, run: Run, budget_us: float) -> Measured:
         """The table at a budget; measured once per space and budget, so that methods and seeds share it."""
         space = run.settings.space
-        return anchored(
+        anchor = anchor_at(
             self.work / f"anchor-{space}-{budget_us:.0f}",
             self.prepared.measured,
             self.backbone,
@@ -180,6 +181,7 @@ class Bench:
             budget_us=budget_us,
             reporter=self.reporter,
         )
+        return replace(self.prepared.measured, anchors=(anchor,))
 
     def folder(self, method: str, share: str, seed: int) -> Path:
         """Where a finished cell is kept."""
@@ -193,17 +195,17 @@ class Bench:
             found = [replace(one, latency_us=float(us)) for one, us in zip(swept, latency_us, strict=True)]
             return [one for one in found if one.latency_us <= budget_us]
         with fitness_pool(prepared, run.settings) as pool:
-            return explore(run.folder, prepared, run.settings, budget_us, pool=pool, reporter=self.reporter)[1]
+            return explore(run.folder, prepared, run.settings, (budget_us,), pool=pool, reporter=self.reporter)[1]
 
     def swept(self) -> list[Evaluated]:
         """Every uniform genome within the largest budget."""
         if self._swept is not None:
             return self._swept
         run = self.run("best uniform", next(iter(SHARES)), 0)
-        budget_us = run.budget_us(self.prepared.measured)
+        (budget_us,) = run.budgets_us(self.prepared.measured)
         with fitness_pool(self.prepared, run.settings) as pool:
             self._swept = sweep_uniform(
-                run.folder, self.prepared, run.settings, budget_us, pool=pool, reporter=self.reporter
+                run.folder, self.prepared, run.settings, (budget_us,), pool=pool, reporter=self.reporter
             )
         return self._swept
 

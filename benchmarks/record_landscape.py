@@ -174,7 +174,7 @@ def along_a_search(
     budget_us = share * prepared.measured.dense_us
     predict_many = prepared.measured.predict_roughly
     if name == "reinforced":
-        sampler = sampler_of(settings, space, prepared, budget_us)
+        sampler = sampler_of(settings, space, prepared, [budget_us])
     elif name == "local":
         sampler = LocalSearch(space=space, predict_many=predict_many, budget_us=budget_us, seed=SEED)
     else:
@@ -249,7 +249,7 @@ def main() -> None:
     else:
         prepared, settings = home_depot(work, arguments.data, arguments.quick)
     # A search sees the table as profiled, so that the replay sees what was recorded.
-    prepared = replace(prepared, measured=replace(prepared.measured, near_budget=None))
+    prepared = replace(prepared, measured=replace(prepared.measured, anchors=()))
     record(work, prepared, settings, counts)
     print(json.dumps(store(work, arguments.task, prepared, settings, counts), indent=1))
 

@@ -6,7 +6,6 @@ alike. A search pushes right up to its budget, so every candidate would then be 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from sparsefront.latency.meter import with_few_words
 from sparsefront.latency.refit import refitted
 from sparsefront.models.backbone import Backbone
 from sparsefront.search.curriculum import random_shape
-from sparsefront.search.prepare import Measured
+from sparsefront.search.prepare import Anchor, Measured
 from sparsefront.search.progress import Reporter
 from sparsefront.search.settings import PrepareSettings
 from sparsefront.search.steps import run_step
@@ -27,7 +26,7 @@ ANCHORS = 16
 DRAWS = 4000
 
 
-def anchored(
+def anchor_at(
     folder: Path,
     measured: Measured,
     backbone: Backbone,
@@ -36,8 +35,8 @@ def anchored(
     *,
     budget_us: float,
     reporter: Reporter,
-) -> Measured:
-    """The same table, and beside it the table refitted to measured genomes near the budget.
+) -> Anchor:
+    """The table refitted to measured genomes near a budget.
 
     All are measured beside the first of them, which stays the reference of whatever is measured for this budget.
 
@@ -66,14 +65,9 @@ def anchored(
 
     inputs = {"budget_us": budget_us, "genomes": [genome.key() for genome in genomes]}
     result = run_step(folder, inputs, build)
-    return replace(
-        measured,
-        near_budget=refitted(
-            measured.table, genomes, np.array(result["measured_us"], np.float64), statistic=measured.statistic
-        ),
-        reference=genomes[0],
-        reference_us=float(result["reference_us"]),
-    )
+    taken_us = np.array(result["measured_us"], np.float64)
+    table = refitted(measured.table, genomes, taken_us, statistic=measured.statistic)
+    return Anchor(budget_us, table, reference=genomes[0], reference_us=float(result["reference_us"]))
 
 
 def near_budget(space: SearchSpace, measured: Measured, budget_us: float, *, seed: int) -> list[Genome]:

@@ -8,7 +8,8 @@ from typing import Any
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.task import Task
 from sparsefront.search.progress import Reporter
-from sparsefront.search.run import Run, RunResult
+from sparsefront.search.run import Run
+from sparsefront.search.run_result import RunResult, export_winners
 from sparsefront.search.settings import PrepareSettings, SearchSettings
 
 
@@ -23,7 +24,7 @@ def search(
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> RunResult:
-    """Search within a latency budget, fine-tune and measure the finalists; an interrupted call continues.
+    """Search within one or several latency budgets, fine-tune and measure finalists; an interrupted call continues.
 
     Args:
         task: a task file, a :class:`Task`, or nothing for the built-in ad log.
@@ -33,7 +34,7 @@ def search(
         prepared: run folder whose table, teacher and supernet are used instead of its own.
         address: of a running Ray cluster; this machine by default.
         reporter: told about progress; silent by default.
-        settings: fields of :class:`SearchSettings`, ``budget_us`` or ``budget_share`` among them.
+        settings: fields of :class:`SearchSettings`, ``budget_us`` or ``budget_share`` (a number or a tuple) among them.
 
     Raises:
         InputError: one line that says what is wrong with the input.
@@ -53,5 +54,5 @@ def search(
         reporter=reporter,
     )
     result = run.execute()
-    run.export(Path(out) / "export", overwrite=True)
+    export_winners(result, run.finish_late)
     return result

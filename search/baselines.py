@@ -67,19 +67,31 @@ class FeasibleSampler(BaseSampler):
 
 
 class RandomSampler(FeasibleSampler):
-    """Uniform over the genomes within the budget, without repeats.
+    """Uniform over the genomes within the budget, or of several within one drawn at random, without repeats.
 
     By rejection while that works; where almost nothing fits, uniform draws are shrunk until they do
     (see :meth:`FeasibleSpace.random`). A proposal depends on ``seed``, the trial's number and the genomes taken.
     """
 
     def __init__(
-        self, *, space: SearchSpace, predict_many: PredictMany, budget_us: float, seed: int | None = None
+        self,
+        *,
+        space: SearchSpace,
+        predict_many: PredictMany,
+        budget_us: float | Sequence[float],
+        seed: int | None = None,
     ) -> None:
-        super().__init__(space=space, predict_many=predict_many, budget_us=budget_us, seed=seed)
+        budgets_us = [budget_us] if isinstance(budget_us, int | float) else sorted(budget_us)
+        super().__init__(space=space, predict_many=predict_many, budget_us=budgets_us[-1], seed=seed)
+        lower = [FeasibleSpace(space=space, predict_many=predict_many, budget_us=one) for one in budgets_us[:-1]]
+        self._within = [*lower, self.feasible]
 
     def propose(self, study: optuna.Study, rng: np.random.Generator, taken: set[str]) -> Genome:
-        return self.feasible.random(rng, taken)
+        within = self._within[int(rng.integers(len(self._within)))] if len(self._within) > 1 else self.feasible
+        try:
+            return within.random(rng, taken)
+        except SpaceExhausted:  # a small budget runs out first
+            return self.feasible.random(rng, taken)
 
 
 class SweepSampler(FeasibleSampler):

@@ -1,6 +1,8 @@
-"""The budget of a run in microseconds, and whether anything can be searched within it."""
+"""The budgets of a run in microseconds, and whether anything can be searched within them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 from sparsefront.search.settings import SearchSettings
 from sparsefront.spaces import Genome, InputError
@@ -11,23 +13,65 @@ AIM_SHARE = 0.97
 SCREEN_SHARE = 0.98
 
 
-def check_one_budget(settings: SearchSettings) -> None:
-    """Refuse settings with no budget or with two, before anything is measured."""
+def check_asked(settings: SearchSettings) -> None:
+    """Refuse settings without a budget or with both kinds of it, before anything is measured."""
     if (settings.budget_us is None) == (settings.budget_share is None):
         raise InputError("give a budget: either --budget-us N or --budget-share S (of the dense model's latency)")
-    if settings.budget_share is not None and settings.budget_share >= 1:
-        raise InputError(
-            f"--budget-share {settings.budget_share:g}: at a share of 1 or more the dense model is within the budget, "
-            "so nothing needs pruning"
-        )
+    for share in _several(settings.budget_share):
+        if share >= 1:
+            raise InputError(
+                f"--budget-share {share:g}: at a share of 1 or more the dense model is within the budget, "
+                "so nothing needs pruning"
+            )
 
 
-def budget_of(settings: SearchSettings, dense_us: float) -> float:
-    """The budget in microseconds."""
-    check_one_budget(settings)
-    if settings.budget_us is not None:
-        return settings.budget_us
-    return float(settings.budget_share or 0.0) * dense_us
+def budgets_of(settings: SearchSettings, dense_us: float) -> tuple[float, ...]:
+    """The budgets in microseconds, each once, the smallest first."""
+    check_asked(settings)
+    asked = {*_several(settings.budget_us), *(share * dense_us for share in _several(settings.budget_share))}
+    return tuple(sorted(asked))
+
+
+def _several(asked: float | Sequence[float] | None) -> tuple[float, ...]:
+    if asked is None:
+        return ()
+    return (asked,) if isinstance(asked, int | float) else tuple(asked)
+
+
+def feasible_budgets(
+    budgets_us: Sequence[float],
+    *,
+    dense_us: float,
+    smallest: Genome,
+    smallest_us: float,
+    skipped: Callable[[str], None] | None = None,
+) -> tuple[float, ...]:
+    """The budgets that something, but not the dense model, meets.
+
+    Args:
+        budgets_us: what is asked.
+        dense_us: measured latency of the dense model.
+        smallest: cheapest genome of the space.
+        smallest_us: its predicted latency.
+        skipped: told about every budget that is left out; without it the first such budget is refused.
+
+    Raises:
+        InputError: with what the smallest genome or the dense model costs; also when no budget is left.
+    """
+    kept = []
+    for budget_us in budgets_us:
+        try:
+            check_budget(budget_us, dense_us=dense_us, smallest=smallest, smallest_us=smallest_us)
+            kept.append(budget_us)
+        except InputError as error:
+            if len(budgets_us) == 1:
+                raise
+            if skipped is None:
+                raise InputError(f"{error}; --skip-infeasible goes on with the other budgets") from error
+            skipped(f"left out: {error}")
+    if not kept:
+        raise InputError("none of the budgets can be searched for: " + ", ".join(f"{one:.4g} us" for one in budgets_us))
+    return tuple(kept)
 
 
 def check_budget(budget_us: float, *, dense_us: float, smallest: Genome, smallest_us: float) -> None:

@@ -33,7 +33,8 @@ def choose(
     Where the search has scored a part of the validation rows, the best of many scores is partly a lucky one; so the
     best ``RESCORED`` are scored again on all of them.
     """
-    by_quality = sorted(evaluated, key=lambda one: one.quality, reverse=True)
+    within = [one for one in evaluated if one.latency_us <= budget_us]
+    by_quality = sorted(within, key=lambda one: one.quality, reverse=True)
     partly = settings.search_rows < len(prepared.rows["valid"])
     wanted = max(settings.finalists, RESCORED) if partly else settings.finalists
     chosen = screen(by_quality, prepared, budget_us=budget_us, wanted=wanted, reporter=reporter)

@@ -82,32 +82,32 @@ def front(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Print the non-dominated set of a run; a star marks what keeps the budget."""
+    """Print the non-dominated set of a run; and the smallest budget that each keeps."""
     quiet_libraries(verbose)
     from sparsefront.search.report import check_plot, front_table, plot_front
-    from sparsefront.search.run import evaluated_rows, front_rows, read_run
+    from sparsefront.search.run_result import evaluated_rows, front_rows, read_run
 
     if plot is not None:
         check_plot(plot, overwrite=overwrite)
     record = read_run(run)
-    evaluated, budget_us, metric = record.evaluated, record.budget_us, record.metric
+    evaluated, budgets_us, metric = record.evaluated, record.budgets_us, record.metric
     if not evaluated:
         raise InputError(f"{run}: no evaluation has finished yet")
-    rows = front_rows(evaluated, budget_us)
+    rows = front_rows(evaluated, budgets_us)
     if plot is not None:
         title = f"{record.task_name}: {len(evaluated)} evaluations"
         plot_front(
             plot,
-            evaluated=evaluated_rows(evaluated, budget_us),
+            evaluated=evaluated_rows(evaluated, budgets_us),
             front=rows,
-            budget_us=budget_us,
+            budgets_us=budgets_us,
             metric=metric,
             title=title,
         )
     if as_json:
-        print_json({"budget_us": budget_us, "metric": metric, "front": rows, "plot": str(plot) if plot else None})
+        print_json({"budgets_us": budgets_us, "metric": metric, "front": rows, "plot": str(plot) if plot else None})
         return
-    out.print(front_table(rows, metric=metric, budget_us=budget_us))
+    out.print(front_table(rows, metric=metric, budgets_us=budgets_us))
     if plot is not None:
         out.print(f"picture: {plot}", highlight=False)
 
@@ -119,13 +119,17 @@ def export(
     genome: Annotated[
         str | None, typer.Option(help="Key of another genome of the front; the winner by default.")
     ] = None,
+    budget_us: Annotated[
+        float | None, typer.Option(help="Budget whose winner is meant, where the run had several.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export that is there.")] = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Write the winner, or another genome (fine-tuned first if it is not yet), as a folder that is ready to serve."""
     quiet_libraries(verbose)
-    from sparsefront.search.run import export_run
+    from sparsefront.search.run import Run
+    from sparsefront.search.run_result import export_run
     from sparsefront.spaces import Genome
 
     wanted = None
@@ -134,7 +138,15 @@ def export(
             wanted = Genome.parse(genome)
         except ValueError as error:
             raise InputError(f"--genome: {error}") from error
-    config = export_run(run, out_dir, genome=wanted, overwrite=overwrite, reporter=reporter_for(as_json))
+    config = export_run(
+        run,
+        out_dir,
+        budget_us=budget_us,
+        genome=wanted,
+        overwrite=overwrite,
+        # only a genome that must be fine-tuned first needs the task's data
+        fine_tune=lambda one, at_us: Run.reopen(run, reporter=reporter_for(as_json)).finish_late(one, at_us),
+    )
     if as_json:
         print_json({**config, "export": str(out_dir)})
         return

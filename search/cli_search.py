@@ -36,6 +36,8 @@ A fifth of the dense model's latency:  [bold]sparsefront search task.yaml --budg
 Your own checkpoint, no token pruning:  [bold]sparsefront search task.yaml --budget-us 900 --backbone my-bert/
 --space weights --out runs/mine[/bold]
 
+Three budgets, one search, one winner each:  [bold]sparsefront search task.yaml --budget-us 800,1500,3000[/bold]
+
 Another budget with the same teacher and supernet:  [bold]sparsefront search task.yaml --budget-us 500
 --prepared runs/mine --out runs/tighter[/bold]
 
@@ -53,10 +55,15 @@ split: {group: query, valid: 0.1, test: 0.1}
 
 def search(
     task: Annotated[Path | None, typer.Argument(help="Task file (YAML). Without one: the built-in ad log.")] = None,
-    budget_us: Annotated[float | None, typer.Option(help="Latency budget in microseconds per call.")] = None,
-    budget_share: Annotated[
-        float | None, typer.Option(help="Budget as a share of the dense model's measured latency, e.g. 0.2.")
+    budget_us: Annotated[
+        str | None, typer.Option(help="Latency budget in microseconds per call; several: 800,1500,3000.")
     ] = None,
+    budget_share: Annotated[
+        str | None, typer.Option(help="Budget as a share of the dense model's measured latency, e.g. 0.2; or several.")
+    ] = None,
+    skip_infeasible: Annotated[
+        bool, typer.Option("--skip-infeasible", help="Of several budgets leave out those that nothing meets.")
+    ] = False,
     backbone: Backbone = "minilm",
     space: Annotated[str, typer.Option(help="weights, tokens, joint or uniform.")] = "joint",
     runtime: Runtime = "onnxruntime",
@@ -105,15 +112,17 @@ def search(
     from sparsefront.models.ad_log import best_achievable_auc
     from sparsefront.models.backbone import load_backbone
     from sparsefront.models.task import Task
-    from sparsefront.search.budget import check_one_budget
+    from sparsefront.search.budget import check_asked
     from sparsefront.search.report import costs_line, front_table, result_table, rounding_line
     from sparsefront.search.run import Run
     from sparsefront.search.run_file import RUN, RunFile
+    from sparsefront.search.run_result import export_winners
     from sparsefront.search.settings import PrepareSettings, SearchSettings
 
     settings = SearchSettings.check(
-        budget_us=budget_us,
-        budget_share=budget_share,
+        budget_us=numbers("--budget-us", budget_us),
+        budget_share=numbers("--budget-share", budget_share),
+        skip_infeasible=skip_infeasible,
         space=space,
         head_granule=head_granule,
         ffn_granule=ffn_granule,
@@ -128,12 +137,12 @@ def search(
         finetune=options("finetune", epochs=finetune_epochs, seed=seed),
         seed=seed,
     )
-    check_one_budget(settings)
+    check_asked(settings)
     reporter = reporter_for(as_json)
     rows = Task.builtin() if task is None else Task.from_file(task)
     own = load_backbone(backbone)
-    budget = f"{budget_us:g}us" if budget_us is not None else f"{budget_share:g}"
-    folder = out_dir or Path("runs") / f"{rows.name}-{budget}"
+    budget = f"{budget_us}us" if budget_us is not None else f"{budget_share}"
+    folder = out_dir or Path("runs") / f"{rows.name}-{budget.replace(',', '-')}"
     if runtime == AUTO and (folder / RUN).is_file():  # an interrupted run goes on as it began
         runtime = RunFile.read(folder).prepare.runtime
     runtime = chosen_runtime(
@@ -178,18 +187,31 @@ def search(
     run.check()
     reporter.say(f"run folder: {folder}")
     result = run.execute()
-    export = folder / "export"
-    run.export(export, overwrite=True)
+    exports = export_winners(result, run.finish_late)
     if as_json:
-        print_json({**result.values, "export": str(export)})
+        print_json({**result.values, "exports": {budget: str(export) for budget, export in exports.items()}})
         return
-    out.print(front_table(result.front[:10], metric=rows.spec.metric, budget_us=result.values["budget_us"]))
-    out.print(result_table(result.values))
-    rounded = rounding_line(result.values)
-    if rounded is not None:
-        out.print(rounded, highlight=False)
+    budgets_us = [row["budget_us"] for row in result.budgets]
+    out.print(front_table(result.front[:10], metric=rows.spec.metric, budgets_us=budgets_us))
+    for row in result.budgets:
+        out.print(result_table(result.values, row))
+        rounded = rounding_line(result.values, row)
+        if rounded is not None:
+            out.print(rounded, highlight=False)
     out.print(costs_line(result.values), highlight=False)
-    out.print(f"export: {export}   check it with: sparsefront verify {export}", highlight=False)
+    for export in exports.values():
+        out.print(f"export: {export}   check it with: sparsefront verify {export}", highlight=False)
+
+
+def numbers(option: str, text: str | None) -> float | tuple[float, ...] | None:
+    """One number or several with commas between."""
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option}: expected a number, or several as in 800,1500, got {text!r}") from error
+    return found[0] if len(found) == 1 else found
 
 
 def options(name: str, **changes: Any) -> Any:

@@ -51,11 +51,13 @@ def space_of(widths: Widths, settings: SearchSettings, name: str | None = None) 
         raise InputError(str(error)) from error
 
 
-def sampler_of(settings: SearchSettings, space: SearchSpace, prepared: Prepared, budget_us: float) -> BaseSampler:
-    """The sampler that the settings name."""
+def sampler_of(
+    settings: SearchSettings, space: SearchSpace, prepared: Prepared, budgets_us: Sequence[float]
+) -> BaseSampler:
+    """The sampler that the settings name; Optuna's own know of no budget."""
     predict_many = prepared.measured.predict_many
     if settings.sampler == "random":
-        return RandomSampler(space=space, predict_many=predict_many, budget_us=budget_us, seed=settings.seed)
+        return RandomSampler(space=space, predict_many=predict_many, budget_us=budgets_us, seed=settings.seed)
     if settings.sampler == "tpe":
         return optuna.samplers.TPESampler(seed=settings.seed, multivariate=True)
     if settings.sampler == "nsga2":
@@ -64,7 +66,7 @@ def sampler_of(settings: SearchSettings, space: SearchSpace, prepared: Prepared,
     return ReinforcedEvolutionSampler(
         space=space,
         predict_many=predict_many,
-        budget_us=budget_us,
+        budget_us=budgets_us,
         importance=ImportanceCurves(heads=order.head_importance, ffn_units=order.ffn_importance),
         seed=settings.seed,
     )
@@ -74,41 +76,43 @@ def explore(
     folder: Path,
     prepared: Prepared,
     settings: SearchSettings,
-    budget_us: float,
+    budgets_us: Sequence[float],
     *,
     pool: EvaluationPool,
     reporter: Reporter,
 ) -> tuple[LoopReport, list[Evaluated]]:
     """The search: evaluate ``settings.evaluations`` genomes; what is in the folder's study counts.
 
-    It stays a little below the budget (``AIM_SHARE``): the best genomes lie close to whatever limit it has, and the
+    It stays a little below every budget (``AIM_SHARE``): the best genomes lie close to whatever limit it has, and the
     table may err on any of them.
     """
-    limit_us = AIM_SHARE * budget_us
+    limits_us = [AIM_SHARE * budget_us for budget_us in budgets_us]
     space = space_of(prepared.backbone.widths, settings)
-    sampler = sampler_of(settings, space, prepared, limit_us)
+    sampler = sampler_of(settings, space, prepared, limits_us)
     study = open_study(folder / STUDY_FILE, name="search", sampler=sampler)
-    return _loop(study, space, pool, prepared, limit_us, settings.evaluations, settings, reporter, "searching")
+    return _loop(study, space, pool, prepared, max(limits_us), settings.evaluations, settings, reporter, "searching")
 
 
 def sweep_uniform(
     folder: Path,
     prepared: Prepared,
     settings: SearchSettings,
-    budget_us: float,
+    budgets_us: Sequence[float],
     *,
     pool: EvaluationPool,
     reporter: Reporter,
 ) -> list[Evaluated]:
-    """Evaluate uniform genomes within the budget: all, or those that no other within the budget exceeds everywhere."""
+    """Evaluate uniform genomes: all within the largest budget, or per budget those that no other within exceeds."""
     space = space_of(prepared.backbone.widths, settings, "uniform")
-    predict_many = prepared.measured.predict_many
+    predict_many, budget_us = prepared.measured.predict_many, max(budgets_us)
     study = open_study(folder / STUDY_FILE, name="uniform")
     feasible = FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us).listed()
     if settings.uniform == "all":
         study.sampler = SweepSampler(space=space, predict_many=predict_many, budget_us=budget_us)
     else:
-        feasible = largest_only(feasible)
+        latency_us = predict_many(feasible)
+        within = [[one for one, us in zip(feasible, latency_us, strict=True) if us <= limit] for limit in budgets_us]
+        feasible = tuple(dict.fromkeys(genome for one in within for genome in largest_only(one)))
         study.sampler = RandomSampler(space=space, predict_many=predict_many, budget_us=budget_us, seed=0)
         for genome in feasible:
             params = space.to_params(genome)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,43 +37,70 @@ TABLES, DENSE = "latency", "dense"
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """What is known of a latency budget (:mod:`sparsefront.search.anchor`).
+
+    Attributes:
+        budget_us: the budget.
+        table: refitted to models of about that cost.
+        reference: one of them, that is run beside whatever is measured for this budget.
+        reference_us: its usual value.
+    """
+
+    budget_us: float
+    table: LatencyTable
+    reference: Genome
+    reference_us: float
+
+
+@dataclass(frozen=True)
 class Measured:
     """The latency side: what the dense model takes, and what the table predicts for any genome.
 
     Attributes:
         table: as profiled, for models of any size.
         statistic: what a latency means here: which calls, and what of their time.
-        near_budget: the same refitted to models of about the budget's cost (:mod:`sparsefront.search.anchor`).
         dense_us: latency of the dense model, measured.
         dense_p95_us: its 95th percentile.
-        reference: a genome of about the budget's size; the dense one by default.
-        reference_us: its usual value in that statistic; the dense model's latency by default.
+        anchors: per budget, the smallest first; none before they are measured.
     """
 
     table: LatencyTable
     statistic: Statistic
     dense_us: float
     dense_p95_us: float
-    near_budget: LatencyTable | None = None
-    reference: Genome | None = None
-    reference_us: float | None = None
+    anchors: tuple[Anchor, ...] = ()
 
     def predict_many(self, genomes: Sequence[Genome]) -> NDArray[np.float64]:
-        """Microseconds of the genomes, as right as can be around the budget: ``(genomes,)``."""
-        return self.statistic.predict_many(self.near_budget or self.table, genomes)
+        """Microseconds of the genomes, as right as can be around the budgets: ``(genomes,)``.
+
+        Between two budgets the words of their tables are mixed, by the logarithm of what the table as profiled says.
+        """
+        if not self.anchors:
+            return self.predict_roughly(genomes)
+        words = np.stack([self.statistic.predict_many(one.table, genomes) for one in self.anchors])
+        if len(words) == 1:
+            return np.asarray(words[0], np.float64)
+        budgets_us = [one.budget_us for one in self.anchors]
+        place = np.interp(np.log(self.predict_roughly(genomes)), np.log(budgets_us), np.arange(len(words)))
+        below = np.minimum(place.astype(np.int64), len(words) - 2)
+        share, every = place - below, np.arange(len(genomes))
+        return np.asarray((1 - share) * words[below, every] + share * words[below + 1, every], np.float64)
+
+    def at(self, budget_us: float) -> Measured:
+        """The same for one of the budgets."""
+        return replace(self, anchors=tuple(one for one in self.anchors if one.budget_us == budget_us))
 
     def predict_roughly(self, genomes: Sequence[Genome]) -> NDArray[np.float64]:
         """The same for models of any size, by the table as it was profiled: ``(genomes,)``."""
         return self.statistic.predict_many(self.table, genomes)
 
     def reference_in(self, serving: Runtime, backbone: Backbone) -> Reference:
-        """The reference in a runtime, to be run beside whatever is measured."""
-        config = with_few_words(backbone.config)
-        return Reference(
-            serving.load(config if self.reference is None else config.with_genome(self.reference)),
-            statistic=self.statistic,
-            usual_us=self.dense_us if self.reference_us is None else self.reference_us,
-        )
+        """What is run beside whatever is measured: the reference of the only budget, else the dense model."""
+        config, usual_us = with_few_words(backbone.config), self.dense_us
+        if len(self.anchors) == 1:
+            config, usual_us = config.with_genome(self.anchors[0].reference), self.anchors[0].reference_us
+        return Reference(serving.load(config), statistic=self.statistic, usual_us=usual_us)
 
 
 @dataclass(frozen=True)
@@ -103,6 +130,10 @@ class Prepared:
     task: Task
     backbone: Backbone
     settings: PrepareSettings
+
+    def at(self, budget_us: float) -> Prepared:
+        """The same, with the latency side of one of the budgets."""
+        return replace(self, measured=self.measured.at(budget_us))
 
 
 def check_length(backbone: Backbone, length_tokens: int) -> None:

@@ -28,18 +28,18 @@ def task_line(report: Mapping[str, Any]) -> str:
     )
 
 
-def result_table(result: Mapping[str, Any]) -> Table:
-    """Dense teacher, best uniform and winner side by side."""
+def result_table(result: Mapping[str, Any], at: Mapping[str, Any]) -> Table:
+    """Dense teacher, best uniform and winner of one entry of the result's budgets side by side."""
     metric = result["metric"]
     meaning = Statistic.from_json(result["statistic"]).in_words
-    title = f"{result['task']['name']}: budget {result['budget_us']:.0f} us, {meaning}"
+    title = f"{result['task']['name']}: budget {at['budget_us']:.0f} us, {meaning}"
     table = Table(title=title, title_justify="left")
     table.add_column("model")
     times = ("predicted us", "measured us", "p95 us")
     for name in (f"{metric} valid", f"{metric} test", *times, "parameters", "speed-up"):
         table.add_column(name, justify="right")
     for name in ("dense", "uniform", "winner"):
-        row = result.get(name)
+        row = result["dense"] if name == "dense" else at.get(name)
         if row is None:
             continue
         predicted = "" if row["predicted_us"] is None else f"{row['predicted_us']:.0f}"
@@ -56,9 +56,9 @@ def result_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def rounding_line(result: Mapping[str, Any]) -> str | None:
-    """What the winner lost by being served in a rounded precision; ``None`` where nothing was rounded."""
-    winner, precision = result["winner"], result["fingerprint"]["precision"]
+def rounding_line(result: Mapping[str, Any], at: Mapping[str, Any]) -> str | None:
+    """What the winner of a budget lost by being served in a rounded precision; ``None`` where nothing was rounded."""
+    winner, precision = at["winner"], result["fingerprint"]["precision"]
     if precision == "fp32":
         return None
     lost = winner["fp32_valid_quality"] - winner["valid_quality"]
@@ -78,16 +78,17 @@ def costs_line(result: Mapping[str, Any]) -> str:
     )
 
 
-def front_table(front: Sequence[Mapping[str, Any]], *, metric: str, budget_us: float) -> Table:
-    """The non-dominated set, best first; a star marks what keeps the budget."""
-    table = Table(title=f"Pareto front ({len(front)} genomes, budget {budget_us:.0f} us)", title_justify="left")
-    table.add_column("")
+def front_table(front: Sequence[Mapping[str, Any]], *, metric: str, budgets_us: Sequence[float]) -> Table:
+    """The non-dominated set, best first, and the smallest budget that each keeps."""
+    asked = ", ".join(f"{budget_us:.0f} us" for budget_us in budgets_us)
+    table = Table(title=f"Pareto front ({len(front)} genomes, budget {asked})", title_justify="left")
+    table.add_column("within us", justify="right")
     table.add_column(f"{metric} (supernet)", justify="right")
     table.add_column("predicted us", justify="right")
     table.add_column("genome", overflow="fold")
     for row in front:
-        mark = "*" if row["feasible"] else ""
-        table.add_row(mark, f"{row['quality']:.4f}", f"{row['latency_us']:.0f}", row["genome"])
+        within = "" if row["within_us"] is None else f"{row['within_us']:.0f}"
+        table.add_row(within, f"{row['quality']:.4f}", f"{row['latency_us']:.0f}", row["genome"])
     return table
 
 
@@ -96,15 +97,15 @@ def plot_front(
     *,
     evaluated: Sequence[Mapping[str, Any]],
     front: Sequence[Mapping[str, Any]],
-    budget_us: float,
+    budgets_us: Sequence[float],
     metric: str,
     title: str,
 ) -> None:
-    """Draw all evaluations, the front and the budget; ``.html`` is interactive, the others are not."""
+    """Draw all evaluations, the front and the budgets; ``.html`` is interactive, the others are not."""
     check_plot(path, overwrite=True)
     ordered = sorted(front, key=lambda row: float(row["latency_us"]))
     draw = _plot_html if path.suffix.lower() == ".html" else _plot_image
-    draw(path, evaluated, ordered, budget_us, metric, title)
+    draw(path, evaluated, ordered, budgets_us, metric, title)
 
 
 def check_plot(path: Path, *, overwrite: bool, formats: Sequence[str] = PICTURES) -> None:
@@ -139,7 +140,7 @@ def _plot_image(
     path: Path,
     evaluated: Sequence[Mapping[str, Any]],
     front: Sequence[Mapping[str, Any]],
-    budget_us: float,
+    budgets_us: Sequence[float],
     metric: str,
     title: str,
 ) -> None:
@@ -162,7 +163,8 @@ def _plot_image(
         color="tab:blue",
         label="front",
     )
-    axes.axvline(budget_us, color="tab:red", linewidth=1, linestyle="--", label=f"budget {budget_us:.0f} us")
+    for budget_us in budgets_us:
+        axes.axvline(budget_us, color="tab:red", linewidth=1, linestyle="--", label=f"budget {budget_us:.0f} us")
     axes.set(xlabel="predicted latency (us)", ylabel=f"{metric} on validation rows (supernet)", title=title)
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=130)
@@ -172,7 +174,7 @@ def _plot_html(
     path: Path,
     evaluated: Sequence[Mapping[str, Any]],
     front: Sequence[Mapping[str, Any]],
-    budget_us: float,
+    budgets_us: Sequence[float],
     metric: str,
     title: str,
 ) -> None:
@@ -189,7 +191,8 @@ def _plot_html(
                 name=name,
             )
         )
-    figure.add_vline(x=budget_us, line_dash="dash", annotation_text=f"budget {budget_us:.0f} us")
+    for budget_us in budgets_us:
+        figure.add_vline(x=budget_us, line_dash="dash", annotation_text=f"budget {budget_us:.0f} us")
     figure.update_layout(
         title=title, xaxis_title="predicted latency (us)", yaxis_title=f"{metric} on validation rows (supernet)"
     )

@@ -6,9 +6,9 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,50 +19,39 @@ from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
-from sparsefront.search.anchor import anchored
-from sparsefront.search.budget import budget_of, check_budget, check_one_budget
+from sparsefront.search.anchor import anchor_at
+from sparsefront.search.budget import budgets_of, check_asked, feasible_budgets
 from sparsefront.search.candidates import choose
 from sparsefront.search.costs import costs
 from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, space_of, sweep_uniform
-from sparsefront.search.export import check_out, publish, served_quality
+from sparsefront.search.export import served_quality
 from sparsefront.search.finalists import Finalist, finish
-from sparsefront.search.front import Evaluated, evaluated_of, front
-from sparsefront.search.prepare import DENSE, TABLES, Measured, Prepared, check_length, measure, prepare
+from sparsefront.search.front import Evaluated
+from sparsefront.search.prepare import TABLES, Measured, Prepared, check_length, measure, prepare
 from sparsefront.search.progress import Reporter, Silent
 from sparsefront.search.run_file import RUN, BackboneRef, RunFile, TaskRef, task_at
+from sparsefront.search.run_result import (
+    FINALISTS,
+    RESULT,
+    RunResult,
+    evaluated_in,
+    export_run,
+    front_rows,
+    read_result,
+)
 from sparsefront.search.settings import PrepareSettings, SearchSettings
-from sparsefront.search.steps import difference, read_json, read_record, run_step, write_json
+from sparsefront.search.steps import difference, read_record, run_step, write_json
 from sparsefront.search.studies import open_study
 from sparsefront.search.versions import versions
 from sparsefront.spaces import Genome, InputError
 
-RESULT, LOCK, CANDIDATES, FINALISTS = "result.json", ".lock", "candidates", "finalists"
-HOW_TO_RUN = {"workers", "cpus_per_worker", "most_failed_share"}
+LOCK, CANDIDATES = ".lock", "candidates"
+HOW_TO_RUN = {"skip_infeasible", "workers", "cpus_per_worker", "most_failed_share"}
 MAY_CHANGE = {"evaluations", "finalists", "uniform", *HOW_TO_RUN}
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What a run found; ``values`` is ``result.json``, ``winner_folder`` a complete export of the winner."""
-
-    values: dict[str, Any]
-    winner_folder: Path
-
-    @property
-    def winner(self) -> dict[str, Any]:
-        """Genome, qualities, latencies and size of the winner."""
-        row: dict[str, Any] = self.values["winner"]
-        return row
-
-    @property
-    def front(self) -> list[dict[str, Any]]:
-        """The non-dominated evaluations, best quality first."""
-        rows: list[dict[str, Any]] = self.values["front"]
-        return rows
-
-
 class Run:
-    """A search for one task, backbone and budget, in one folder.
+    """A search for one task and backbone within one or several budgets, in one folder.
 
     ``run.json`` says what it is; ``latency/`` (a table per way of serving), ``teacher/`` and ``supernet/`` are the
     prepared steps (in ``shared`` when several runs use the same); ``study.db`` is the Optuna study; ``candidates/``
@@ -81,7 +70,7 @@ class Run:
         address: str | None = None,
         reporter: Reporter | None = None,
     ) -> None:
-        check_one_budget(settings)
+        check_asked(settings)
         self.address = address
         self.folder = folder
         self.task = task
@@ -161,18 +150,18 @@ class Run:
                 self.reporter.say("this run is finished; here is its result")
                 return self.result()
             measured = self.measure()
-            budget_us = self.budget_us(measured)
-            prepared = self.prepare(self.anchored(measured, budget_us))
+            budgets_us = self.budgets_us(measured)
+            prepared = self.prepare(self.anchored(measured, budgets_us))
             with fitness_pool(prepared, self.settings, address=self.address) as pool:
                 report, found = explore(
-                    self.folder, prepared, self.settings, budget_us, pool=pool, reporter=self.reporter
+                    self.folder, prepared, self.settings, budgets_us, pool=pool, reporter=self.reporter
                 )
                 uniform: list[Evaluated] = []
                 if self.settings.uniform != "none":
                     uniform = sweep_uniform(
-                        self.folder, prepared, self.settings, budget_us, pool=pool, reporter=self.reporter
+                        self.folder, prepared, self.settings, budgets_us, pool=pool, reporter=self.reporter
                     )
-            result = self._finalise(prepared, budget_us, found, uniform)
+            result = self._finalise(prepared, budgets_us, found, uniform)
             write_json(self.folder / RESULT, {**result, "search": asdict(report)})
             return self.result()
 
@@ -201,33 +190,38 @@ class Run:
             lengths, at=own.at_length, longest=longest, percentile=own.percentile, batch=own.batch
         )
 
-    def budget_us(self, measured: Measured) -> float:
-        """The budget, checked against what the dense and the smallest model take."""
-        budget_us = budget_of(self.settings, measured.dense_us)
+    def budgets_us(self, measured: Measured) -> tuple[float, ...]:
+        """The budgets, checked against what the dense and the smallest model take."""
         smallest = space_of(self.backbone.widths, self.settings).smallest
-        check_budget(
-            budget_us,
+        return feasible_budgets(
+            budgets_of(self.settings, measured.dense_us),
             dense_us=measured.dense_us,
             smallest=smallest,
             smallest_us=float(measured.predict_roughly([smallest])[0]),
+            skipped=self.reporter.say if self.settings.skip_infeasible else None,
         )
-        return budget_us
 
-    def anchored(self, measured: Measured, budget_us: float) -> Measured:
-        """The table, right where this run's budget is."""
-        return anchored(
-            self.folder / "anchor",
-            measured,
-            self.backbone,
-            space_of(self.backbone.widths, self.settings),
-            self.preparation,
-            budget_us=budget_us,
-            reporter=self.reporter,
+    def anchored(self, measured: Measured, budgets_us: Sequence[float]) -> Measured:
+        """The table, right where this run's budgets are."""
+        space = space_of(self.backbone.widths, self.settings)
+        anchors = tuple(
+            anchor_at(
+                self.folder / f"anchor-{budget_us:.6g}us",
+                measured,
+                self.backbone,
+                space,
+                self.preparation,
+                budget_us=budget_us,
+                reporter=self.reporter,
+            )
+            for budget_us in budgets_us
         )
+        return replace(measured, anchors=anchors)
 
     def prepare(self, measured: Measured) -> Prepared:
         """Teacher, unit order and supernet."""
-        shares = self._focus_shares(self.budget_us(measured) / measured.dense_us)
+        own = tuple(budget_us / measured.dense_us for budget_us in budgets_of(self.settings, measured.dense_us))
+        shares = self._focus_shares(own)
         return prepare(
             self.shared,
             self.task,
@@ -238,20 +232,21 @@ class Run:
             reporter=self.reporter,
         )
 
-    def _focus_shares(self, own_share: float) -> tuple[float, ...]:
+    def _focus_shares(self, own: tuple[float, ...]) -> tuple[float, ...]:
         """Shares of the dense latency that the supernet is trained around: this run's, or those of a shared one."""
         if self.preparation.focus_shares:
             return self.preparation.focus_shares
         supernet = self.shared / "supernet"
         if self.shared.resolve() == self.folder.resolve() or not supernet.exists():
-            return (own_share,)
+            return own
         shares = tuple(float(share) for share in read_record(supernet)["inputs"]["focus_shares"])
-        if round(own_share, 2) not in shares:
-            around = ", ".join(f"{share:.0%}" for share in shares)
-            self.reporter.say(
-                f"{supernet} was trained around {around} of the dense latency, this budget is {own_share:.0%}: "
-                "good for a look; a run of its own may end higher"
-            )
+        around = ", ".join(f"{share:.0%}" for share in shares)
+        for share in own:
+            if round(share, 2) not in shares:
+                self.reporter.say(
+                    f"{supernet} was trained around {around} of the dense latency, this budget is {share:.0%}: "
+                    "good for a look; a run of its own may end higher"
+                )
         return shares
 
     def finish(self, prepared: Prepared, one: Evaluated, budget_us: float, title: str) -> Finalist:
@@ -270,7 +265,7 @@ class Run:
     def best_of(
         self, prepared: Prepared, evaluated: Sequence[Evaluated], budget_us: float, title: str
     ) -> list[Finalist]:
-        """Fine-tuned genomes, best on validation rows first, those measured over the budget last."""
+        """Fine-tuned genomes for one budget, best on validation rows first, those measured over it last."""
         chosen = self._chosen(prepared, evaluated, budget_us)
         finalists = [
             self.finish(prepared, one, budget_us, f"{title} {number} of {len(chosen)}")
@@ -286,24 +281,25 @@ class Run:
         """What the search has evaluated so far, also while it is running."""
         return evaluated_in(self.folder)
 
-    def export(self, out: Path, *, genome: Genome | None = None, overwrite: bool = False) -> dict[str, Any]:
-        """Write the winner, or any evaluated genome (fine-tuned first if it is not), as an export.
+    def export(
+        self,
+        out: Path,
+        *,
+        budget_us: float | None = None,
+        genome: Genome | None = None,
+        overwrite: bool = False,
+    ) -> dict[str, Any]:
+        """Write a winner or any evaluated genome as an export; see :func:`sparsefront.search.run_result.export_run`."""
+        return export_run(
+            self.folder, out, budget_us=budget_us, genome=genome, overwrite=overwrite, fine_tune=self.finish_late
+        )
 
-        Returns:
-            What ``sparse_config.json`` says.
-
-        Raises:
-            InputError: the run is not finished, or it has not evaluated that genome.
-        """
-        return _export(self.folder, out, genome, overwrite, lambda: self)
-
-    def finish_late(self, one: Evaluated) -> dict[str, Any]:
-        """Make a finalist of a genome that the search has evaluated but not chosen."""
+    def finish_late(self, one: Evaluated, budget_us: float) -> dict[str, Any]:
+        """Make a finalist, for one of the budgets, of a genome that the search has evaluated but not chosen."""
         with self._locked():
             measured = self.measure()
-            budget_us = self.budget_us(measured)
-            prepared = self.prepare(self.anchored(measured, budget_us))
-            return asdict(self.finish(prepared, one, budget_us, "fine-tuning"))
+            prepared = self.prepare(self.anchored(measured, self.budgets_us(measured)))
+            return asdict(self.finish(prepared.at(budget_us), one, budget_us, "fine-tuning"))
 
     def _chosen(self, prepared: Prepared, evaluated: Sequence[Evaluated], budget_us: float) -> list[Evaluated]:
         """The candidates among these evaluations; kept, so that an interrupted run goes on with the same ones."""
@@ -330,16 +326,15 @@ class Run:
         return [replace(by_number[number], quality=quality) for number, quality in kept]
 
     def _finalise(
-        self, prepared: Prepared, budget_us: float, found: list[Evaluated], uniform: list[Evaluated]
+        self, prepared: Prepared, budgets_us: Sequence[float], found: list[Evaluated], uniform: list[Evaluated]
     ) -> dict[str, Any]:
-        finalists = self.best_of(prepared, found, budget_us, "finalist")
-        winner = finalists[0]
-        if winner.measured_us > budget_us:
-            raise InputError(
-                f"no finalist was measured within {budget_us:.0f} us (the best took {winner.measured_us:.0f} us): "
-                f"is the machine busy? remove {self.folder / CANDIDATES} and {self.folder / FINALISTS} and run the "
-                "same command"
-            )
+        """What ``result.json`` says. Test rows are scored here alone, once everything is chosen."""
+        finalists, compared = {}, {}
+        for budget_us in budgets_us:
+            where = f" for {budget_us:.0f} us" if len(budgets_us) > 1 else ""
+            at = prepared.at(budget_us)
+            finalists[budget_us] = self._finalists(at, found, budget_us, f"finalist{where}")
+            compared[budget_us] = self._best_uniform(at, uniform, budget_us, f"best uniform{where}")
         dense = Finalist(
             genome=prepared.teacher.genome.key(),
             supernet_quality=prepared.teacher_quality,
@@ -350,21 +345,24 @@ class Run:
             measured_p95_us=prepared.measured.dense_p95_us,
             parameters=sum(parameter.numel() for parameter in prepared.teacher.parameters()),
         )
-        rows = {"dense": self._tested(prepared, dense, prepared.teacher), "winner": self._tested(prepared, winner)}
-        compared = self._best_uniform(prepared, uniform, budget_us)
-        if compared:
-            rows["uniform"] = self._tested(prepared, compared[0])
-        made = {one.genome: self.folder / FINALISTS / one.genome for one in (*finalists, *compared)}
+        budgets: list[dict[str, Any]] = []
+        for budget_us in budgets_us:
+            winner = self._tested(prepared, finalists[budget_us][0])
+            rows = [asdict(one) for one in finalists[budget_us]]
+            budgets.append({"budget_us": budget_us, "winner": winner, "finalists": rows})
+            if compared[budget_us]:
+                budgets[-1]["uniform"] = self._tested(prepared, compared[budget_us][0])
+        every = [one for rows in (*finalists.values(), *compared.values()) for one in rows]
+        made = {one.genome: self.folder / FINALISTS / one.genome for one in every}
         studies = [open_study(self.folder / STUDY_FILE, name=name) for name in ("search", "uniform")]
         return {
-            **rows,
+            "budgets": budgets,
+            "dense": self._tested(prepared, dense, prepared.teacher),
             "settings": self.settings.model_dump(mode="json"),
             "task": self.task.report(),
             "metric": self.task.spec.metric,
             "backbone": self.backbone.name,
-            "budget_us": budget_us,
-            "finalists": [asdict(one) for one in finalists],
-            "front": front_rows(found, budget_us),
+            "front": front_rows(found, budgets_us),
             "statistic": prepared.measured.statistic.to_json(),
             "fingerprint": prepared.measured.table.fingerprint.to_json(),
             "table_error": asdict(prepared.measured.table.error),
@@ -372,12 +370,25 @@ class Run:
             **costs(self.shared, self.table_folder, made.values(), *studies),
         }
 
-    def _best_uniform(self, prepared: Prepared, uniform: list[Evaluated], budget_us: float) -> list[Finalist]:
+    def _finalists(self, prepared: Prepared, found: list[Evaluated], budget_us: float, title: str) -> list[Finalist]:
+        """Those of the search, best first; refused when the best is measured over the budget."""
+        finalists = self.best_of(prepared, found, budget_us, title)
+        if finalists[0].measured_us > budget_us:
+            raise InputError(
+                f"no finalist was measured within {budget_us:.0f} us (the best took {finalists[0].measured_us:.0f} "
+                f"us): is the machine busy? remove {self.folder / CANDIDATES} and {self.folder / FINALISTS} and run "
+                "the same command"
+            )
+        return finalists
+
+    def _best_uniform(
+        self, prepared: Prepared, uniform: list[Evaluated], budget_us: float, title: str
+    ) -> list[Finalist]:
         """Fine-tuned uniform genomes, best first; none when the machine meets the budget with none of them."""
         if not uniform:
             return []
         try:
-            return self.best_of(prepared, uniform, budget_us, "best uniform")
+            return self.best_of(prepared, uniform, budget_us, title)
         except InputError as error:  # a comparison that fails must not cost the winner
             self.reporter.say(f"no uniform genome to compare with: {error}")
             return []
@@ -432,113 +443,3 @@ class Run:
             except BlockingIOError as error:
                 raise InputError(f"{self.folder}: another process is working in this run folder") from error
             yield
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What can be told of a run folder without its task's data: also of one that is still searching."""
-
-    task_name: str
-    metric: str
-    budget_us: float
-    evaluated: list[Evaluated]
-
-
-def read_run(folder: Path) -> RunRecord:
-    """The evaluations of a run and its budget; ``InputError`` when the folder is no run or has no study yet."""
-    record = RunFile.read(folder)
-    evaluated = evaluated_in(folder)
-    latency = read_record(folder / DENSE)["result"]
-    try:
-        budget_us = budget_of(record.search, float(latency["dense_us"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / DENSE}: damaged step.json: {error}") from error
-    return RunRecord(record.task.name, record.task.metric, budget_us, evaluated)
-
-
-def read_result(folder: Path) -> RunResult:
-    """A finished run's result; ``InputError`` when the run is not finished or the file is damaged."""
-    RunFile.read(folder)
-    path = folder / RESULT
-    if not path.exists():
-        raise InputError(f"{folder}: this run is not finished (no {RESULT}); the command that started it continues it")
-    values = read_json(path)
-    wanted = {"winner", "dense", "finalists", "front", "budget_us", "metric", "versions", "backbone"}
-    wanted |= {"fingerprint", "statistic"}
-    missing = sorted(wanted - set(values)) if isinstance(values, dict) else sorted(wanted)
-    if missing:
-        raise InputError(f"{path}: damaged: key {missing[0]!r} is missing")
-    return RunResult(values, folder / FINALISTS / values["winner"]["genome"])
-
-
-def export_run(
-    folder: Path,
-    out: Path,
-    *,
-    genome: Genome | None = None,
-    overwrite: bool = False,
-    reporter: Reporter | None = None,
-) -> dict[str, Any]:
-    """What :meth:`Run.export` does; only a genome that must be fine-tuned first needs the task's data."""
-    return _export(folder, out, genome, overwrite, lambda: Run.reopen(folder, reporter=reporter))
-
-
-def _export(
-    folder: Path, out: Path, genome: Genome | None, overwrite: bool, reopen: Callable[[], Run]
-) -> dict[str, Any]:
-    result = read_result(folder).values
-    check_out(out, overwrite=overwrite)
-    rows = [*result["finalists"], result.get("uniform"), result["winner"]]
-    known = {row["genome"]: row for row in rows if row is not None}
-    key = result["winner"]["genome"] if genome is None else genome.key()
-    if key not in known:
-        evaluated = {one.genome.key(): one for one in evaluated_in(folder)}
-        if key not in evaluated:
-            raise InputError(
-                f"--genome {key}: not among the {len(evaluated)} genomes that {folder} has evaluated; "
-                "`sparsefront front` lists the best"
-            )
-        known[key] = reopen().finish_late(evaluated[key])
-    chosen = Genome.parse(key)
-    sparse_config = {
-        "test_quality": None,
-        **known[key],
-        "heads": list(chosen.column("heads")),
-        "ffn_units": list(chosen.column("ffn_units")),
-        "keep_percent": list(chosen.column("keep_percent")),
-        "budget_us": result["budget_us"],
-        "metric": result["metric"],
-        "task": RunFile.read(folder).task.model_dump(),
-        "backbone": result["backbone"],
-        "statistic": result["statistic"],
-        "fingerprint": result["fingerprint"],
-        "versions": result["versions"],
-    }
-    publish(folder / FINALISTS / key, out, sparse_config, overwrite=overwrite)
-    return sparse_config
-
-
-def evaluated_in(folder: Path) -> list[Evaluated]:
-    """The finished evaluations in a run folder's study."""
-    path = folder / STUDY_FILE
-    if not path.is_file():
-        raise InputError(f"{path}: no study yet; run the search first")
-    return list(evaluated_of(open_study(path, name="search")))
-
-
-def evaluated_rows(evaluated: Sequence[Evaluated], budget_us: float) -> list[dict[str, Any]]:
-    """Evaluations as JSON rows, in the order they were asked."""
-    return [
-        {
-            "genome": one.genome.key(),
-            "quality": one.quality,
-            "latency_us": one.latency_us,
-            "feasible": one.latency_us <= budget_us,
-        }
-        for one in evaluated
-    ]
-
-
-def front_rows(evaluated: Sequence[Evaluated], budget_us: float) -> list[dict[str, Any]]:
-    """The front as JSON rows, best quality first."""
-    return evaluated_rows(front(evaluated)[::-1], budget_us)

@@ -18,6 +18,7 @@ Sampler = Literal["reinforced", "random", "tpe", "nsga2"]
 Space = Literal["weights", "tokens", "joint", "uniform"]
 SAMPLERS = get_args(Sampler)
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Several = Annotated[tuple[Positive, ...], Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -88,8 +89,9 @@ class SearchSettings(_Settings):
     """What is searched, and how.
 
     Attributes:
-        budget_us: microseconds the served model may take; or
-        budget_share: the same as a share of the dense model's measured median.
+        budget_us: microseconds the served model may take, or several such budgets that one search serves; or
+        budget_share: the same as shares of the dense model's measured median.
+        skip_infeasible: leave out, of several budgets, those that nothing or everything meets.
         space: preset of the search space.
         head_granule: heads are offered in multiples of this.
         ffn_granule: FFN units are offered in multiples of this (``None``: 1/24 of the width).
@@ -107,8 +109,9 @@ class SearchSettings(_Settings):
         seed: of the search and of the fine-tuning.
     """
 
-    budget_us: Positive | None = None
-    budget_share: Positive | None = None
+    budget_us: Positive | Several | None = None
+    budget_share: Positive | Several | None = None
+    skip_infeasible: bool = False
     space: Space = "joint"
     head_granule: Count = 1
     ffn_granule: Count | None = None

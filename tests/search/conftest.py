@@ -44,6 +44,12 @@ class Finished:
     command: list[str]
     report: dict[str, Any]
 
+    @property
+    def at(self) -> dict[str, Any]:
+        """The entry of its only budget."""
+        row: dict[str, Any] = self.report["budgets"][0]
+        return row
+
     def copy(self, target: Path) -> Path:
         """A copy of the folder, to be damaged."""
         shutil.copytree(self.folder, target)

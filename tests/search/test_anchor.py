@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.search.conftest import Finished
 
-from sparsefront.search.anchor import ANCHORS, anchored, near_budget
+from sparsefront.latency.cost import COMPONENTS, EXTRAS
+from sparsefront.latency.table import LatencyTable
+from sparsefront.search.anchor import ANCHORS, anchor_at, near_budget
 from sparsefront.search.explore import space_of
-from sparsefront.search.prepare import Measured
+from sparsefront.search.prepare import Anchor, Measured
 from sparsefront.search.progress import Silent
 from sparsefront.search.run import Run
 from sparsefront.search.steps import read_record, write_json
@@ -40,7 +43,7 @@ def test_the_table_is_refitted_to_the_anchors_and_they_are_measured_once(run: Ru
     budget_us = 0.6 * measured.dense_us
 
     def again() -> Measured:
-        return anchored(
+        anchor = anchor_at(
             tmp_path / "anchor",
             measured,
             run.backbone,
@@ -49,15 +52,42 @@ def test_the_table_is_refitted_to_the_anchors_and_they_are_measured_once(run: Ru
             budget_us=budget_us,
             reporter=Silent(),
         )
+        return replace(measured, anchors=(anchor,))
 
     first = again()
     record = read_record(tmp_path / "anchor")
     genomes = [Genome.parse(key) for key in record["inputs"]["genomes"]]
     taken = np.array(record["result"]["measured_us"])
-    assert first.reference == genomes[0] and first.reference_us == record["result"]["reference_us"] > 0
+    (anchor,) = first.anchors
+    assert anchor.reference == genomes[0] and anchor.reference_us == record["result"]["reference_us"] > 0
     errors = [np.abs(one.predict_many(genomes) / taken - 1).mean() for one in (measured, first)]
     assert errors[1] < max(errors[0], 0.3)
     record["result"]["measured_us"] = list(1.5 * measured.table.predict_many(genomes))
     write_json(tmp_path / "anchor" / "step.json", record)
     np.testing.assert_allclose(again().predict_many(genomes), 1.5 * measured.table.predict_many(genomes), rtol=1e-3)
     np.testing.assert_allclose(again().table.predict_many(genomes), measured.table.predict_many(genomes))
+
+
+def test_between_two_budgets_the_words_of_their_tables_are_mixed(run: Run) -> None:
+    measured = run.measure()
+    table, dense = measured.table, run.backbone.config.genome
+    genomes = near_budget(space_of(run.backbone.widths, run.settings), measured, 0.6 * measured.dense_us, seed=0)
+    rough = measured.predict_roughly(genomes)
+    low_us, high_us = float(rough.min() * 0.999), float(rough.max() * 1.001)
+
+    def times(factor: float) -> LatencyTable:
+        names = {*COMPONENTS, *EXTRAS}
+        ones = dict.fromkeys(COMPONENTS, 1.0) | dict.fromkeys(EXTRAS, 0.0) | dict(table.calibration)
+        return replace(table, calibration={name: factor * ones[name] for name in names})
+
+    both = replace(
+        measured,
+        anchors=(Anchor(low_us, times(1.1), dense, 1.0), Anchor(high_us, times(1.3), dense, 1.0)),
+    )
+    ratio = both.predict_many(genomes) / rough
+    order = np.argsort(rough)
+    assert (np.diff(ratio[order]) >= -1e-9).all()
+    assert 1.1 - 1e-6 <= ratio.min() < ratio.max() <= 1.3 + 1e-6
+    only = both.at(high_us)
+    assert only.anchors == both.anchors[1:]
+    np.testing.assert_allclose(only.predict_many(genomes) / rough, 1.3)

@@ -18,7 +18,8 @@ from tests.search.tiny import write_backbone, write_task
 
 from sparsefront.latency.table import LatencyTable
 from sparsefront.search import cli as cli_module
-from sparsefront.search.run import RESULT, Run
+from sparsefront.search.run import Run
+from sparsefront.search.run_result import RESULT
 from sparsefront.spaces import Genome, RunFailed
 
 
@@ -54,21 +55,20 @@ def test_help_teaches(cli: Cli) -> None:
 
 
 def test_search_reports_dense_uniform_and_winner(finished: Finished) -> None:
-    report = finished.report
-    assert report["budget_us"] == pytest.approx(0.8 * report["dense"]["measured_us"])
-    assert report["winner"]["measured_us"] <= report["budget_us"] < report["dense"]["measured_us"]
-    assert report["uniform"]["measured_us"] <= report["budget_us"]
-    for name in ("dense", "uniform", "winner"):
-        row = report[name]
+    report, (at,) = finished.report, finished.report["budgets"]
+    assert at["budget_us"] == pytest.approx(0.8 * report["dense"]["measured_us"])
+    assert at["winner"]["measured_us"] <= at["budget_us"] < report["dense"]["measured_us"]
+    assert at["uniform"]["measured_us"] <= at["budget_us"]
+    for row in (report["dense"], at["uniform"], at["winner"]):
         assert 0 <= row["test_quality"] <= 1 and row["measured_p95_us"] >= row["measured_us"] and row["parameters"] > 0
-    assert report["winner"]["valid_quality"] == max(
-        row["valid_quality"] for row in report["finalists"] if row["measured_us"] <= report["budget_us"]
+    assert at["winner"]["valid_quality"] == max(
+        row["valid_quality"] for row in at["finalists"] if row["measured_us"] <= at["budget_us"]
     )
     front = report["front"]
     assert [row["quality"] for row in front] == sorted((row["quality"] for row in front), reverse=True)
-    assert all(row["feasible"] for row in front)
+    assert all(row["within_us"] == at["budget_us"] for row in front)
     stored = json.loads((finished.folder / RESULT).read_text())
-    assert report == {**stored, "export": str(finished.folder / "export")}
+    assert report == {**stored, "exports": {f"{at['budget_us']:.6g}": str(finished.folder / "export")}}
 
 
 def test_the_export_is_complete(finished: Finished) -> None:
@@ -76,7 +76,7 @@ def test_the_export_is_complete(finished: Finished) -> None:
     names = {"config.json", "model.safetensors", "model.onnx", "tokenizer.json", "sparse_config.json"}
     assert names <= {path.name for path in folder.iterdir()} and not (folder / "step.json").exists()
     config = json.loads((folder / "sparse_config.json").read_text())
-    winner = finished.report["winner"]
+    winner = finished.at["winner"]
     assert {key: config[key] for key in winner} == winner
     genome = Genome.parse(config["genome"])
     assert config["heads"] == list(genome.column("heads"))
@@ -84,14 +84,15 @@ def test_the_export_is_complete(finished: Finished) -> None:
     assert config["keep_percent"] == list(genome.column("keep_percent"))
     assert config["fingerprint"]["runtime"] == "onnxruntime" and config["fingerprint"]["length_tokens"] == 16
     assert {"sparsefront", "torch", "onnxruntime", "python"} <= set(config["versions"])
-    assert config["task"]["name"] == "tiny" and config["budget_us"] == finished.report["budget_us"]
+    assert config["task"]["name"] == "tiny" and config["budget_us"] == finished.at["budget_us"]
 
 
 def test_the_same_command_gives_the_same_report(finished: Finished, cli: Cli, tmp_path: Path) -> None:
     copy = finished.copy(tmp_path / "copy")
     arguments = [str(copy) if part == str(finished.folder) else part for part in finished.command[3:]]
     again = cli(*arguments)
-    assert again.status == 0 and again.json == {**finished.report, "export": str(copy / "export")}
+    exports = {name: str(copy / "export") for name in finished.report["exports"]}
+    assert again.status == 0 and again.json == {**finished.report, "exports": exports}
     shown = cli(*[part for part in arguments if part != "--json"])
     assert "dense teacher" in shown.out and "winner" in shown.out and "this run is finished" in shown.err
 
@@ -207,7 +208,9 @@ def test_profile_replaces_a_table_only_when_told(cli: Cli, backbone: Path, tmp_p
         ("--budget-us -3", ("budget_us", "greater than 0", "-3.0")),
         ("--budget-us nan", ("budget_us", "nan")),
         ("--budget-share 1.5", ("--budget-share 1.5", "nothing needs pruning")),
-        ("--budget-us many", ("--budget-us", "valid number")),
+        ("--budget-us many", ("--budget-us", "expected a number", "'many'")),
+        ("--budget-us 800,,900", ("--budget-us", "'800,,900'")),
+        ("--budget-share 0.5,1.5", ("--budget-share 1.5", "nothing needs pruning")),
         ("--budget-share 0.5 --workers 999", ("--workers 999", "CPUs")),
         ("--budget-share 0.5 --workers none", ("--workers", "'none'")),
         ("--budget-share 0.5 --sampler grid", ("sampler", "'grid'", "'reinforced'")),

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tests.search.conftest import Finished
 
 from sparsefront.search.costs import busy_seconds, peak_memory_mib
-from sparsefront.search.run import FINALISTS
+from sparsefront.search.run_result import FINALISTS
 from sparsefront.search.steps import step_seconds
 
 START = datetime(2026, 1, 1)

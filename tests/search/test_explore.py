@@ -24,11 +24,11 @@ def test_every_sampler_searches_within_the_budget_and_goes_on(
 ) -> None:
     budget_us = 0.8 * prepared.measured.dense_us
     settings = SearchSettings.check(budget_us=budget_us, sampler=sampler, evaluations=6)
-    report, found = explore(tmp_path, prepared, settings, budget_us, pool=pool, reporter=Silent())
+    report, found = explore(tmp_path, prepared, settings, (budget_us,), pool=pool, reporter=Silent())
     assert report.evaluations == len(found) == len({one.genome for one in found}) == 6
     assert all(one.latency_us <= budget_us for one in found)
     more = settings.model_copy(update={"evaluations": 8})
-    report, longer = explore(tmp_path, prepared, more, budget_us, pool=pool, reporter=Silent())
+    report, longer = explore(tmp_path, prepared, more, (budget_us,), pool=pool, reporter=Silent())
     assert report.evaluations == 2 and longer[:6] == found
 
 
@@ -38,7 +38,7 @@ def test_a_space_is_searched_in_its_own_fields_only(
 ) -> None:
     budget_us = 10 * prepared.measured.dense_us
     settings = SearchSettings.check(budget_us=budget_us, space=space, evaluations=4)
-    _, found = explore(tmp_path, prepared, settings, budget_us, pool=pool, reporter=Silent())
+    _, found = explore(tmp_path, prepared, settings, (budget_us,), pool=pool, reporter=Silent())
     for one in found:
         if space == "weights":
             assert set(one.genome.column("keep_percent")) == {100}
@@ -54,7 +54,7 @@ def test_the_uniform_sweep_takes_all_or_the_largest(prepared: Prepared, pool: Se
         folder = tmp_path / which
         folder.mkdir()
         for _ in range(2):  # the second call has nothing left to do
-            swept = sweep_uniform(folder, prepared, settings, budget_us, pool=pool, reporter=Silent())
+            swept = sweep_uniform(folder, prepared, settings, (budget_us,), pool=pool, reporter=Silent())
             found[which] = {one.genome for one in swept}
             assert len(swept) == len(found[which])
     space = space_of(prepared.backbone.widths, settings, "uniform")

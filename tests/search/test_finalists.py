@@ -11,7 +11,7 @@ from sparsefront.models.training import TrainOptions
 from sparsefront.search.finalists import finish
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Silent
-from sparsefront.search.run import FINALISTS
+from sparsefront.search.run_result import FINALISTS
 from sparsefront.search.steps import step_seconds
 from sparsefront.spaces import Genome, InputError
 

@@ -19,8 +19,8 @@ from sparsefront.search.report import (
 from sparsefront.spaces import InputError
 
 FRONT = [
-    {"genome": "h1.f0.k1.00", "quality": 0.8, "latency_us": 90.0, "feasible": False},
-    {"genome": "h0.f0.k1.00", "quality": 0.6, "latency_us": 40.0, "feasible": True},
+    {"genome": "h1.f0.k1.00", "quality": 0.8, "latency_us": 90.0, "within_us": None},
+    {"genome": "h0.f0.k1.00", "quality": 0.6, "latency_us": 40.0, "within_us": 50.0},
 ]
 
 
@@ -32,30 +32,32 @@ def text(table: Any) -> str:
 
 
 def test_the_result_has_three_rows_in_order(finished: Finished) -> None:
-    lines = text(result_table(finished.report)).splitlines()
+    lines = text(result_table(finished.report, finished.at)).splitlines()
     assert "tiny: budget" in lines[0] and "us, median at 16 tokens" in lines[0]
     rows = [line for line in lines if "M │" in line]
     assert [row.split("│")[1].strip() for row in rows] == ["dense teacher", "best uniform", "winner"]
-    winner = finished.report["winner"]
+    winner = finished.at["winner"]
     assert f"{winner['test_quality']:.4f}" in rows[2] and "1.00 x" in rows[0]
     assert f"{finished.report['dense']['measured_us'] / winner['measured_us']:.2f} x" in rows[2]
-    without = {key: value for key, value in finished.report.items() if key != "uniform"}
-    assert "best uniform" not in text(result_table(without))
+    without = {key: value for key, value in finished.at.items() if key != "uniform"}
+    assert "best uniform" not in text(result_table(finished.report, without))
 
 
 def test_what_rounding_costs_is_told_only_where_something_was_rounded(finished: Finished) -> None:
-    assert rounding_line(finished.report) is None
-    winner = {**finished.report["winner"], "valid_quality": 0.71, "fp32_valid_quality": 0.712}
-    rounded = {**finished.report, "winner": winner, "fingerprint": {"precision": "int8"}}
-    assert rounding_line(rounded) == (
+    assert rounding_line(finished.report, finished.at) is None
+    winner = {**finished.at["winner"], "valid_quality": 0.71, "fp32_valid_quality": 0.712}
+    rounded = {**finished.report, "fingerprint": {"precision": "int8"}}
+    assert rounding_line(rounded, {"winner": winner}) == (
         "served in int8: auc 0.7100 on the validation rows, 0.0020 below the same model in fp32"
     )
 
 
-def test_a_star_marks_what_keeps_the_budget() -> None:
-    lines = [line for line in text(front_table(FRONT, metric="auc", budget_us=50.0)).splitlines() if "h" in line]
+def test_the_smallest_budget_that_each_keeps_is_told() -> None:
+    lines = [
+        line for line in text(front_table(FRONT, metric="auc", budgets_us=(50.0, 60.0))).splitlines() if "h" in line
+    ]
     stars = {line.split("│")[4].strip(): line.split("│")[1].strip() for line in lines if line.startswith("│")}
-    assert stars == {"h1.f0.k1.00": "", "h0.f0.k1.00": "*"}
+    assert stars == {"h1.f0.k1.00": "", "h0.f0.k1.00": "50"}
 
 
 def test_the_time_of_every_step_is_told(finished: Finished) -> None:
@@ -68,7 +70,7 @@ def test_the_time_of_every_step_is_told(finished: Finished) -> None:
 )
 def test_pictures_are_what_their_ending_says(tmp_path: Path, name: str, start: bytes) -> None:
     path = tmp_path / name
-    plot_front(path, evaluated=FRONT, front=FRONT, budget_us=50.0, metric="auc", title="tiny")
+    plot_front(path, evaluated=FRONT, front=FRONT, budgets_us=[50.0], metric="auc", title="tiny")
     assert path.read_bytes().startswith(start)
 
 

@@ -13,8 +13,9 @@ from tests.search.tiny import write_backbone, write_task
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.task import Task
 from sparsefront.search.front import Evaluated
-from sparsefront.search.run import FINALISTS, LOCK, RESULT, Run, export_run, front_rows, read_result, read_run
+from sparsefront.search.run import LOCK, Run
 from sparsefront.search.run_file import RUN, RunFile
+from sparsefront.search.run_result import FINALISTS, RESULT, front_rows, read_result, read_run
 from sparsefront.search.settings import PrepareSettings, SearchSettings
 from sparsefront.spaces import Genome, InputError
 
@@ -30,7 +31,7 @@ def test_a_finished_run_keeps_its_result(finished: Finished, tmp_path: Path) -> 
     copy = finished.copy(tmp_path / "copy")
     before = (copy / RESULT).read_bytes()
     result = rerun(copy, workers=2).execute()
-    assert result.values == {key: value for key, value in finished.report.items() if key != "export"}
+    assert result.values == {key: value for key, value in finished.report.items() if key != "exports"}
     assert (copy / RESULT).read_bytes() == before
     assert result.winner_folder.is_dir() and result.front == finished.report["front"]
 
@@ -46,8 +47,8 @@ def test_a_run_interrupted_at_its_finalists_goes_on_with_the_same_ones(
         raise AssertionError("chosen again")
 
     monkeypatch.setattr("sparsefront.search.run.choose", again)
-    found = Run.reopen(folder).execute().values["finalists"]
-    assert {row["genome"] for row in found} == {row["genome"] for row in finished.report["finalists"]}
+    found = Run.reopen(folder).execute().at()["finalists"]
+    assert {row["genome"] for row in found} == {row["genome"] for row in finished.at["finalists"]}
 
 
 def test_a_run_may_be_moved(finished: Finished, tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_folders_that_are_no_or_no_finished_run(finished: Finished, tmp_path: Pa
     copy = finished.copy(tmp_path / "copy")
     (copy / RESULT).unlink()
     with pytest.raises(InputError, match=r"not finished .* the command that started it continues it"):
-        export_run(copy, tmp_path / "out")
+        Run.reopen(copy).export(tmp_path / "out")
     (copy / "study.db").unlink()
     with pytest.raises(InputError, match="no study yet"):
         read_run(copy)
@@ -201,5 +202,5 @@ def test_front_rows_are_what_nothing_dominates_best_quality_first() -> None:
         return Evaluated(Genome.uniform(1, heads=number, ffn_units=0), quality, latency_us, number)
 
     evaluated = [one(0, 0.5, 10.0), one(1, 0.4, 20.0), one(2, 0.8, 30.0), one(3, 0.7, 40.0)]
-    rows = front_rows(evaluated, 20.0)
-    assert [(row["quality"], row["feasible"]) for row in rows] == [(0.8, False), (0.5, True)]
+    rows = front_rows(evaluated, (10.0, 20.0))
+    assert [(row["quality"], row["within_us"]) for row in rows] == [(0.8, None), (0.5, 10.0)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sparsefront.search.budget import budget_of, check_budget, check_one_budget
+from sparsefront.search.budget import budgets_of, check_asked, check_budget, feasible_budgets
 from sparsefront.search.settings import SAMPLERS, PrepareSettings, SearchSettings
 from sparsefront.spaces import Genome, InputError
 from sparsefront.spaces.space import PRESETS
@@ -47,13 +47,14 @@ def test_a_wrong_setting_is_one_line(values: dict[str, Any], line: str) -> None:
 
 
 def test_a_budget_is_microseconds_or_a_share() -> None:
-    assert budget_of(SearchSettings(budget_us=700.0), dense_us=2000.0) == 700.0
-    assert budget_of(SearchSettings(budget_share=0.25), dense_us=2000.0) == 500.0
+    assert budgets_of(SearchSettings(budget_us=700.0), dense_us=2000.0) == (700.0,)
+    assert budgets_of(SearchSettings(budget_share=0.25), dense_us=2000.0) == (500.0,)
+    assert budgets_of(SearchSettings(budget_us=(900.0, 700.0, 900.0)), dense_us=2000.0) == (700.0, 900.0)
     for settings in (SearchSettings(), SearchSettings(budget_us=1.0, budget_share=0.5)):
         with pytest.raises(InputError, match="either --budget-us N or --budget-share S"):
-            check_one_budget(settings)
+            check_asked(settings)
     with pytest.raises(InputError, match=r"--budget-share 1: .*nothing needs pruning"):
-        check_one_budget(SearchSettings(budget_share=1.0))
+        check_asked(SearchSettings(budget_share=1.0))
 
 
 def test_a_budget_must_lie_between_the_smallest_and_the_dense_model() -> None:
@@ -63,3 +64,21 @@ def test_a_budget_must_lie_between_the_smallest_and_the_dense_model() -> None:
         check_budget(200.0, dense_us=200.0, smallest=smallest, smallest_us=50.0)
     with pytest.raises(InputError, match=r"budget of 49\.5 us: even the smallest genome .*h0\.f0.* costs 50 us of"):
         check_budget(49.5, dense_us=200.0, smallest=smallest, smallest_us=50.0)
+
+
+def test_of_several_budgets_those_that_cannot_be_are_named_and_may_be_left_out() -> None:
+    sizes: dict[str, Any] = {
+        "dense_us": 200.0,
+        "smallest": Genome.uniform(1, heads=0, ffn_units=0),
+        "smallest_us": 50.0,
+    }
+    assert feasible_budgets((80.0, 100.0), **sizes) == (80.0, 100.0)
+    with pytest.raises(InputError, match=r"budget of 40 us: .*; --skip-infeasible goes on with the other budgets"):
+        feasible_budgets((40.0, 100.0), **sizes)
+    said: list[str] = []
+    assert feasible_budgets((40.0, 100.0, 300.0), **sizes, skipped=said.append) == (100.0,)
+    assert [line.split(":")[1] for line in said] == [" budget of 40 us", " budget of 300 us"]
+    with pytest.raises(InputError, match="none of the budgets can be searched for: 40 us, 300 us"):
+        feasible_budgets((40.0, 300.0), **sizes, skipped=said.append)
+    with pytest.raises(InputError, match=r"budget of 40 us: even the smallest .*error$"):
+        feasible_budgets((40.0,), **sizes, skipped=said.append)

@@ -30,7 +30,7 @@ def edit(export: Path, **changes: Any) -> None:
 def test_an_export_keeps_what_it_promises(finished: Finished, export: Path) -> None:
     found = verify(export, tolerance=9.0)
     assert found.holds and found.parity <= 1e-4 and found.machine_differences == [] and found.rows_note is None
-    assert found.promised_quality == finished.report["winner"]["test_quality"]
+    assert found.promised_quality == finished.at["winner"]["test_quality"]
     assert found.test_quality == pytest.approx(found.promised_quality, abs=1e-3)
 
 
