@@ -22,6 +22,7 @@ from sparsefront.search.progress import Reporter
 from sparsefront.search.sampler import ReinforcedEvolutionSampler
 from sparsefront.search.settings import SearchSettings
 from sparsefront.search.studies import open_study
+from sparsefront.search.watch import Watch
 from sparsefront.spaces import Genome, InputError, SearchSpace, Widths
 
 STUDY_FILE = "study.db"
@@ -90,7 +91,7 @@ def explore(
     space = space_of(prepared.backbone.widths, settings)
     sampler = sampler_of(settings, space, prepared, limits_us)
     study = open_study(folder / STUDY_FILE, name="search", sampler=sampler)
-    return _loop(study, space, pool, prepared, max(limits_us), settings.evaluations, settings, reporter, "searching")
+    return _loop(study, space, pool, prepared, limits_us, settings.evaluations, settings, reporter, "searching")
 
 
 def sweep_uniform(
@@ -118,7 +119,7 @@ def sweep_uniform(
             params = space.to_params(genome)
             study.enqueue_trial({name: params[name] for name in space.distributions()}, skip_if_exists=True)
     title = f"sweeping {len(feasible)} uniform genomes"
-    return _loop(study, space, pool, prepared, budget_us, len(feasible), settings, reporter, title)[1]
+    return _loop(study, space, pool, prepared, budgets_us, len(feasible), settings, reporter, title)[1]
 
 
 def largest_only(genomes: Sequence[Genome]) -> tuple[Genome, ...]:
@@ -147,29 +148,29 @@ def _loop(
     space: SearchSpace,
     pool: EvaluationPool,
     prepared: Prepared,
-    budget_us: float,
+    budgets_us: Sequence[float],
     evaluations: int,
     settings: SearchSettings,
     reporter: Reporter,
     title: str,
 ) -> tuple[LoopReport, list[Evaluated]]:
-    done = len(evaluated_of(study))
+    known = evaluated_of(study)
+    watch = Watch(budgets_us, known, study.sampler)
     with reporter.step(title) as advance:
-        advance(min(done, evaluations), evaluations)
+        advance(min(len(known), evaluations), evaluations)
 
-        def count(_: Evaluated) -> None:
-            nonlocal done
-            done += 1
-            advance(done, evaluations)
+        def progressed(so_far: LoopReport) -> None:
+            advance(so_far.complete, evaluations, watch.facts(so_far))
 
         report = search_loop(
             study,
             space,
             pool,
             predict_many=prepared.measured.predict_many,
-            budget_us=budget_us,
+            budget_us=max(budgets_us),
             evaluations=evaluations,
             most_failed_share=settings.most_failed_share,
-            on_result=count,
+            on_result=watch.add,
+            on_progress=progressed,
         )
     return report, list(evaluated_of(study))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhausted
@@ -24,8 +26,16 @@ FEW_FAILURES = 3
 """So many genomes must have failed before their share counts."""
 
 
+OVER_BUDGET = "over_budget"
+"""Optuna's name for the constraint: by which share of the budget a proposal exceeds it."""
+
+
 class EvaluationFailed(RunFailed):
     """More evaluations failed than are put up with."""
+
+
+class StudyFailed(RunFailed):
+    """The study could not be written: no room, no permission, locked for too long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +84,14 @@ def search_loop(
     evaluations: int,
     most_failed_share: float = 0.2,
     on_result: Callable[[Evaluated], None] | None = None,
+    on_progress: Callable[[LoopReport], None] | None = None,
 ) -> LoopReport:
     """Evaluate until the study holds ``evaluations`` complete trials or nothing within the budget is left.
 
     ``pool.size`` genomes are kept in flight; each result is told, and thereby stored, before the next genome is asked.
-    The study may have any sampler. A proposal beyond the budget is told PRUNED with the attribute ``reason``, a
-    duplicate PRUNED with ``duplicate_of`` (its number): neither is evaluated, counted or learned from a second time.
-    After 30 such proposals in a row a fresh random genome is enqueued instead.
+    The study may have any sampler. A proposal beyond the budget is told PRUNED with the attribute ``reason`` and the
+    constraint ``over_budget``, which Optuna's TPE learns from; a duplicate PRUNED with ``duplicate_of`` (its number).
+    Neither is evaluated or counted. After 30 such proposals in a row a fresh random genome is enqueued instead.
 
     Trials left running by a killed driver are told FAIL and their genomes enqueued again; so are those in flight when
     this call ends early. The same call therefore continues an interrupted search. One driver per study at a time.
@@ -97,13 +108,15 @@ def search_loop(
         evaluations: complete trials in the study at the end, those of earlier calls included.
         most_failed_share: of all evaluations may fail; counts from the third on.
         on_result: called with each result after it has been stored.
+        on_progress: called after that with what this call has done so far.
 
     Raises:
         EvaluationFailed: more failed; the line holds the first genome that did, and why.
+        StudyFailed: the storage refuses; every result told before is in it.
     """
     require_directions(study)
     feasible = FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us)
-    loop = _Loop(study, feasible, pool, evaluations, on_result, most_failed_share)
+    loop = _Loop(study, feasible, pool, evaluations, on_result, on_progress, most_failed_share)
     return loop.run()
 
 
@@ -114,10 +127,14 @@ class _Loop:
     pool: EvaluationPool
     wanted: int
     on_result: Callable[[Evaluated], None] | None
+    on_progress: Callable[[LoopReport], None] | None
     most_failed_share: float
     numbers: dict[str, int] = field(default_factory=dict)  # genome -> its complete or running trial
     flying: dict[str, tuple[optuna.Trial, float]] = field(default_factory=dict)  # genome -> trial, latency_us
     attempts: dict[str, int] = field(default_factory=dict)
+    start: float = 0.0
+    recovered: int = 0
+    before: int = 0
     complete: int = 0
     computing: float = 0.0
     waiting: float = 0.0
@@ -128,10 +145,10 @@ class _Loop:
     exhausted: bool = False
 
     def run(self) -> LoopReport:
-        start = time.perf_counter()
+        self.start = time.perf_counter()
         with held_interrupts() as interrupts:  # a write is never cut in two
-            recovered = self._recover()
-            before = self.complete
+            self.recovered = self._recover()
+            self.before = self.complete
             try:
                 while True:
                     self._fill()
@@ -142,10 +159,20 @@ class _Loop:
                         finished = self.pool.next_done()
                     self.waiting += time.perf_counter() - since
                     self._finish(finished)
+            except StorageInternalError as error:  # nothing more can be written; the next driver recovers
+                reason = str(error.__cause__ or error).splitlines()[0]
+                raise StudyFailed(
+                    f"the study cannot be written: {reason}; what is evaluated is kept, the same command goes on"
+                ) from error
             except BaseException:
-                self._abandon()
+                with suppress(StorageInternalError):
+                    self._abandon()
                 raise
-        seconds, count = time.perf_counter() - start, self.complete - before
+        return self.report()
+
+    def report(self) -> LoopReport:
+        """What has been done up to now."""
+        seconds, count = time.perf_counter() - self.start, self.complete - self.before
         return LoopReport(
             evaluations=count,
             complete=self.complete,
@@ -156,7 +183,7 @@ class _Loop:
             duplicates_avoided=self.duplicates,
             failed_attempts=self.failed_attempts,
             failed=len(self.errors),
-            recovered=recovered,
+            recovered=self.recovered,
             exhausted=self.exhausted,
         )
 
@@ -237,6 +264,7 @@ class _Loop:
                 self.study.tell(trial, state=TrialState.PRUNED)
             elif not latency_us <= self.feasible.budget_us:
                 self.rejected += 1
+                trial.set_constraint(OVER_BUDGET, latency_us / self.feasible.budget_us - 1)  # for samplers that heed it
                 trial.set_user_attr(
                     "reason", f"{latency_us:.1f} us is over the budget of {self.feasible.budget_us:g} us"
                 )
@@ -267,6 +295,8 @@ class _Loop:
         self.complete += 1
         if self.on_result is not None:
             self.on_result(Evaluated(finished.genome, quality, latency_us, trial.number))
+        if self.on_progress is not None:
+            self.on_progress(self.report())
 
     def _failed(self, genome: Genome, error: str, *, passing: bool) -> None:
         """Try the genome again where the error may pass; else give it up, or the search if too many were."""

@@ -135,6 +135,8 @@ class Mutator:
         self._optimizer = torch.optim.Adam(self.net.parameters(), lr=self.options.learning_rate)
         self._axis = torch.from_numpy(self.axes.axis)
         self._bases: OrderedDict[Genome, tuple[float, Floats]] = OrderedDict()
+        self.entropy_share = 1.0
+        """Of the latest moves' distributions, over that of a uniform choice: 1 before anything is learned."""
 
     # -- proposing ---------------------------------------------------------------------------------------------------
 
@@ -183,7 +185,10 @@ class Mutator:
         """(rows,) candidates drawn from the policy, with the uniform share mixed in."""
         probabilities = np.exp(self._log_probs(features).detach().numpy().astype(np.float64))
         allowed = features[3].astype(np.float64)
-        uniform = allowed / allowed.sum(axis=1, keepdims=True)
+        choices = allowed.sum(axis=1, keepdims=True)
+        uniform = allowed / choices
+        entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(axis=1)
+        self.entropy_share = float(np.mean(entropy / np.log(np.maximum(choices[:, 0], 2))))
         mixed = (1 - self.options.exploration) * probabilities + self.options.exploration * uniform
         cumulative = np.cumsum(mixed, axis=1)
         drawn = rng.random((len(mixed), 1)) * cumulative[:, -1:]

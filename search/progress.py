@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
-Advance = Callable[[int, int], None]
+
+class Advance(Protocol):
+    """Told how far a step is; ``facts`` is what else is worth watching, by name."""
+
+    def __call__(self, done: int, total: int, facts: Mapping[str, str] | None = None) -> None: ...
 
 
 class Reporter(Protocol):
     """Told what a run does."""
 
     def step(self, title: str) -> AbstractContextManager[Advance]:
-        """Enter a step that takes a while; yields ``advance(done, total)``."""
+        """Enter a step that takes a while; yields ``advance(done, total, facts)``."""
 
     def say(self, line: str) -> None:
         """One line worth reading."""
@@ -28,7 +34,7 @@ class Silent:
     @contextmanager
     def step(self, title: str) -> Iterator[Advance]:
         """See :class:`Reporter`."""
-        yield lambda done, total: None
+        yield lambda done, total, facts=None: None
 
     def say(self, line: str) -> None:
         """See :class:`Reporter`."""
@@ -52,10 +58,17 @@ class Rich:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, transient=False) as progress:
-            task = progress.add_task(title, total=None)
+        progress = Progress(*columns, console=self.console, auto_refresh=False)
+        task = progress.add_task(title, total=None)
+        known: dict[str, str] = {}
 
-            def advance(done: int, total: int) -> None:
+        def view() -> Group:
+            return Group(progress, *([_table(known)] if known else []))
+
+        with Live(get_renderable=view, console=self.console, refresh_per_second=4):
+
+            def advance(done: int, total: int, facts: Mapping[str, str] | None = None) -> None:
+                known.update(facts or {})
                 progress.update(task, completed=done, total=total)
 
             yield advance
@@ -63,3 +76,12 @@ class Rich:
     def say(self, line: str) -> None:
         """See :class:`Reporter`."""
         self.console.print(line, highlight=False)
+
+
+def _table(facts: Mapping[str, str]) -> Table:
+    """Names and values in one row of columns."""
+    table = Table(box=None, pad_edge=True)
+    for name in facts:
+        table.add_column(name, justify="right")
+    table.add_row(*facts.values())
+    return table

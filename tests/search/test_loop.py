@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +15,12 @@ import optuna
 import pytest
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
+from sqlalchemy import event
 from tests.search.landscape import Landscape
 
 from sparsefront.search.baselines import RandomSampler
 from sparsefront.search.front import GENOME_ATTR, LINEAGE_ATTR, Evaluated
-from sparsefront.search.loop import EvaluationFailed, LoopReport, search_loop
+from sparsefront.search.loop import OVER_BUDGET, EvaluationFailed, LoopReport, StudyFailed, search_loop
 from sparsefront.search.pool import Finished, SerialPool
 from sparsefront.search.sampler import ReinforcedEvolutionSampler
 from sparsefront.search.studies import open_study
@@ -314,3 +318,63 @@ def test_the_policy_learns_through_the_loop(landscape: Landscape) -> None:
     )
     assert float(sampler.mutator.net.slopes.detach().abs().max()) > 0
     assert len({trial.user_attrs[GENOME_ATTR] for trial in study.trials}) == 40
+
+
+def test_a_proposal_over_the_budget_is_told_as_a_constraint(landscape: Landscape) -> None:
+    study = study_of(optuna.samplers.RandomSampler(seed=0))
+    assert search(study, landscape, 5).rejected_infeasible > 0
+    for trial in study.trials:
+        if trial.state == TrialState.COMPLETE:
+            assert trial.constraints == {}
+        elif "reason" in trial.user_attrs:
+            assert trial.constraints[OVER_BUDGET] > 0
+
+
+def test_a_full_disk_loses_nothing_and_the_same_call_goes_on(landscape: Landscape, tmp_path: Path) -> None:
+    path, told = tmp_path / "study.db", []
+
+    def keep(one: Evaluated) -> None:
+        told.append(one.number)
+
+    def limited(pages: int) -> optuna.Study:
+        study = open_study(path, name="search", sampler=random_sampler(landscape))
+        storage = study._storage
+        engine = getattr(storage, "_backend", storage).engine
+        event.listen(engine, "connect", lambda connection, _: connection.execute(f"PRAGMA max_page_count={pages}"))
+        engine.dispose()
+        return study
+
+    search(limited(10**6), landscape, 5, on_result=keep)
+    used = path.stat().st_size // 4096 + 40
+    with pytest.raises(StudyFailed, match=r"the study cannot be written: .*full.*; .*the same command goes on"):
+        search(limited(used), landscape, 10_000, on_result=keep)
+    assert 5 < len(told) < 10_000
+    study = limited(10**6)
+    complete = [trial.number for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert set(told) <= set(complete)
+    report = search(study, landscape, len(complete) + 5, on_result=keep)
+    assert report.complete == len(complete) + 5
+    genomes = [trial.user_attrs[GENOME_ATTR] for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert len(genomes) == len(set(genomes))
+
+
+def test_a_reader_that_locks_the_study_for_a_while_only_delays_the_search(landscape: Landscape, tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    study = open_study(path, name="search", sampler=random_sampler(landscape))
+    locked = threading.Event()
+
+    def lock() -> None:
+        reader = sqlite3.connect(path, isolation_level=None)
+        reader.execute("BEGIN EXCLUSIVE")
+        locked.set()
+        time.sleep(1.5)
+        reader.execute("ROLLBACK")
+        reader.close()
+
+    thread = threading.Thread(target=lock)
+    started = time.monotonic()
+    thread.start()
+    locked.wait()
+    assert search(study, landscape, 3).complete == 3
+    assert time.monotonic() - started > 1.4
+    thread.join()
