@@ -125,8 +125,8 @@ class RayPool:
     """Persistent Ray actors, each with its own fitness.
 
     The payload (weights, rows) is put into the object store once; all actors of a machine read the same copy. An
-    actor that dies is replaced, and its genome is returned as failed. Use it as a context manager, or call
-    :meth:`shutdown`.
+    actor that dies is replaced, or given up where its machine is gone, and its genome is returned as failed. Use it as
+    a context manager, or call :meth:`shutdown`.
 
     Args:
         build: payload -> fitness; runs once in every actor. Must be picklable by Ray.
@@ -209,12 +209,12 @@ class RayPool:
         try:
             outcome, seconds = ray.get(done[0])
         except ray.exceptions.RayActorError as error:
-            position = self._actors.index(actor)
-            actor = self._actors[position] = self._start_actor()
             outcome, seconds = error, time.perf_counter() - start
+            actor = self._replacement(actor)
         except ray.exceptions.RayTaskError as error:
             outcome, seconds = error, time.perf_counter() - start
-        self._idle.append(actor)
+        if actor is not None:
+            self._idle.append(actor)
         return Finished(genome, outcome, seconds)
 
     def shutdown(self) -> None:
@@ -225,6 +225,17 @@ class RayPool:
         if self._owns_ray:
             ray.shutdown()
             self._owns_ray = False
+
+    def _replacement(self, dead: Any) -> Any:
+        """A new actor for one that died; none where its machine is gone, since Ray would let it wait for ever."""
+        self._actors.remove(dead)
+        ray.kill(dead)
+        if len(self._actors) >= int(_cpus(ray.cluster_resources) / self._cpus_per_worker):
+            if not self._actors:
+                raise RunFailed("the cluster has no CPU left for a worker; the same command goes on when it has")
+            return None
+        self._actors.append(self._start_actor())
+        return self._actors[-1]
 
     def _start_actor(self) -> Any:
         remote = ray.remote(_Worker).options(num_cpus=self._cpus_per_worker)

@@ -1,0 +1,205 @@
+"""How a search scales: real workers, simulated ones that sleep as long as recorded evaluations took, a lost machine.
+
+Real workers evaluate the built-in task's supernet (benchmarks/record_landscape.py ad_log prepares it). Simulated ones
+sleep for the seconds that the landscape's evaluations took, so that only the driver's share is measured; *busy* is the
+share of the workers' time in which they computed. The lost machine is one of two raylets on this one, killed in
+mid-search.
+
+    python benchmarks/scaling.py [--quick] [--work FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import ray
+from common import Target, write_result
+from landscape import Landscape
+from ray.cluster_utils import Cluster
+from record_landscape import ad_log
+
+from sparsefront.search.explore import fitness_pool, sampler_of, space_of
+from sparsefront.search.front import Evaluated
+from sparsefront.search.loop import LoopReport, search_loop
+from sparsefront.search.pool import EvaluationPool, RayPool
+from sparsefront.search.sampler import ReinforcedEvolutionSampler
+from sparsefront.search.studies import open_study
+from sparsefront.spaces import Genome
+
+REPOSITORY = Path(__file__).parent.parent
+NAME, BUDGET_SHARE = "ad_log", 1 / 6
+SIMULATED = (8, 16, 32, 64)
+
+
+def real(work: Path, quick: bool) -> list[dict[str, Any]]:
+    """Evaluations per second of the same search with one and with two workers, in turn."""
+    prepared, settings = ad_log(work.parent.parent / "benchmark-landscapes" / NAME)
+    budget_us = BUDGET_SHARE * prepared.measured.dense_us
+    space = space_of(prepared.backbone.widths, settings)
+    evaluations = 20 if quick else 120
+    rows = []
+    for repeat in range(1 if quick else 3):
+        for workers in (1, 2):
+            sampler = sampler_of(settings, space, prepared, [budget_us])
+            with fitness_pool(prepared, settings.model_copy(update={"workers": workers})) as pool:
+                report = searched(
+                    work / f"real-{workers}-{repeat}.db",
+                    sampler,
+                    space,
+                    pool,
+                    prepared.measured.predict_many,
+                    budget_us,
+                    evaluations,
+                )
+            rows.append({"cell": "real", "workers": workers, "repeat": repeat, **figures(report, workers)})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def simulated(work: Path, quick: bool) -> list[dict[str, Any]]:
+    """Workers that sleep, more than there are CPUs."""
+    landscape = Landscape.load(NAME)
+    rows = []
+    for workers in SIMULATED[:1] if quick else SIMULATED:
+        evaluations = (4 if quick else 12) * workers
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        try:
+            with RayPool(sleeper, NAME, workers=workers) as pool:
+                report = searched_landscape(work / f"simulated-{workers}.db", landscape, pool, evaluations)
+        finally:
+            ray.shutdown()
+        rows.append({"cell": "simulated", "workers": workers, **figures(report, workers)})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def lost_machine(work: Path, quick: bool) -> dict[str, Any]:
+    """Two raylets, one killed when half of the evaluations are finished."""
+    landscape = Landscape.load(NAME)
+    evaluations = 40 if quick else 200
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    second = cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    told: list[str] = []
+    killed_at = 0.0
+
+    def tell(one: Evaluated) -> None:
+        nonlocal killed_at
+        told.append(one.genome.key())
+        if len(told) == evaluations // 2:
+            killed_at = time.perf_counter()
+            cluster.remove_node(second, allow_graceful=False)
+
+    try:
+        with RayPool(sleeper, NAME, workers=4) as pool:
+            report = searched_landscape(work / "lost.db", landscape, pool, evaluations, on_result=tell)
+            left = pool.size
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    study = open_study(work / "lost.db", name="search")
+    stored = Counter(
+        trial.user_attrs["genome"] for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    )
+    return {
+        "cell": "lost machine", "evaluations": report.complete, "workers_left": left,
+        "failed_attempts": report.failed_attempts, "seconds_after_the_kill": time.perf_counter() - killed_at,
+        "lost": len(set(told) - stored.keys()), "twice": sum(count - 1 for count in stored.values()),
+    }  # fmt: skip
+
+
+def sleeper(name: str) -> Callable[[Genome], dict[str, float]]:
+    """In an actor: as long as one of the recorded evaluations took, drawn by the genome."""
+    recorded = Landscape.load(name).first
+    seconds, quality = recorded["seconds"].to_numpy(), recorded["quality"].to_numpy()
+
+    def fitness(genome: Genome) -> dict[str, float]:
+        at = int(np.random.default_rng(list(genome.key().encode())).integers(len(seconds)))
+        time.sleep(float(seconds[at]))
+        return {"quality": float(quality[at])}
+
+    return fitness
+
+
+def searched_landscape(
+    path: Path,
+    landscape: Landscape,
+    pool: EvaluationPool,
+    evaluations: int,
+    on_result: Callable[[Evaluated], None] | None = None,
+) -> LoopReport:
+    """Our sampler on a landscape's table."""
+    space, predict_many = landscape.space("joint"), landscape.table.predict_many
+    budget_us = BUDGET_SHARE * float(predict_many([space.largest])[0])
+    sampler = ReinforcedEvolutionSampler(
+        space=space, predict_many=predict_many, budget_us=budget_us, importance=landscape.importance, seed=0
+    )
+    return searched(path, sampler, space, pool, predict_many, budget_us, evaluations, on_result)
+
+
+def searched(
+    path: Path, sampler: Any, space: Any, pool: EvaluationPool, predict_many: Any, budget_us: float, evaluations: int,
+    on_result: Callable[[Evaluated], None] | None = None,
+) -> LoopReport:  # fmt: skip
+    """A new study in SQLite."""
+    path.unlink(missing_ok=True)
+    study = open_study(path, name="search", sampler=sampler)
+    return search_loop(
+        study, space, pool, predict_many=predict_many, budget_us=budget_us, evaluations=evaluations, on_result=on_result
+    )
+
+
+def figures(report: LoopReport, workers: int) -> dict[str, float]:
+    """Of a finished search."""
+    return {
+        "evaluations_per_second": report.evaluations / report.seconds,
+        "seconds_per_evaluation": report.computing_seconds / report.evaluations,
+        "busy": report.computing_seconds / (report.seconds * workers),
+        "overhead_ms": report.overhead_ms,
+    }
+
+
+def targets_of(rows: list[dict[str, Any]]) -> list[Target]:
+    """What is claimed of the three parts."""
+    rates = {
+        workers: float(np.median([row["evaluations_per_second"] for row in rows if row.get("workers") == workers]))
+        for workers in (1, 2)
+    }
+    many = [row for row in rows if row["cell"] == "simulated"][-1]
+    lost = rows[-1]
+    overhead = max(row["overhead_ms"] for row in rows if "overhead_ms" in row)
+    return [
+        Target("two real workers against one, evaluations per second", ">=", 1.85, rates[2] / rates[1]),
+        Target(
+            f"{many['workers']} simulated workers, share of their time in which they compute", ">=", 0.95, many["busy"]
+        ),
+        Target("driver's time per evaluation, largest of all, ms", "<=", 3.0, overhead),
+        Target(
+            "lost machine: finished evaluations that are lost or twice", "<=", 0.0, float(lost["lost"] + lost["twice"])
+        ),
+    ]
+
+
+def main() -> None:
+    """All three."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer evaluations, eight simulated workers")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-scaling")
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    work = arguments.work / ("quick" if quick else "full")
+    work.mkdir(parents=True, exist_ok=True)
+    rows = [*real(work, quick), *simulated(work, quick), lost_machine(work, quick)]
+    write_result("scaling", rows, targets_of(rows), [0], quick)
+
+
+if __name__ == "__main__":
+    main()
