@@ -49,15 +49,8 @@ def real(work: Path, quick: bool) -> list[dict[str, Any]]:
         for workers in (1, 2):
             sampler = sampler_of(settings, space, prepared, [budget_us])
             with fitness_pool(prepared, settings.model_copy(update={"workers": workers})) as pool:
-                report = searched(
-                    work / f"real-{workers}-{repeat}.db",
-                    sampler,
-                    space,
-                    pool,
-                    prepared.measured.predict_many,
-                    budget_us,
-                    evaluations,
-                )
+                path = work / f"real-{workers}-{repeat}.db"
+                report = searched(path, sampler, space, pool, prepared.measured.predict_many, budget_us, evaluations)
             rows.append({"cell": "real", "workers": workers, "repeat": repeat, **figures(report, workers)})
             print(rows[-1], flush=True)
     return rows
@@ -178,13 +171,9 @@ def targets_of(rows: list[dict[str, Any]]) -> list[Target]:
     overhead = max(row["overhead_ms"] for row in rows if "overhead_ms" in row)
     return [
         Target("two real workers against one, evaluations per second", ">=", 1.85, rates[2] / rates[1]),
-        Target(
-            f"{many['workers']} simulated workers, share of their time in which they compute", ">=", 0.95, many["busy"]
-        ),
+        Target(f"{many['workers']} simulated workers, share of their time computing", ">=", 0.95, many["busy"]),
         Target("driver's time per evaluation, largest of all, ms", "<=", 3.0, overhead),
-        Target(
-            "lost machine: finished evaluations that are lost or twice", "<=", 0.0, float(lost["lost"] + lost["twice"])
-        ),
+        Target("lost machine: evaluations lost or twice", "<=", 0.0, float(lost["lost"] + lost["twice"])),
     ]
 
 
