@@ -32,8 +32,13 @@ class _Settings(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "settings"
+            wrong = error.errors()
+            # where a field takes one value or several, both readings fail: the one that got further into it is told
+            first = max(
+                (one for one in wrong if one["loc"][:1] == wrong[0]["loc"][:1]), key=lambda one: len(one["loc"])
+            )
+            parts = [str(part) for part in first["loc"] if "[" not in str(part) and "constrained" not in str(part)]
+            key = ".".join(parts) or "settings"
             raise InputError(f"{key}: {first['msg']}, got {first['input']!r}") from error
 
 

@@ -31,6 +31,7 @@ def test_every_preset_and_sampler_is_accepted() -> None:
         ({"budget_us": 0.0}, "budget_us: Input should be greater than 0, got 0.0"),
         ({"budget_us": -5.0}, "budget_us: Input should be greater than 0, got -5.0"),
         ({"budget_us": float("nan")}, "budget_us: Input should be"),
+        ({"budget_us": (800.0, -5.0)}, "budget_us.1: Input should be greater than 0, got -5.0"),
         ({"budget_share": float("inf")}, "budget_share: Input should be a finite number, got inf"),
         ({"space": "joined"}, "space: Input should be 'weights', 'tokens', 'joint' or 'uniform', got 'joined'"),
         ({"sampler": "grid"}, "sampler: Input should be 'reinforced', 'random', 'tpe' or 'nsga2', got 'grid'"),
