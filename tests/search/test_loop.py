@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -338,7 +339,7 @@ def test_a_full_disk_loses_nothing_and_the_same_call_goes_on(landscape: Landscap
 
     def limited(pages: int) -> optuna.Study:
         study = open_study(path, name="search", sampler=random_sampler(landscape))
-        storage = study._storage
+        storage: Any = study._storage
         engine = getattr(storage, "_backend", storage).engine
         event.listen(engine, "connect", lambda connection, _: connection.execute(f"PRAGMA max_page_count={pages}"))
         engine.dispose()
