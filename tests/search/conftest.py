@@ -50,6 +50,11 @@ class Finished:
         row: dict[str, Any] = self.report["budgets"][0]
         return row
 
+    @property
+    def export(self) -> Path:
+        """The export of its winner."""
+        return self.folder / "export"
+
     def copy(self, target: Path) -> Path:
         """A copy of the folder, to be damaged."""
         shutil.copytree(self.folder, target)

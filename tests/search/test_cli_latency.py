@@ -46,13 +46,12 @@ def test_check_measures_again_and_notices_another_machine(finished: Finished, cl
 
 
 def test_bench_calls_the_export_and_the_dense_model(finished: Finished, cli: Cli, tmp_path: Path) -> None:
-    export = Path(finished.report["export"])
-    found = json.loads(cli("bench", export, "--clients", "1,2", "--seconds", 0.05, "--batch", 2, "--json").out)
+    found = json.loads(cli("bench", finished.export, "--clients", "1,2", "--seconds", 0.05, "--batch", 2, "--json").out)
     assert [load["clients"] for load in found["export"]] == [load["clients"] for load in found["dense"]] == [1, 2]
     assert all(load["rows_per_second"] > 0 for load in (*found["export"], *found["dense"]))
     assert found["batch"] == 2 and found["dense_note"] is None
     copy = tmp_path / "export"
-    shutil.copytree(export, copy)
+    shutil.copytree(finished.export, copy)
     config = json.loads((copy / "sparse_config.json").read_text())
     (copy / "sparse_config.json").write_text(json.dumps({**config, "backbone": str(tmp_path / "gone")}))
     alone = cli("bench", copy, "--clients", 1, "--seconds", 0.05)
@@ -68,7 +67,7 @@ def test_bench_calls_the_export_and_the_dense_model(finished: Finished, cli: Cli
     ],
 )
 def test_bench_refuses_what_cannot_be(finished: Finished, cli: Cli, arguments: tuple[str, ...], line: str) -> None:
-    refused = cli("bench", finished.report["export"], *arguments)
+    refused = cli("bench", finished.export, *arguments)
     assert refused.status == 2 and line in refused.err and refused.err.count("\n") == 1
 
 

@@ -17,7 +17,7 @@ def test_a_budget_may_be_a_percentile_over_the_traffic_with_the_same_teacher_and
     task, backbone = finished.command[4], finished.command[finished.command.index("--backbone") + 1]
     out = tmp_path / "run"
     words = f"--backbone {backbone} --prepared {finished.folder} --out {out} --budget-share 0.9 --evaluations 6"
-    words += " --workers 1 --finalists 1 --uniform none --percentile 95 --at-length mean --json"
+    words += " --workers 1 --finalists 3 --uniform none --percentile 95 --at-length mean --json"
     found = cli("search", task, *words.split())
     assert found.status == 0, found.err
     statistic = json.loads((out / "export" / "sparse_config.json").read_text())["statistic"]

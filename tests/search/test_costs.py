@@ -35,7 +35,7 @@ def test_the_result_tells_what_the_steps_recorded(finished: Finished) -> None:
     table = "latency/onnxruntime-fp32-threads1-batch1"
     for name, folder in (("latency", table), ("teacher", "teacher"), ("supernet", "supernet")):
         assert walls[name] == step_seconds(finished.folder / folder) > 0
-    rows = [*finished.report["finalists"], finished.report["uniform"]]
+    rows = [*finished.at["finalists"], finished.at["uniform"]]
     folders = {row["genome"]: finished.folder / FINALISTS / row["genome"] for row in rows}
     assert walls["finalists"] >= sum(step_seconds(folder) for folder in folders.values()) > 0
     assert finished.report["seconds_per_evaluation"] == pytest.approx(walls["search"] / 12)

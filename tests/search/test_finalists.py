@@ -54,7 +54,7 @@ def test_a_finalist_is_trained_exported_and_measured_once(prepared: Prepared, tm
 
 
 def test_the_folders_of_the_finished_run_are_whole_exports(finished: Finished) -> None:
-    for row in finished.report["finalists"]:
+    for row in finished.at["finalists"]:
         folder = finished.folder / FINALISTS / row["genome"]
         assert {"model.safetensors", "model.onnx", "config.json", "tokenizer.json"} <= {
             p.name for p in folder.iterdir()
