@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import lsq_linear  # type: ignore[import-untyped]
+from scipy.optimize import lsq_linear
 
 from sparsefront.latency.blocks import Floats
 from sparsefront.latency.cost import (

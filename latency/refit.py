@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.optimize import lsq_linear  # type: ignore[import-untyped]
+from scipy.optimize import lsq_linear
 
 from sparsefront.latency.blocks import Floats
 from sparsefront.latency.cost import COMPONENTS, EXTRAS, GenomeColumns, component_costs

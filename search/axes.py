@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsefront.search.curves import ImportanceCurves
 from sparsefront.spaces import Genome, SearchSpace
-from sparsefront.spaces.genome import FIELDS, Field
+from sparsefront.spaces.genome import FIELDS, Field, LayerGene
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -58,6 +60,11 @@ class Axes:
                     self.kept[axis, at] = value / 100 * len(moved) / widths.layers
                 else:
                     self.kept[axis, at] = sum(curves.kept(field, one, value) for one in moved)
+        self._layers = [  # of each axis
+            [at for at, offered in enumerate(space.choices[field]) if len(offered) > 1] if space.tied else [layer]
+            for layer, field in grouped
+        ]
+        self._fixed = np.array([[getattr(gene, field) for field in FIELDS] for gene in space.smallest])
         self.axis = np.repeat(np.arange(len(grouped)), self.sizes)
         self.index = np.concatenate([np.arange(size) for size in self.sizes] or [np.zeros(0)]).astype(np.int64)
 
@@ -68,4 +75,16 @@ class Axes:
 
     def genome(self, indices: Indices) -> Genome:
         """Genome of (axes,) grid indices."""
-        return self.space.from_params(dict(zip(self.names, (int(one) for one in indices), strict=True)))
+        return self.genomes(indices[None])[0]
+
+    def genomes(self, indices: Indices) -> list[Genome]:
+        """Genomes of (genomes, axes) grid indices."""
+        columns = np.repeat(self._fixed[None], len(indices), axis=0)  # (genomes, layers, fields)
+        for axis, layers in enumerate(self._layers):
+            columns[:, layers, self.field[axis]] = self.values[axis, indices[:, axis], None]
+        return [Genome(tuple(_gene(*gene) for gene in rows)) for rows in columns.tolist()]
+
+
+@functools.lru_cache(maxsize=100_000)
+def _gene(heads: int, ffn_units: int, keep_percent: int) -> LayerGene:
+    return LayerGene(heads, ffn_units, keep_percent)

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.special import ndtr
 
 from sparsefront.search.curves import ImportanceCurves
 from sparsefront.spaces import Genome, SearchSpace
+from sparsefront.spaces.genome import FIELDS
 
 Floats = NDArray[np.float64]
 Hyper = tuple[float, float, float]
 
 _MOST_POINTS = 500
 _LINEAR = 10.0
-_erf = np.vectorize(math.erf, otypes=[np.float64])
 # (weight of the additive part, length of the interacting part, noise variance); the likeliest is taken
 _HYPERPARAMETERS = [
     (additive, length, noise) for additive in (0.5, 0.9) for length in (0.3, 0.7) for noise in (1e-3, 1e-2, 1e-1)
@@ -34,76 +36,98 @@ def genome_features(
 
     Tokens are the share that has survived up to the layer: this, not the layer's own keep share, is what it sees.
     """
-    upper = np.array([space.widths.heads, space.widths.ffn_units, 100])
-    columns = np.array(
-        [[(gene.heads, gene.ffn_units, gene.keep_percent) for gene in genome] for genome in genomes], dtype=np.float64
-    )
-    shares = columns.transpose(0, 2, 1) / upper[None, :, None]  # (genomes, fields, layers)
-    shares[:, 2] = np.cumprod(shares[:, 2], axis=1)
-    parts = [shares.reshape(len(genomes), -1)]
+    widths = space.widths
+    fields = [np.array([genome.column(field) for genome in genomes]) for field in FIELDS]  # each (genomes, layers)
+    heads, ffn_units, keep_percent = fields
+    tokens = np.cumprod(keep_percent / 100, axis=1)
+    parts = [heads / widths.heads, ffn_units / widths.ffn_units, tokens]
     if importance is not None:
-        layers = space.widths.layers
-        kept = [
-            [layers * importance.kept(field, layer, genome.column(field)[layer]) for layer in range(layers)]
-            for genome in genomes
-            for field in ("heads", "ffn_units")
-        ]
-        parts.append(np.array(kept).reshape(len(genomes), -1))
+        for field, counts in (("heads", heads), ("ffn_units", ffn_units)):
+            curves = importance.kept_by_count[field]
+            parts.append(widths.layers * np.stack([curve[counts[:, at]] for at, curve in enumerate(curves)], axis=1))
     return np.concatenate(parts, axis=1)
 
 
 class Critic:
     """Posterior over quality. The kernel adds a linear part on concave features of each unit and an RBF part.
 
+    Scale and hyperparameters are those of the points that it is made with; :meth:`add` costs a row of the
+    factorisation only.
+
     Args:
         features: (points, features) as of :func:`genome_features`; the latest 500 are used.
         quality: (points,).
-        hyper: hyperparameters; the likeliest of a small grid when None (costs about ten times as much).
     """
 
-    def __init__(self, features: Floats, quality: Floats, *, hyper: Hyper | None = None) -> None:
+    def __init__(self, features: Floats, quality: Floats) -> None:
         if len(features) == 0 or len(features) != len(quality):
             raise ValueError(f"the critic needs as many qualities as points, got {len(quality)} and {len(features)}")
         features, quality = features[-_MOST_POINTS:], np.asarray(quality, dtype=np.float64)[-_MOST_POINTS:]
         # Hopeless designs (a corner without any head) would stretch the scale until good ones look alike.
-        low = float(np.quantile(quality, 0.5) - 4 * max(float(np.subtract(*np.quantile(quality, [0.75, 0.25]))), 1e-9))
-        quality = np.maximum(quality, low)
+        self._low = float(
+            np.quantile(quality, 0.5) - 4 * max(float(np.subtract(*np.quantile(quality, [0.75, 0.25]))), 1e-9)
+        )
+        quality = np.maximum(quality, self._low)
         self._mean, self._scale = float(quality.mean()), max(float(quality.std()), 1e-12)
         self._points = features
-        self._centre = _concave(features).mean(axis=0)
+        self._concave = _concave(features)
+        self._centre = self._concave.mean(axis=0)
+        self._concave = self._concave - self._centre
         targets = (quality - self._mean) / self._scale
         best = -np.inf
-        linear, distances = self._parts(features, features)
-        for one in _HYPERPARAMETERS if hyper is None else (hyper,):
+        linear, distances = self._parts(features, self._concave)
+        for one in _HYPERPARAMETERS:
             kernel = _kernel(linear, distances, one) + one[2] * np.eye(len(features))
             factor = np.linalg.cholesky(kernel)
-            whitened = np.linalg.solve(factor, targets)
+            whitened = solve_triangular(factor, targets, lower=True, check_finite=False)
             likelihood = -0.5 * float(whitened @ whitened) - float(np.log(np.diag(factor)).sum())
             if likelihood > best:
-                best, self.hyper, self._factor, self._whitened = likelihood, one, factor, whitened
+                best, self._hyper, self._factor, self._whitened = likelihood, one, factor, whitened
+
+    def __len__(self) -> int:
+        """Points known."""
+        return len(self._points)
+
+    def add(self, features: Floats, quality: float) -> None:
+        """Another point, with features (features,)."""
+        count = len(self)
+        concave = _concave(features[None]) - self._centre
+        cross = _kernel(*self._parts(features[None], concave), self._hyper)[0]
+        row = solve_triangular(self._factor, cross, lower=True, check_finite=False)
+        corner = math.sqrt(max(float(self._prior(concave)[0]) + self._hyper[2] - float(row @ row), 1e-12))
+        factor = np.zeros((count + 1, count + 1))
+        factor[:count, :count], factor[count, :count], factor[count, count] = self._factor, row, corner
+        target = (max(quality, self._low) - self._mean) / self._scale
+        self._whitened = np.append(self._whitened, (target - float(row @ self._whitened)) / corner)
+        self._factor = factor
+        self._points = np.concatenate([self._points, features[None]])
+        self._concave = np.concatenate([self._concave, concave])
 
     def predict(self, features: Floats) -> tuple[Floats, Floats]:
         """(points,) mean and standard deviation of the noise-free quality."""
-        cross = _kernel(*self._parts(features, self._points), self.hyper)
-        solved = np.linalg.solve(self._factor, cross.T)
         concave = _concave(features) - self._centre
-        prior = self.hyper[0] * (1 + (concave**2).mean(axis=1) * _LINEAR) + 1 - self.hyper[0]
-        variance = np.maximum(prior - (solved**2).sum(axis=0), 1e-12)
+        cross = _kernel(*self._parts(features, concave), self._hyper)
+        solved = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
+        variance = np.maximum(self._prior(concave) - (solved**2).sum(axis=0), 1e-12)
         return self._mean + self._scale * (solved.T @ self._whitened), self._scale * np.sqrt(variance)
 
-    def _parts(self, left: Floats, right: Floats) -> tuple[Floats, Floats]:
-        """Linear kernel on centred concave features, and mean squared distance; both (left, right)."""
-        a, b = _concave(left) - self._centre, _concave(right) - self._centre
-        linear = 1 + (a @ b.T) / a.shape[1] * _LINEAR
-        square = (left**2).sum(1)[:, None] + (right**2).sum(1)[None] - 2 * left @ right.T
-        return linear, np.maximum(square, 0) / left.shape[1]
+    def _prior(self, concave: Floats) -> Floats:
+        """(points,) variance before anything is known."""
+        additive = self._hyper[0]
+        return np.asarray(additive * (1 + (concave**2).mean(axis=1) * _LINEAR) + 1 - additive)
+
+    def _parts(self, features: Floats, concave: Floats) -> tuple[Floats, Floats]:
+        """Linear kernel on centred concave features, and mean squared distance, to the points; both (these, points)."""
+        linear = 1 + (concave @ self._concave.T) / concave.shape[1] * _LINEAR
+        square = (features**2).sum(1)[:, None] + (self._points**2).sum(1)[None] - 2 * features @ self._points.T
+        return linear, np.maximum(square, 0) / features.shape[1]
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: Floats) -> Floats:
     """Expected positive part of quality minus ``best``, for a normal posterior; all (points,)."""
     z = (mean - best) / deviation
     density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-    return np.asarray(deviation * (z * 0.5 * (1 + _erf(z / np.sqrt(2))) + density))
+    return np.asarray(deviation * (z * ndtr(z) + density))
 
 
 def _concave(features: Floats) -> Floats:

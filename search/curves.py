@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,14 @@ class ImportanceCurves:
 
     def kept(self, field: str, layer: int, count: int) -> float:
         """Share of the field's importance in the whole model that the first ``count`` units of a layer carry."""
-        curves = self.heads if field == "heads" else self.ffn_units
-        total = float(sum(float(np.sum(curve)) for curve in curves))
-        return float(np.sum(curves[layer][:count])) / total if total > 0 else 0.0
+        return float(self.kept_by_count[field][layer][count])
+
+    @cached_property
+    def kept_by_count(self) -> dict[str, list[Curve]]:
+        """Field -> per layer (units + 1,): the share of the field's importance that so many units carry."""
+        found = {}
+        for field, curves in (("heads", self.heads), ("ffn_units", self.ffn_units)):
+            sums = [np.concatenate([[0.0], np.cumsum(curve)]) for curve in curves]
+            total = float(sum(one[-1] for one in sums))
+            found[field] = [one / total if total > 0 else 0 * one for one in sums]
+        return found

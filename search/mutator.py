@@ -20,7 +20,6 @@ from sparsefront.search.curves import ImportanceCurves
 from sparsefront.search.feasible import PredictMany
 from sparsefront.search.policy import PolicyNet
 from sparsefront.spaces import Genome, SearchSpace
-from sparsefront.spaces.genome import FIELDS
 
 _MOVE_FEATURES = 18
 _STATE_FEATURES = 9
@@ -52,7 +51,7 @@ class Situation:
     Attributes:
         base: (axes,) grid indices.
         latency_us: predicted latency of the base.
-        change_us: (axes, most values) change in latency by each single move, exact at the base.
+        change_us: (candidates,) change in latency by each single move, exact at the base.
         target_us: no child may be slower.
         shape: (4,) see :func:`front_shape`.
     """
@@ -103,12 +102,29 @@ class MutatorOptions:
             )
 
 
+@dataclass(frozen=True)
+class _Weighed:
+    """All moves from some bases; the first dimension is the bases, filling moves are the second row of ``logits``.
+
+    Attributes:
+        base: (bases, axes) grid indices.
+        logits: (bases, 2, candidates).
+        change_us: (bases, candidates).
+        room_us: (bases,) from the base to its target.
+    """
+
+    base: Indices
+    logits: torch.Tensor
+    change_us: Floats
+    room_us: Floats
+
+
 class Mutator:
     """Proposes children of a genome and learns from what they earned.
 
-    Between the moves of one child all features are recomputed; latency is exact for the first move and additive over
-    the base's single moves after it, so that a whole batch of children costs one table look-up per base. Whoever
-    uses a child predicts its latency exactly.
+    All moves from a base are weighed once; a child's moves are drawn one after the other from those weights, without
+    its earlier axes and what no longer fits. Latency is exact for the first move and additive over the base's single
+    moves after it. Whoever uses a child predicts its latency exactly.
     """
 
     def __init__(
@@ -134,6 +150,9 @@ class Mutator:
         )
         self._optimizer = torch.optim.Adam(self.net.parameters(), lr=self.options.learning_rate)
         self._axis = torch.from_numpy(self.axes.axis)
+        places = zip(self.axes.axis.tolist(), self.axes.index.tolist(), strict=True)
+        self._candidates = {place: candidate for candidate, place in enumerate(places)}
+        self._first = np.concatenate([[0], np.cumsum(self.axes.sizes)])[:-1]  # each axis's smallest value
         self._bases: OrderedDict[Genome, tuple[float, Floats]] = OrderedDict()
         self.entropy_share = 1.0
         """Of the latest moves' distributions, over that of a uniform choice: 1 before anything is learned."""
@@ -142,58 +161,80 @@ class Mutator:
 
     def situation(self, base: Genome, *, target_us: float, shape: Floats) -> Situation:
         """The situation of a base genome; the latencies of its single moves are kept for the latest bases."""
+        axes, indices = self.axes, self.axes.indices(base)
         known = self._bases.pop(base, None)
         if known is None:
-            space = self.axes.space
-            moved = [space.replace(base, *move) for move in self.axes.moves]
-            latency = np.asarray(self._predict_many([base, *moved]), dtype=np.float64)
-            change = np.zeros(self.axes.values.shape)
-            change[self.axes.axis, self.axes.index] = latency[1:] - latency[0]
-            known = float(latency[0]), change
+            moved = np.repeat(indices[None], len(axes.axis) + 1, axis=0)
+            moved[np.arange(len(axes.axis)), axes.axis] = axes.index
+            latency = np.asarray(self._predict_many(axes.genomes(moved)), dtype=np.float64)
+            known = float(latency[-1]), latency[:-1] - latency[-1]
         self._bases[base] = known
         if len(self._bases) > _CACHED_BASES:
             self._bases.popitem(last=False)
-        return Situation(self.axes.indices(base), known[0], known[1], target_us, shape)
+        return Situation(indices, known[0], known[1], target_us, shape)
 
-    def propose(self, situation: Situation, count: int, rng: np.random.Generator, *, free: bool = True) -> list[Child]:
-        """``count`` children of the base, estimated within the target. Without ``free`` moves they are only filled."""
-        options = self.options
-        wanted = np.minimum(rng.geometric(1 - min(options.more_moves, 0.99), size=count), options.most_moves)
-        wanted = wanted if free else np.zeros(count, dtype=np.int64)
-        fills = np.where(rng.random(count) < options.fill, options.most_fills, 0)
-        indices = np.repeat(situation.base[None], count, axis=0)
-        taken: list[list[Move]] = [[] for _ in range(count)]
+    def propose(
+        self,
+        situations: Sequence[Situation],
+        count: int,
+        rng: np.random.Generator,
+        *,
+        free: Sequence[bool] | None = None,
+    ) -> list[list[Child]]:
+        """``count`` children of each base, estimated within its target; those of a base that is not ``free`` are only
+        filled."""
+        options, rows = self.options, len(situations) * count
+        of = np.repeat(np.arange(len(situations)), count)
+        wanted = np.minimum(rng.geometric(1 - min(options.more_moves, 0.99), size=rows), options.most_moves)
+        if free is not None:
+            wanted[~np.array(free)[of]] = 0
+        fills = np.where(rng.random(rows) < options.fill, options.most_fills, 0)
+        with torch.no_grad():
+            weighed = self._weighed(situations)
+        weights = np.exp(weighed.logits.numpy().astype(np.float64))
+        indices, room_us = weighed.base[of], weighed.room_us[of]
+        taken: list[list[Move]] = [[] for _ in range(rows)]
         for step in range(options.most_moves + options.most_fills):
             filling = step >= wanted
             active = np.flatnonzero(step < wanted + fills)
-            if not len(active):
-                break
-            features = self._features(situation, indices[active], filling[active])
-            allowed = features[3]
+            allowed = self._allowed(weighed, of[active], indices[active], room_us[active], filling[active])
             movable = allowed.any(axis=1)
-            active, features = active[movable], tuple(part[movable] for part in features)
+            active, allowed = active[movable], allowed[movable]
             if not len(active):
-                break
-            chosen = self._draw(features, rng)
-            for child, candidate in zip(active, chosen, strict=True):
-                axis, index = int(self.axes.axis[candidate]), int(self.axes.index[candidate])
-                taken[child].append(Move(axis, index, bool(filling[child])))
-                indices[child, axis] = index
-        return [Child(indices[child].copy(), tuple(moves)) for child, moves in enumerate(taken)]
+                continue
+            chosen = self._draw(weights[of[active], filling[active].astype(np.int64)], allowed, rng)
+            axis, index = self.axes.axis[chosen], self.axes.index[chosen]
+            indices[active, axis] = index
+            room_us[active] -= weighed.change_us[of[active], chosen]
+            for child, *move in zip(*(one.tolist() for one in (active, axis, index, filling[active])), strict=True):
+                taken[child].append(Move(*move))
+        children = [Child(*one) for one in zip(indices, map(tuple, taken), strict=True)]
+        return [children[at : at + count] for at in range(0, rows, count)]
 
-    def _draw(self, features: tuple[NDArray[np.float64], ...], rng: np.random.Generator) -> Indices:
+    def _draw(self, weights: Floats, allowed: NDArray[np.bool_], rng: np.random.Generator) -> Indices:
         """(rows,) candidates drawn from the policy, with the uniform share mixed in."""
-        probabilities = np.exp(self._log_probs(features).detach().numpy().astype(np.float64))
-        allowed = features[3].astype(np.float64)
+        probabilities = weights * allowed
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
         choices = allowed.sum(axis=1, keepdims=True)
-        uniform = allowed / choices
         entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(axis=1)
         self.entropy_share = float(np.mean(entropy / np.log(np.maximum(choices[:, 0], 2))))
-        mixed = (1 - self.options.exploration) * probabilities + self.options.exploration * uniform
+        mixed = (1 - self.options.exploration) * probabilities + self.options.exploration * allowed / choices
         cumulative = np.cumsum(mixed, axis=1)
         drawn = rng.random((len(mixed), 1)) * cumulative[:, -1:]
         chosen = (cumulative <= drawn).sum(axis=1)
         return np.asarray(np.minimum(chosen, mixed.shape[1] - 1), dtype=np.int64)
+
+    def _allowed(
+        self, weighed: _Weighed, of: Indices, indices: Indices, room_us: Floats, filling: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """(rows, candidates) mask of the next move.
+
+        Not: to the present value, of an axis that this child has already changed (it would undo a decision), beyond
+        the target and, when filling, without more latency.
+        """
+        base, change_us = weighed.base[of], weighed.change_us[of]
+        untouched = (indices == base)[:, self.axes.axis] & (base[:, self.axes.axis] != self.axes.index)
+        return np.asarray(untouched & (change_us <= room_us[:, None]) & (~filling[:, None] | (change_us > 1e-9)))
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
@@ -201,21 +242,58 @@ class Mutator:
         """One REINFORCE step on the moves that led from the base to a child that earned ``reward``."""
         if not moves or not self.options.learn:
             return
-        steps, filling, chosen = [], [], []
-        indices = situation.base.copy()
-        for move in moves:
-            steps.append(indices.copy())
-            filling.append(move.filling)
-            chosen.append(self._candidate(move))
-            indices[move.axis] = move.index
-        features = self._features(situation, np.stack(steps), np.array(filling))
-        features[3][np.arange(len(chosen)), chosen] = True  # a table measured again may disagree about the margin
-        log_probs = self._log_probs(features)
-        taken = log_probs[torch.arange(len(chosen)), torch.tensor(chosen)].sum()
-        entropy = -(log_probs.exp() * log_probs.masked_fill(torch.isinf(log_probs), 0.0)).sum(-1).mean()
+        taken, entropy = self._taken([situation], [(0, moves)])
         expected = self.net.baseline(torch.from_numpy(self._state(situation)).float()[None])[0]
         advantage = reward - expected
-        loss = -advantage.detach() * taken - self.options.entropy * entropy + advantage.square()
+        self._step(-advantage.detach() * taken[0] - self.options.entropy * entropy + advantage.square())
+
+    def imagine(
+        self, situations: Sequence[Situation], children: Sequence[Sequence[Child]], rewards: Sequence[Floats]
+    ) -> None:
+        """One policy-gradient step on children that were not evaluated but judged.
+
+        Args:
+            situations: of the bases.
+            children: of each base.
+            rewards: (children,) per base; the better ones of a base count against its worse ones.
+        """
+        paths, advantages = [], []
+        for at, (family, earned) in enumerate(zip(children, rewards, strict=True)):
+            spread = float(np.std(earned))
+            for child, one in zip(family, (earned - np.mean(earned)).tolist(), strict=True):
+                if child.moves and spread > 1e-12:
+                    paths.append((at, child.moves))
+                    advantages.append(one / spread)
+        if paths and self.options.learn:
+            taken, entropy = self._taken(situations, paths)
+            self._step(-(torch.tensor(advantages) * taken).mean() - self.options.entropy * entropy)
+
+    def _taken(
+        self, situations: Sequence[Situation], paths: Sequence[tuple[int, Sequence[Move]]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(paths,) log-probability of moves from a base, given by its position, and the mean entropy along them."""
+        weighed = self._weighed(situations)
+        of, steps, rooms, filling, chosen, path = [], [], [], [], [], []
+        for number, (at, moves) in enumerate(paths):
+            indices, room_us = weighed.base[at].copy(), float(weighed.room_us[at])
+            for move in moves:
+                of.append(at)
+                steps.append(indices.copy())
+                rooms.append(room_us)
+                filling.append(move.filling)
+                chosen.append(self._candidate(move))
+                path.append(number)
+                indices[move.axis] = move.index
+                room_us -= float(weighed.change_us[at, chosen[-1]])
+        allowed = self._allowed(weighed, np.array(of), np.stack(steps), np.array(rooms), np.array(filling))
+        allowed[np.arange(len(chosen)), chosen] = True  # a table measured again may disagree about the margin
+        logits = weighed.logits[torch.tensor(of), torch.tensor(filling).long()]
+        log_probs = torch.log_softmax(logits.masked_fill(~torch.from_numpy(allowed), float("-inf")), dim=-1)
+        entropy = -(log_probs.exp() * log_probs.masked_fill(torch.isinf(log_probs), 0.0)).sum(-1).mean()
+        of_moves = log_probs[torch.arange(len(chosen)), torch.tensor(chosen)]
+        return torch.zeros(len(paths)).index_add(0, torch.tensor(path), of_moves), entropy
+
+    def _step(self, loss: torch.Tensor) -> None:
         self._optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
@@ -223,72 +301,56 @@ class Mutator:
 
     def probabilities(self, situation: Situation) -> Floats:
         """(axes, most values) probability of each first move from the base, without the uniform share."""
-        features = self._features(situation, situation.base[None], np.array([False]))
+        with torch.no_grad():
+            weighed = self._weighed([situation])
+        first = np.zeros(1, dtype=np.int64)
+        allowed = self._allowed(weighed, first, weighed.base, weighed.room_us, np.array([False]))[0]
+        weights = np.exp(weighed.logits.numpy()[0, 0]) * allowed
         table = np.zeros(self.axes.values.shape)
-        if features[3].any():
-            table[self.axes.axis, self.axes.index] = np.exp(self._log_probs(features).detach().numpy()[0])
+        if allowed.any():
+            table[self.axes.axis, self.axes.index] = weights / weights.sum()
         return table
 
     def _candidate(self, move: Move) -> int:
-        found = np.flatnonzero((self.axes.axis == move.axis) & (self.axes.index == move.index))
-        if not len(found):
+        candidate = self._candidates.get((move.axis, move.index))
+        if candidate is None:
             raise ValueError(f"not a move of this space: {move}")
-        return int(found[0])
+        return candidate
 
     # -- features ----------------------------------------------------------------------------------------------------
 
-    def _log_probs(self, features: tuple[NDArray[np.float64], ...]) -> torch.Tensor:
-        moves, delta, _, allowed = features
-        return self.net.log_probs(
-            torch.from_numpy(moves).float(), self._axis, torch.from_numpy(delta).float(), torch.from_numpy(allowed)
-        )
+    def _weighed(self, situations: Sequence[Situation]) -> _Weighed:
+        """The moves from these bases, scored by the policy."""
+        base = np.stack([one.base for one in situations])
+        change_us = np.stack([one.change_us for one in situations])
+        room_us = np.array([one.target_us - one.latency_us for one in situations])
+        features, delta = self._features(situations, base, change_us, room_us)
+        moves, delta_of = torch.from_numpy(features).float(), torch.from_numpy(delta).float()[:, None]
+        return _Weighed(base, self.net.scores(moves, self._axis, delta_of), change_us, room_us)
 
     def _features(
-        self, situation: Situation, indices: Indices, filling: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float64], ...]:
-        """Features, change, new latency and mask of every move from (rows, axes) genomes; all (rows, candidates, ...).
-
-        Masked: moves to the present value, moves of an axis that this child has already changed (they would undo a
-        decision), moves beyond the target and, when filling, moves that add no latency.
-        """
-        axes, target = self.axes, situation.target_us
+        self, situations: Sequence[Situation], base: Indices, change_us: Floats, room_us: Floats
+    ) -> tuple[Floats, Floats]:
+        """(bases, 2, candidates, move features), as free and as filling moves; (bases, candidates) change of value."""
+        axes, layers = self.axes, self.axes.space.widths.layers
+        target_us = np.array([one.target_us for one in situations])
+        latency_us = np.maximum([one.latency_us for one in situations], 1e-9)
         rows = np.arange(len(axes.names))
-        lost = situation.change_us[rows, indices]  # (rows, axes)
-        present_us = situation.latency_us + lost.sum(axis=1)
-        new_us = present_us[:, None] + situation.change_us[axes.axis, axes.index] - lost[:, axes.axis]
-        change_us = new_us - present_us[:, None]
-        touched = (indices != situation.base)[:, axes.axis]
-        allowed = (indices[:, axes.axis] != axes.index) & ~touched & (new_us <= target)
-        allowed &= ~filling[:, None] | (change_us > 1e-9)
-
-        old = axes.shares[rows, indices][:, axes.axis]
+        old = axes.shares[rows, base][:, axes.axis]
         new = np.broadcast_to(axes.shares[axes.axis, axes.index], old.shape)
-        kept = axes.kept[axes.axis, axes.index] - axes.kept[rows, indices][:, axes.axis]
-        layers = axes.space.widths.layers
-        share = -situation.change_us[rows, 0] / max(situation.latency_us, 1e-9)  # what dropping the unit would save
-        per_candidate = np.stack(
-            [
-                axes.layer[axes.axis] / max(layers - 1, 1),
-                *(axes.field[axes.axis] == one for one in range(len(FIELDS))),
-                share[axes.axis] * layers,
-            ]
-        )
-        per_row = np.concatenate(
-            [
-                ((target - present_us) / target)[:, None],
-                filling[:, None].astype(np.float64),
-                np.full((len(indices), 1), target / self._largest_us),
-                np.broadcast_to(situation.shape, (len(indices), _SHAPE_FEATURES)),
-            ],
-            axis=1,
-        )
+        kept = layers * (axes.kept[axes.axis, axes.index] - axes.kept[rows, base][:, axes.axis])
+        saved = -change_us[:, self._first[axes.axis]] / latency_us[:, None] * layers  # by dropping the whole unit
         if not self.options.shares:
-            per_candidate[-1], kept = 0.0, np.zeros_like(kept)
-        shape = old.shape
-        columns = [np.broadcast_to(one, shape) for one in per_candidate]
-        columns += [old, new, new - old, 10 * change_us / target, layers * kept, np.abs(new - old)]
-        columns += [np.broadcast_to(one[:, None], shape) for one in per_row.T]
-        return np.stack(columns, axis=-1), new - old, new_us, allowed
+            kept, saved = np.zeros_like(kept), np.zeros_like(saved)
+        fixed = [axes.layer[axes.axis] / max(layers - 1, 1), *(axes.field[axes.axis] == one for one in range(3))]
+        per_base = [room_us / target_us, target_us / self._largest_us, *np.array([one.shape for one in situations]).T]
+        columns = [*fixed, saved, old, new, new - old, 10 * change_us / target_us[:, None], kept, np.abs(new - old)]
+        columns += [one[:, None] for one in per_base]
+        both = np.zeros((len(base), 2, len(axes.axis), _MOVE_FEATURES))
+        for at, column in enumerate(columns):
+            both[..., at] = np.broadcast_to(column, old.shape)[:, None]
+        both[:, 1, :, -1] = 1.0
+        return both, np.asarray(new - old)
 
     def _state(self, situation: Situation) -> Floats:
         """(state features,) of the base, for the baseline."""

@@ -38,21 +38,19 @@ class PolicyNet(nn.Module):
             self.value_head.weight.zero_()
             self.value_head.bias.zero_()
 
-    def log_probs(self, moves: Tensor, axis: Tensor, delta: Tensor, allowed: Tensor) -> Tensor:
-        """Log-probability of each move.
+    def scores(self, moves: Tensor, axis: Tensor, delta: Tensor) -> Tensor:
+        """Score of each move; the policy is their softmax over what is allowed.
 
         Args:
-            moves: (rows, candidates, move features).
+            moves: (..., candidates, move features).
             axis: (candidates,) the candidate's (layer, field).
-            delta: (rows, candidates) change of the normalised value.
-            allowed: (rows, candidates) mask with at least one allowed move per row.
+            delta: (..., candidates) change of the normalised value.
 
         Returns:
-            (rows, candidates), ``-inf`` where not allowed.
+            (..., candidates).
         """
-        scores = self.score(torch.tanh(self.body(moves))).squeeze(-1) + self.slopes[axis] * delta
-        masked: Tensor = torch.log_softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1)
-        return masked
+        found: Tensor = self.score(torch.tanh(self.body(moves))).squeeze(-1) + self.slopes[axis] * delta
+        return found
 
     def baseline(self, states: Tensor) -> Tensor:
         """(rows, state features) -> (rows,) expected reward."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -13,12 +13,12 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from sparsefront.search.critic import Critic, Hyper, expected_improvement, genome_features
+from sparsefront.search.critic import Critic, Floats, expected_improvement, genome_features
 from sparsefront.search.curves import ImportanceCurves
 from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhausted
 from sparsefront.search.front import LINEAGE_ATTR, Evaluated, front, nondominated, require_directions
 from sparsefront.search.history import History, genome_in
-from sparsefront.search.mutator import Child, Move, Mutator, MutatorOptions, front_shape
+from sparsefront.search.mutator import Child, Move, Mutator, MutatorOptions, Situation, front_shape
 from sparsefront.search.reward import Reward
 from sparsefront.search.seeds import seed_genomes
 from sparsefront.spaces import Genome, SearchSpace
@@ -41,6 +41,7 @@ class EvolutionOptions:
             space that prunes tokens contains one that does not; without this, chance hardly ever finds back to it.
         critic_from: evaluations after which the critic picks; before, and with 0 ``children`` to spare, chance does.
         critic: False lets chance pick always.
+        imagined: bases per evaluation, whose children the critic judges for the policy to learn from.
     """
 
     bases: int = 4
@@ -51,14 +52,36 @@ class EvolutionOptions:
     whole: float = 0.5
     critic_from: int = 24
     critic: bool = True
+    imagined: int = 2
 
     def __post_init__(self) -> None:
         for name in ("bases", "children", "tournament"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.imagined < 0 or self.critic_from < _REFIT_EVERY:
+            raise ValueError(
+                f"imagined must be at least 0 and critic_from at least {_REFIT_EVERY}, got {self.imagined} and "
+                f"{self.critic_from}"
+            )
         for name in ("focus", "crossover", "whole"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+
+
+class Family(NamedTuple):
+    """Children of one base.
+
+    Attributes:
+        situation: the base's.
+        children: as the policy drew them.
+        parents: the evaluated genome that is the base, or the two that it is a crossover of.
+        whole: whether only children that keep all tokens count.
+    """
+
+    situation: Situation
+    children: list[Child]
+    parents: list[Evaluated]
+    whole: bool
 
 
 class ReinforcedEvolutionSampler(BaseSampler):
@@ -118,7 +141,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         )
         self._seeds = _in_turn([seed_genomes(one, importance) for one in within])
         self._history = History(space)
-        self._fitted: tuple[int, Hyper] | None = None  # evaluations that the critic's hyperparameters are from
+        self._fitted: tuple[int, int, Critic] | None = None  # evaluations that it was fitted on, that it knows, critic
         self._independent = optuna.samplers.RandomSampler(seed=self._seed)
 
     # -- Optuna's side -----------------------------------------------------------------------------------------------
@@ -170,6 +193,20 @@ class ReinforcedEvolutionSampler(BaseSampler):
                 reward = self._reward.of(one, parents, inside, budget_us=target)
                 self.mutator.learn(situation, [Move(*move) for move in lineage["moves"]], reward)
             self._history.add(one)
+            self._imagine(one.number)
+
+    def _imagine(self, number: int) -> None:
+        """Let the policy learn from the critic's opinion of children that are never evaluated."""
+        archive = self._history.feasible(self._feasible.budget_us)
+        if not (self.mutator.options.learn and self._options.imagined and self._judges(archive)):
+            return
+        rng = np.random.default_rng([self._seed, number, 1])
+        target = self._target(rng, archive, self._budget(rng))
+        families = self._families(rng, archive, target, self._options.imagined)
+        indices = np.stack([child.indices for family in families for child in family.children])
+        mean, _ = self._critic(archive).predict(self._features(self.mutator.axes.genomes(indices)))
+        rewards = np.split(mean, len(families))
+        self.mutator.imagine([one.situation for one in families], [one.children for one in families], rewards)
 
     # -- proposing ---------------------------------------------------------------------------------------------------
 
@@ -178,7 +215,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         for seed in self._seeds:
             if seed.key() not in taken:
                 return {"genome": seed.key(), "how": "seed"}
-        budget = self._budgets[int(rng.integers(len(self._budgets)))] if len(self._budgets) > 1 else self._budgets[0]
+        budget = self._budget(rng)
         archive = self._history.feasible(budget)
         for _ in range(_RETRIES if archive else 0):
             lineage = self._child(rng, taken, budget)
@@ -186,44 +223,59 @@ class ReinforcedEvolutionSampler(BaseSampler):
                 return lineage
         return {"genome": self._feasible.random(rng, taken).key(), "how": "random"}
 
-    def _child(self, rng: np.random.Generator, taken: set[str], target: float) -> dict[str, Any] | None:
+    def _budget(self, rng: np.random.Generator) -> float:
+        """One of the budgets."""
+        return self._budgets[int(rng.integers(len(self._budgets)))] if len(self._budgets) > 1 else self._budgets[0]
+
+    def _target(self, rng: np.random.Generator, archive: Sequence[Evaluated], budget_us: float) -> float:
+        """The budget, or now and then a latency below it."""
+        if rng.random() < self._options.focus:
+            return budget_us
+        return float(rng.uniform(min(one.latency_us for one in archive), budget_us))
+
+    def _child(self, rng: np.random.Generator, taken: set[str], budget_us: float) -> dict[str, Any] | None:
         """The critic's choice among the new children of a few bases; None when no child is new and fits."""
         archive = self._history.feasible(self._feasible.budget_us)
-        if rng.random() >= self._options.focus:
-            target = float(rng.uniform(min(one.latency_us for one in archive), target))
-        shape = _shape([one for one in archive if one.latency_us <= target], target)
-        whole = [one for one in archive if one.genome.keeps_all_tokens and one.latency_us <= target]
-        among_whole = rng.random() < self._options.whole and bool(whole)
-        parents = self._population(whole if among_whole else archive, target)
-        found: dict[str, tuple[Genome, list[Evaluated], Genome, Child]] = {}
-        for _ in range(self._options.bases):
-            base, origin = self._base(rng, parents, target)
-            situation = self.mutator.situation(base, target_us=target, shape=shape)
-            crossed = len(origin) > 1
-            for child in self.mutator.propose(
-                situation, self._options.children, rng, free=not crossed or rng.random() < 0.5
-            ):
-                genome = self.mutator.axes.genome(child.indices)
-                if genome.key() not in taken and (genome.keeps_all_tokens or not among_whole):
-                    found.setdefault(genome.key(), (genome, origin, base, child))
+        target = self._target(rng, archive, budget_us)
+        found: dict[str, tuple[Genome, Family, Child]] = {}
+        families = self._families(rng, archive, target, self._options.bases)
+        born = [(family, child) for family in families for child in family.children]
+        genomes = self.mutator.axes.genomes(np.stack([child.indices for _, child in born]))
+        for genome, (family, child) in zip(genomes, born, strict=True):
+            if genome.key() not in taken and (genome.keeps_all_tokens or not family.whole):
+                found.setdefault(genome.key(), (genome, family, child))
         choices = list(found.values())
         fits = self._feasible.fits([choice[0] for choice in choices], limit_us=target)
         choices = [choice for choice, fit in zip(choices, fits, strict=True) if fit]
         if not choices:
             return None
-        genome, origin, base, child = choices[self._pick(rng, [choice[0] for choice in choices], archive, target)]
+        genome, family, child = choices[self._pick(rng, [choice[0] for choice in choices], archive, target)]
         return {
             "genome": genome.key(),
-            "how": "crossover" if len(origin) > 1 else "mutation",
-            "parents": [one.genome.key() for one in origin],
-            "base": base.key(),
+            "how": "crossover" if len(family.parents) > 1 else "mutation",
+            "parents": [one.genome.key() for one in family.parents],
+            "base": self.mutator.axes.genome(family.situation.base).key(),
             "target_us": target,
             "moves": [[move.axis, move.index, move.filling] for move in child.moves],
         }
 
-    def _population(self, archive: Sequence[Evaluated], target_us: float) -> list[Evaluated]:
-        """Parents within the target, the best by score first: the top ones and the whole front."""
+    def _families(
+        self, rng: np.random.Generator, archive: Sequence[Evaluated], target_us: float, count: int
+    ) -> list[Family]:
+        """Bases with children of each, as the policy draws them."""
         inside = [one for one in archive if one.latency_us <= target_us]
+        whole = [one for one in inside if one.genome.keeps_all_tokens]
+        among_whole = rng.random() < self._options.whole and bool(whole)
+        shape, parents = _shape(inside, target_us), self._population(whole if among_whole else inside, target_us)
+        bases = [self._base(rng, parents, target_us) for _ in range(count)]
+        situations = [self.mutator.situation(base, target_us=target_us, shape=shape) for base, _ in bases]
+        free = [len(origin) == 1 or rng.random() < 0.5 for _, origin in bases]
+        children = self.mutator.propose(situations, self._options.children, rng, free=free)
+        origins = [origin for _, origin in bases]
+        return [Family(*one, among_whole) for one in zip(situations, children, origins, strict=True)]
+
+    def _population(self, inside: Sequence[Evaluated], target_us: float) -> list[Evaluated]:
+        """Parents among those within the target, the best by score first: the top ones and the whole front."""
         scores = np.array(self._reward.scores(inside, budget_us=target_us))
         on_front = nondominated([one.quality for one in inside], [one.latency_us for one in inside])
         order = np.argsort(-scores, kind="stable")
@@ -269,19 +321,31 @@ class ReinforcedEvolutionSampler(BaseSampler):
         self, rng: np.random.Generator, genomes: Sequence[Genome], archive: Sequence[Evaluated], target_us: float
     ) -> int:
         """Position of the genome with the largest expected improvement over the best within the target."""
-        if not self._options.critic or len(archive) < self._options.critic_from:
+        if not self._judges(archive):
             return int(rng.integers(len(genomes)))
-        known = genome_features([one.genome for one in archive], space=self._space, importance=self._importance)
-        quality = np.array([one.quality for one in archive])
-        # a function of the archive alone, so that a resumed search chooses the same
-        fitted = len(archive) - len(archive) % _REFIT_EVERY or len(archive)
-        if self._fitted is None or self._fitted[0] != fitted:
-            self._fitted = fitted, Critic(known[:fitted], quality[:fitted]).hyper
-        critic = Critic(known, quality, hyper=self._fitted[1])
-        features = genome_features(genomes, space=self._space, importance=self._importance)
-        mean, deviation = critic.predict(features)
+        mean, deviation = self._critic(archive).predict(self._features(genomes))
         best = max(one.quality for one in archive if one.latency_us <= target_us)
         return int(np.argmax(expected_improvement(mean, deviation, np.full(len(mean), best))))
+
+    def _judges(self, archive: Sequence[Evaluated]) -> bool:
+        """Whether the critic is asked."""
+        return self._options.critic and len(archive) >= self._options.critic_from
+
+    def _critic(self, archive: Sequence[Evaluated]) -> Critic:
+        """The critic that knows the archive: fitted now and then, the latest evaluations added."""
+        fitted = len(archive) - len(archive) % _REFIT_EVERY  # of the archive alone: a resumed search has the same one
+        if self._fitted is None or self._fitted[0] != fitted:
+            known = archive[:fitted]
+            features = self._features([one.genome for one in known])
+            self._fitted = fitted, fitted, Critic(features, np.array([one.quality for one in known]))
+        _, judged, critic = self._fitted
+        for one in archive[judged:]:
+            critic.add(self._features([one.genome])[0], one.quality)
+        self._fitted = fitted, len(archive), critic
+        return critic
+
+    def _features(self, genomes: Sequence[Genome]) -> Floats:
+        return genome_features(genomes, space=self._space, importance=self._importance)
 
 
 def _shape(archive: Sequence[Evaluated], budget_us: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What every test process, and every worker that it starts, needs before anything is imported."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,3 +15,5 @@ inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT), *(part for part in inherited if part)])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A shell that starts tests in the background tells them to ignore Ctrl-C; what it does is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
