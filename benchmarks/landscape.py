@@ -30,7 +30,7 @@ from sparsefront.latency.table import LatencyTable
 from sparsefront.models.importance import UnitOrder
 from sparsefront.search.critic import genome_features
 from sparsefront.search.curves import ImportanceCurves
-from sparsefront.spaces import Genome, SearchSpace
+from sparsefront.spaces import Genome, SearchSpace, Widths
 
 LANDSCAPES = Path(__file__).parent / "landscapes"
 EVALUATIONS, TABLE, ORDER, ABOUT = "evaluations.parquet", "latency", "order.safetensors", "landscape.json"
@@ -85,9 +85,10 @@ class Landscape:
 
     def space(self, preset: str) -> SearchSpace:
         """A preset with the recorded choices."""
+        backbone = self.table.backbone
         return SearchSpace.preset(
             preset,
-            widths=self.table.backbone.widths,
+            widths=Widths(backbone.layers, backbone.heads, backbone.ffn_units),
             ffn_granule=self.about["ffn_granule"],
             keep_percents=self.about["keep_percents"],
         )
