@@ -39,7 +39,9 @@ FOLDS = 5
 
 def surrogates() -> dict[str, Any]:
     """What may stand between the evaluations; none is of the kind that the sampler's own critic is."""
-    network = MLPRegressor(hidden_layer_sizes=(64, 64), alpha=1e-3, learning_rate_init=3e-3, max_iter=400, early_stopping=True)
+    network = MLPRegressor(
+        hidden_layer_sizes=(64, 64), alpha=1e-3, learning_rate_init=3e-3, max_iter=400, early_stopping=True
+    )
     scaled = make_pipeline(StandardScaler(), TransformedTargetRegressor(network, transformer=StandardScaler()))
     return {
         "networks": BaggingRegressor(scaled, n_estimators=8, random_state=0),

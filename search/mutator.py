@@ -145,6 +145,7 @@ class Mutator:
             move_features=_MOVE_FEATURES,
             state_features=_STATE_FEATURES,
             axes=len(self.axes.names),
+            candidates=len(self.axes.axis),
             hidden=self.options.hidden,
             generator=generator,
         )

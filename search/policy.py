@@ -9,25 +9,34 @@ from torch import Tensor, nn
 class PolicyNet(nn.Module):
     """Scores candidate moves and estimates the reward of a situation.
 
-    A move's score is an MLP of its features plus a learned slope per (layer, field) times the move's change: the MLP
-    carries what holds for every layer, the slopes what is particular to one. The output layers start at zero, so
-    that an untrained policy is uniform over the allowed moves.
+    A move's score is an MLP of its features, plus a learned slope per (layer, field) times the move's change, plus a
+    number per (layer, field, value): the MLP carries what holds for every layer, the slopes in which direction each
+    should go, the numbers where to. All start at zero, so that an untrained policy is uniform over the allowed moves.
 
     Args:
         move_features: features per candidate move.
         state_features: features per situation.
         axes: number of free (layer, field) pairs.
+        candidates: number of (layer, field, value).
         hidden: width of both MLPs.
         generator: source of the initial weights.
     """
 
     def __init__(
-        self, *, move_features: int, state_features: int, axes: int, hidden: int, generator: torch.Generator
+        self,
+        *,
+        move_features: int,
+        state_features: int,
+        axes: int,
+        candidates: int,
+        hidden: int,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.body = _linear(move_features, hidden)
         self.score = _linear(hidden, 1, bias=False)
         self.slopes = nn.Parameter(torch.zeros(axes))
+        self.places = nn.Parameter(torch.zeros(candidates))
         self.value_body = _linear(state_features, hidden)
         self.value_head = _linear(hidden, 1)
         with torch.no_grad():
@@ -49,7 +58,7 @@ class PolicyNet(nn.Module):
         Returns:
             (..., candidates).
         """
-        found: Tensor = self.score(torch.tanh(self.body(moves))).squeeze(-1) + self.slopes[axis] * delta
+        found: Tensor = self.score(torch.tanh(self.body(moves))).squeeze(-1) + self.slopes[axis] * delta + self.places
         return found
 
     def baseline(self, states: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhaust
 from sparsefront.search.front import LINEAGE_ATTR, Evaluated, front, nondominated, require_directions
 from sparsefront.search.history import History, genome_in
 from sparsefront.search.mutator import Child, Move, Mutator, MutatorOptions, Situation, front_shape
-from sparsefront.search.reward import Reward
+from sparsefront.search.reward import Reward, rank_reward
 from sparsefront.search.seeds import seed_genomes
 from sparsefront.spaces import Genome, SearchSpace
 
@@ -204,8 +204,8 @@ class ReinforcedEvolutionSampler(BaseSampler):
         target = self._target(rng, archive, self._budget(rng))
         families = self._families(rng, archive, target, self._options.imagined)
         indices = np.stack([child.indices for family in families for child in family.children])
-        mean, _ = self._critic(archive).predict(self._features(self.mutator.axes.genomes(indices)))
-        rewards = np.split(mean, len(families))
+        improvement = self._improvement(self.mutator.axes.genomes(indices), archive, target)
+        rewards = [rank_reward(part) for part in np.split(improvement, len(families))]
         self.mutator.imagine([one.situation for one in families], [one.children for one in families], rewards)
 
     # -- proposing ---------------------------------------------------------------------------------------------------
@@ -323,9 +323,13 @@ class ReinforcedEvolutionSampler(BaseSampler):
         """Position of the genome with the largest expected improvement over the best within the target."""
         if not self._judges(archive):
             return int(rng.integers(len(genomes)))
+        return int(np.argmax(self._improvement(genomes, archive, target_us)))
+
+    def _improvement(self, genomes: Sequence[Genome], archive: Sequence[Evaluated], target_us: float) -> Floats:
+        """(genomes,) expected improvement over the best within the target."""
         mean, deviation = self._critic(archive).predict(self._features(genomes))
         best = max(one.quality for one in archive if one.latency_us <= target_us)
-        return int(np.argmax(expected_improvement(mean, deviation, np.full(len(mean), best))))
+        return expected_improvement(mean, deviation, np.full(len(mean), best))
 
     def _judges(self, archive: Sequence[Evaluated]) -> bool:
         """Whether the critic is asked."""

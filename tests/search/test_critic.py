@@ -21,6 +21,25 @@ def test_ranks_unseen_genomes_and_knows_what_it_has_seen() -> None:
     assert seen_deviation.mean() < deviation.mean()
 
 
+def test_points_added_later_count_like_the_first_ones_whatever_their_order() -> None:
+    landscape = Landscape(layers=6)
+    rng = np.random.default_rng(0)
+    genomes = [landscape.space.sample(rng) for _ in range(160)]
+    quality = np.array([landscape.quality(genome) for genome in genomes])
+    features = genome_features(genomes, space=landscape.space, importance=landscape.importance)
+    forwards, backwards = Critic(features[:60], quality[:60]), Critic(features[:60], quality[:60])
+    few = np.abs(forwards.predict(features[120:])[0] - quality[120:]).mean()
+    for at in range(60, 120):
+        forwards.add(features[at], quality[at])
+        backwards.add(features[179 - at], quality[179 - at])
+    assert len(forwards) == 120
+    for one, other in zip(forwards.predict(features), backwards.predict(features), strict=True):
+        assert one == pytest.approx(other, rel=1e-6, abs=1e-9)
+    mean, deviation = forwards.predict(features)
+    assert np.abs(mean[120:] - quality[120:]).mean() < few
+    assert deviation[60:120].mean() < deviation[120:].mean()
+
+
 def test_equal_qualities_and_a_single_point_are_no_error() -> None:
     landscape = Landscape()
     features = genome_features([landscape.space.smallest, landscape.space.largest], space=landscape.space)

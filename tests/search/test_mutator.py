@@ -143,3 +143,26 @@ def test_refuses_bad_options_and_moves(landscape: Landscape) -> None:
     mutator = mutator_of(landscape)
     with pytest.raises(ValueError, match="not a move"):
         mutator.learn(situation_of(mutator, landscape), [Move(0, 99, False)], 1.0)
+
+
+def test_what_the_better_judged_children_of_a_base_did_becomes_likelier(landscape: Landscape) -> None:
+    mutator = mutator_of(landscape)
+    situation = situation_of(mutator, landscape)
+    before = mutator.probabilities(situation)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        children = mutator.propose([situation], 16, rng)
+        better = [float(child.indices[3] == 2) for child in children[0]]
+        mutator.imagine([situation], children, [np.array(better)])
+    after = mutator.probabilities(situation)
+    assert after[3, 2] > 1.3 * before[3, 2]
+    assert after[3, [0, 3]].sum() < before[3, [0, 3]].sum()
+
+
+def test_children_that_are_all_judged_alike_teach_nothing(landscape: Landscape) -> None:
+    mutator = mutator_of(landscape)
+    situation = situation_of(mutator, landscape)
+    before = mutator.probabilities(situation)
+    children = mutator.propose([situation], 8, np.random.default_rng(0))
+    mutator.imagine([situation], children, [np.ones(8)])
+    assert (mutator.probabilities(situation) == before).all()

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from sparsefront.search.front import Evaluated
-from sparsefront.search.reward import Reward, hypervolume_improvement, mnas_score, normalise
+from sparsefront.search.reward import Reward, hypervolume_improvement, mnas_score, normalise, rank_reward
 from sparsefront.spaces import Genome
 
 GENOME = Genome.uniform(2, heads=1, ffn_units=8)
@@ -63,3 +64,11 @@ def test_refuses_exponents_that_reward_slowness() -> None:
         Reward(over=0.5)
     with pytest.raises(ValueError, match="weights"):
         Reward(score_weight=-1)
+
+
+def test_the_best_quarter_of_judged_children_is_rewarded_by_rank() -> None:
+    improvement = np.array([1e-9, 5.0, 1e-3, 0.0, 0.2, 1e-6, 1e-4, 0.0])
+    reward = rank_reward(improvement)
+    assert reward.argmax() == 1 and reward[4] > 0
+    assert (reward[[0, 2, 3, 5, 6, 7]] == 0).all()
+    assert rank_reward(1e6 * improvement).tolist() == reward.tolist()
