@@ -1,7 +1,7 @@
 """Critic: a Gaussian process on genomes that picks which of the mutator's children is worth an evaluation.
 
 Our own addition to reinforced evolution: an evaluation costs seconds, a prediction microseconds. It knows only what
-has been told, is refitted from it in closed form, and therefore needs no state of its own.
+has been told, and therefore needs no state of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dpotrf, dpotri
+from scipy.optimize import minimize
 from scipy.special import ndtr
 
 from sparsefront.search.curves import ImportanceCurves
@@ -19,14 +21,14 @@ from sparsefront.spaces import Genome, SearchSpace
 from sparsefront.spaces.genome import FIELDS
 
 Floats = NDArray[np.float64]
-Hyper = tuple[float, float, float]
 
 _MOST_POINTS = 500
-_LINEAR = 10.0
-# (weight of the additive part, length of the interacting part, noise variance); the likeliest is taken
-_HYPERPARAMETERS = [
-    (additive, length, noise) for additive in (0.5, 0.9) for length in (0.3, 0.7) for noise in (1e-3, 1e-2, 1e-1)
-]
+_MOST_STEPS = 40
+_NOISE = 0.01
+"""Variance of the noise to start with, as a share of that of the qualities."""
+_PRIOR = 2.0
+"""Standard deviation of the logarithms of hyperparameters, before anything is known."""
+_ROOT3 = math.sqrt(3)
 
 
 def genome_features(
@@ -49,40 +51,38 @@ def genome_features(
 
 
 class Critic:
-    """Posterior over quality. The kernel adds a linear part on concave features of each unit and an RBF part.
+    """Gaussian process: posterior over quality, given the features of genomes.
 
-    Scale and hyperparameters are those of the points that it is made with; :meth:`add` costs a row of the
-    factorisation only.
+    The kernel is Matern 3/2 with a length scale per feature (Rasmussen and Williams 2006, equation 4.17 and chapter 5),
+    on square roots of the features, since quality saturates in width. Scale and hyperparameters are those of the points
+    that it is made with; :meth:`add` costs a row of the factorisation only.
 
     Args:
-        features: (points, features) as of :func:`genome_features`; the latest 500 are used.
+        features: (points, features) between 0 and 1 as of :func:`genome_features`; the latest 500 are used.
         quality: (points,).
     """
 
     def __init__(self, features: Floats, quality: Floats) -> None:
         if len(features) == 0 or len(features) != len(quality):
             raise ValueError(f"the critic needs as many qualities as points, got {len(quality)} and {len(features)}")
-        features, quality = features[-_MOST_POINTS:], np.asarray(quality, dtype=np.float64)[-_MOST_POINTS:]
-        # Hopeless designs (a corner without any head) would stretch the scale until good ones look alike.
-        self._low = float(
-            np.quantile(quality, 0.5) - 4 * max(float(np.subtract(*np.quantile(quality, [0.75, 0.25]))), 1e-9)
-        )
+        quality = np.asarray(quality, dtype=np.float64)[-_MOST_POINTS:]
+        # How bad the bad ones are says nothing about the good ones, and would take the scale.
+        low, middle, high = np.quantile(quality, [0.25, 0.5, 0.75])
+        self._low = float(middle - max(high - low, 1e-9))
         quality = np.maximum(quality, self._low)
         self._mean, self._scale = float(quality.mean()), max(float(quality.std()), 1e-12)
-        self._points = features
-        self._concave = _concave(features)
-        self._centre = self._concave.mean(axis=0)
-        self._concave = self._concave - self._centre
+        self._points = np.sqrt(features[-_MOST_POINTS:])
         targets = (quality - self._mean) / self._scale
-        best = -np.inf
-        linear, distances = self._parts(features, self._concave)
-        for one in _HYPERPARAMETERS:
-            kernel = _kernel(linear, distances, one) + one[2] * np.eye(len(features))
-            factor = np.linalg.cholesky(kernel)
-            whitened = solve_triangular(factor, targets, lower=True, check_finite=False)
-            likelihood = -0.5 * float(whitened @ whitened) - float(np.log(np.diag(factor)).sum())
-            if likelihood > best:
-                best, self._hyper, self._factor, self._whitened = likelihood, one, factor, whitened
+        start = np.zeros(self._points.shape[1] + 2)
+        start[-1] = np.log(_NOISE)
+        found = minimize(
+            _loss, start, (self._points, targets), method="L-BFGS-B", jac=True, options={"maxiter": _MOST_STEPS}
+        )
+        self._set(found.x)
+        kernel = self._signal * _matern(_distance(self._points, self._points, self._weights))
+        kernel[np.diag_indices_from(kernel)] += self._noise
+        self._factor = np.linalg.cholesky(kernel)
+        self._whitened = solve_triangular(self._factor, targets, lower=True, check_finite=False)
 
     def __len__(self) -> int:
         """Points known."""
@@ -90,37 +90,66 @@ class Critic:
 
     def add(self, features: Floats, quality: float) -> None:
         """Another point, with features (features,)."""
-        count = len(self)
-        concave = _concave(features[None]) - self._centre
-        cross = _kernel(*self._parts(features[None], concave), self._hyper)[0]
+        count, point = len(self), np.sqrt(features[None])
+        cross = self._signal * _matern(_distance(point, self._points, self._weights))[0]
         row = solve_triangular(self._factor, cross, lower=True, check_finite=False)
-        corner = math.sqrt(max(float(self._prior(concave)[0]) + self._hyper[2] - float(row @ row), 1e-12))
+        corner = math.sqrt(max(self._signal + self._noise - float(row @ row), 1e-12))
         factor = np.zeros((count + 1, count + 1))
         factor[:count, :count], factor[count, :count], factor[count, count] = self._factor, row, corner
         target = (max(quality, self._low) - self._mean) / self._scale
         self._whitened = np.append(self._whitened, (target - float(row @ self._whitened)) / corner)
         self._factor = factor
-        self._points = np.concatenate([self._points, features[None]])
-        self._concave = np.concatenate([self._concave, concave])
+        self._points = np.concatenate([self._points, point])
 
     def predict(self, features: Floats) -> tuple[Floats, Floats]:
         """(points,) mean and standard deviation of the noise-free quality."""
-        concave = _concave(features) - self._centre
-        cross = _kernel(*self._parts(features, concave), self._hyper)
+        cross = self._signal * _matern(_distance(np.sqrt(features), self._points, self._weights))
         solved = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
-        variance = np.maximum(self._prior(concave) - (solved**2).sum(axis=0), 1e-12)
+        variance = np.maximum(self._signal - (solved**2).sum(axis=0), 1e-12)
         return self._mean + self._scale * (solved.T @ self._whitened), self._scale * np.sqrt(variance)
 
-    def _prior(self, concave: Floats) -> Floats:
-        """(points,) variance before anything is known."""
-        additive = self._hyper[0]
-        return np.asarray(additive * (1 + (concave**2).mean(axis=1) * _LINEAR) + 1 - additive)
+    def _set(self, logarithms: Floats) -> None:
+        self._weights = np.exp(logarithms[:-2])
+        self._signal, self._noise = (float(one) for one in np.exp(logarithms[-2:]))
 
-    def _parts(self, features: Floats, concave: Floats) -> tuple[Floats, Floats]:
-        """Linear kernel on centred concave features, and mean squared distance, to the points; both (these, points)."""
-        linear = 1 + (concave @ self._concave.T) / concave.shape[1] * _LINEAR
-        square = (features**2).sum(1)[:, None] + (self._points**2).sum(1)[None] - 2 * features @ self._points.T
-        return linear, np.maximum(square, 0) / features.shape[1]
+
+def _loss(logarithms: Floats, points: Floats, targets: Floats) -> tuple[float, Floats]:
+    """Negative log-posterior of the hyperparameters and its gradient.
+
+    ``logarithms`` are those of the squared inverse length scales, of the signal's and of the noise's variance; a wide
+    normal prior around the start keeps what the points do not tell.
+    """
+    weights, (signal, noise) = np.exp(logarithms[:-2]), np.exp(logarithms[-2:])
+    distance = _distance(points, points, weights)
+    decay = np.exp(-_ROOT3 * distance)
+    shape = (1 + _ROOT3 * distance) * decay
+    kernel = signal * shape
+    kernel[np.diag_indices_from(kernel)] += noise + 1e-8
+    factor, failed = dpotrf(kernel, lower=1)
+    if failed:
+        return 1e12, np.zeros_like(logarithms)
+    inverse = dpotri(factor, lower=1)[0]
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    solved = inverse @ targets
+    slope = 0.5 * (inverse - np.outer(solved, solved))
+    pull = slope * (-1.5 * signal * decay)  # of the squared distances
+    rows = pull.sum(axis=1)
+    squares = 2 * (rows @ points**2 - np.einsum("ij,ij->j", points, pull @ points))
+    gradient = np.append(weights * squares, [signal * float((slope * shape).sum()), noise * float(np.trace(slope))])
+    away = logarithms - np.append(np.zeros(len(weights) + 1), np.log(_NOISE))
+    loss = 0.5 * float(targets @ solved) + float(np.log(np.diag(factor)).sum()) + 0.5 * float(away @ away) / _PRIOR**2
+    return loss, gradient + away / _PRIOR**2
+
+
+def _distance(left: Floats, right: Floats, weights: Floats) -> Floats:
+    """(left, right) distances with squared differences weighted per feature."""
+    a, b = left * np.sqrt(weights), right * np.sqrt(weights)
+    square = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+    return np.asarray(np.sqrt(np.maximum(square, 0)))
+
+
+def _matern(distance: Floats) -> Floats:
+    return np.asarray((1 + _ROOT3 * distance) * np.exp(-_ROOT3 * distance))
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: Floats) -> Floats:
@@ -128,13 +157,3 @@ def expected_improvement(mean: Floats, deviation: Floats, best: Floats) -> Float
     z = (mean - best) / deviation
     density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
     return np.asarray(deviation * (z * ndtr(z) + density))
-
-
-def _concave(features: Floats) -> Floats:
-    """Each share, its square root and whether it is there at all: quality saturates in width and jumps at zero."""
-    return np.concatenate([features, np.sqrt(features), (features > 0).astype(np.float64)], axis=1)
-
-
-def _kernel(linear: Floats, distances: Floats, hyper: Hyper) -> Floats:
-    additive, length, _ = hyper
-    return np.asarray(additive * linear + (1 - additive) * np.exp(-distances / (2 * length**2)))

@@ -24,7 +24,7 @@ from sparsefront.search.seeds import seed_genomes
 from sparsefront.spaces import Genome, SearchSpace
 
 _RETRIES = 4
-_REFIT_EVERY = 20
+_FIRST_FIT = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,9 @@ class EvolutionOptions:
         for name in ("bases", "children", "tournament"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.imagined < 0 or self.critic_from < _REFIT_EVERY:
+        if self.imagined < 0 or self.critic_from < _FIRST_FIT:
             raise ValueError(
-                f"imagined must be at least 0 and critic_from at least {_REFIT_EVERY}, got {self.imagined} and "
+                f"imagined must be at least 0 and critic_from at least {_FIRST_FIT}, got {self.imagined} and "
                 f"{self.critic_from}"
             )
         for name in ("focus", "crossover", "whole"):
@@ -337,7 +337,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
 
     def _critic(self, archive: Sequence[Evaluated]) -> Critic:
         """The critic that knows the archive: fitted now and then, the latest evaluations added."""
-        fitted = len(archive) - len(archive) % _REFIT_EVERY  # of the archive alone: a resumed search has the same one
+        fitted = _fitted_on(len(archive))
         if self._fitted is None or self._fitted[0] != fitted:
             known = archive[:fitted]
             features = self._features([one.genome for one in known])
@@ -356,6 +356,17 @@ def _shape(archive: Sequence[Evaluated], budget_us: float) -> np.ndarray:
     """Of the front of what lies within a budget."""
     points = front(archive)
     return front_shape([one.quality for one in points], [one.latency_us for one in points], budget_us=budget_us)
+
+
+def _fitted_on(known: int) -> int:
+    """Of so many evaluations, how many the critic's hyperparameters are from: a resumed search has the same ones.
+
+    They are fitted again when a seventh more is known, so that fitting costs about as much per evaluation as all else.
+    """
+    fitted = _FIRST_FIT
+    while (later := fitted + max(4, fitted // 7)) <= known:
+        fitted = later
+    return fitted
 
 
 def _in_turn(seeds: Sequence[Sequence[Genome]]) -> tuple[Genome, ...]:
