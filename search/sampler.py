@@ -42,6 +42,7 @@ class EvolutionOptions:
         critic_from: evaluations after which the critic picks; before, and with 0 ``children`` to spare, chance does.
         critic: False lets chance pick always.
         imagined: bases per evaluation, whose children the critic judges for the policy to learn from.
+        judged: children of each of these.
     """
 
     bases: int = 4
@@ -53,9 +54,10 @@ class EvolutionOptions:
     critic_from: int = 24
     critic: bool = True
     imagined: int = 2
+    judged: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("bases", "children", "tournament"):
+        for name in ("bases", "children", "judged", "tournament"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.imagined < 0 or self.critic_from < _FIRST_FIT:
@@ -202,7 +204,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
             return
         rng = np.random.default_rng([self._seed, number, 1])
         target = self._target(rng, archive, self._budget(rng))
-        families = self._families(rng, archive, target, self._options.imagined)
+        families = self._families(rng, archive, target, self._options.imagined, self._options.judged)
         indices = np.stack([child.indices for family in families for child in family.children])
         improvement = self._improvement(self.mutator.axes.genomes(indices), archive, target)
         rewards = [rank_reward(part) for part in np.split(improvement, len(families))]
@@ -238,7 +240,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         archive = self._history.feasible(self._feasible.budget_us)
         target = self._target(rng, archive, budget_us)
         found: dict[str, tuple[Genome, Family, Child]] = {}
-        families = self._families(rng, archive, target, self._options.bases)
+        families = self._families(rng, archive, target, self._options.bases, self._options.children)
         born = [(family, child) for family in families for child in family.children]
         genomes = self.mutator.axes.genomes(np.stack([child.indices for _, child in born]))
         for genome, (family, child) in zip(genomes, born, strict=True):
@@ -260,9 +262,9 @@ class ReinforcedEvolutionSampler(BaseSampler):
         }
 
     def _families(
-        self, rng: np.random.Generator, archive: Sequence[Evaluated], target_us: float, count: int
+        self, rng: np.random.Generator, archive: Sequence[Evaluated], target_us: float, count: int, children: int
     ) -> list[Family]:
-        """Bases with children of each, as the policy draws them."""
+        """So many bases with so many children of each, as the policy draws them."""
         inside = [one for one in archive if one.latency_us <= target_us]
         whole = [one for one in inside if one.genome.keeps_all_tokens]
         among_whole = rng.random() < self._options.whole and bool(whole)
@@ -270,9 +272,9 @@ class ReinforcedEvolutionSampler(BaseSampler):
         bases = [self._base(rng, parents, target_us) for _ in range(count)]
         situations = [self.mutator.situation(base, target_us=target_us, shape=shape) for base, _ in bases]
         free = [len(origin) == 1 or rng.random() < 0.5 for _, origin in bases]
-        children = self.mutator.propose(situations, self._options.children, rng, free=free)
+        drawn = self.mutator.propose(situations, children, rng, free=free)
         origins = [origin for _, origin in bases]
-        return [Family(*one, among_whole) for one in zip(situations, children, origins, strict=True)]
+        return [Family(*one, among_whole) for one in zip(situations, drawn, origins, strict=True)]
 
     def _population(self, inside: Sequence[Evaluated], target_us: float) -> list[Evaluated]:
         """Parents among those within the target, the best by score first: the top ones and the whole front."""
