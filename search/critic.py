@@ -157,3 +157,26 @@ def expected_improvement(mean: Floats, deviation: Floats, best: Floats) -> Float
     z = (mean - best) / deviation
     density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
     return np.asarray(deviation * (z * ndtr(z) + density))
+
+
+def expected_hypervolume(
+    mean: Floats, deviation: Floats, latency_us: Floats, *, front: tuple[Floats, Floats], floor: float, limit_us: float
+) -> Floats:
+    """Expected area that a point adds to a front, for a normal posterior of its quality and a known latency.
+
+    A point at latency t adds the part of its quality above the front's at every latency from t to the limit; the front
+    is constant between its points, so the expectation is a sum of expected improvements.
+
+    Args:
+        mean: (points,).
+        deviation: (points,).
+        latency_us: (points,).
+        front: (steps,) quality and (steps,) latency of the front, the cheapest first.
+        floor: quality below which nothing counts.
+        limit_us: latency beyond which nothing counts.
+    """
+    quality = np.concatenate([[floor], np.maximum(front[0], floor)])
+    begin = np.concatenate([[0.0], front[1]])
+    end = np.append(begin[1:], limit_us)
+    width = np.clip(end - np.maximum(begin, latency_us[:, None]), 0, None)  # (points, steps)
+    return np.asarray((width * expected_improvement(mean[:, None], deviation[:, None], quality)).sum(axis=1))

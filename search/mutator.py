@@ -156,7 +156,7 @@ class Mutator:
         self._first = np.concatenate([[0], np.cumsum(self.axes.sizes)])[:-1]  # each axis's smallest value
         self._bases: OrderedDict[Genome, tuple[float, Floats]] = OrderedDict()
         self.entropy_share = 1.0
-        """Of the latest moves' distributions, over that of a uniform choice: 1 before anything is learned."""
+        """Of the latest first moves' distributions, over that of a uniform choice: 1 before anything is learned."""
 
     # -- proposing ---------------------------------------------------------------------------------------------------
 
@@ -203,7 +203,10 @@ class Mutator:
             active, allowed = active[movable], allowed[movable]
             if not len(active):
                 continue
-            chosen = self._draw(weights[of[active], filling[active].astype(np.int64)], allowed, rng)
+            row_weights = weights[of[active], filling[active].astype(np.int64)]
+            if step == 0:
+                self.entropy_share = self._entropy_share(row_weights, allowed)
+            chosen = self._draw(row_weights, allowed, rng)
             axis, index = self.axes.axis[chosen], self.axes.index[chosen]
             indices[active, axis] = index
             room_us[active] -= weighed.change_us[of[active], chosen]
@@ -217,13 +220,20 @@ class Mutator:
         probabilities = weights * allowed
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         choices = allowed.sum(axis=1, keepdims=True)
-        entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(axis=1)
-        self.entropy_share = float(np.mean(entropy / np.log(np.maximum(choices[:, 0], 2))))
         mixed = (1 - self.options.exploration) * probabilities + self.options.exploration * allowed / choices
         cumulative = np.cumsum(mixed, axis=1)
         drawn = rng.random((len(mixed), 1)) * cumulative[:, -1:]
         chosen = (cumulative <= drawn).sum(axis=1)
         return np.asarray(np.minimum(chosen, mixed.shape[1] - 1), dtype=np.int64)
+
+    def _entropy_share(self, weights: Floats, allowed: NDArray[np.bool_]) -> float:
+        """Mean entropy of the rows that have a choice, over that of a uniform one; 1 where none has."""
+        weights, allowed = weights[allowed.sum(axis=1) > 1], allowed[allowed.sum(axis=1) > 1]
+        if not len(weights):
+            return 1.0
+        probabilities = weights * allowed / (weights * allowed).sum(axis=1, keepdims=True)
+        entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(axis=1)
+        return float(np.mean(entropy / np.log(allowed.sum(axis=1))))
 
     def _allowed(
         self, weighed: _Weighed, of: Indices, indices: Indices, room_us: Floats, filling: NDArray[np.bool_]

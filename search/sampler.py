@@ -13,7 +13,13 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from sparsefront.search.critic import Critic, Floats, expected_improvement, genome_features
+from sparsefront.search.critic import (
+    Critic,
+    Floats,
+    expected_hypervolume,
+    expected_improvement,
+    genome_features,
+)
 from sparsefront.search.curves import ImportanceCurves
 from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhausted
 from sparsefront.search.front import LINEAGE_ATTR, Evaluated, front, nondominated, require_directions
@@ -34,7 +40,8 @@ class EvolutionOptions:
     Attributes:
         bases: parents (or crossovers of two) that each proposal draws children from.
         children: children per base; the critic picks one of all of them.
-        focus: share of the proposals that aim at the whole budget; the others aim at a budget drawn below it.
+        focus: share of the proposals that aim at the best within the budget; the others aim at the front below it, at
+            a latency that is drawn.
         crossover: probability that a base is a crossover of two parents.
         tournament: parents that compete to become a base.
         whole: share of the proposals that stay among the genomes that keep all tokens, as long as some are known. A
@@ -47,10 +54,10 @@ class EvolutionOptions:
 
     bases: int = 4
     children: int = 16
-    focus: float = 0.75
+    focus: float = 0.6
     crossover: float = 0.3
     tournament: int = 4
-    whole: float = 0.5
+    whole: float = 0.25
     critic_from: int = 24
     critic: bool = True
     imagined: int = 2
@@ -84,6 +91,23 @@ class Family(NamedTuple):
     children: list[Child]
     parents: list[Evaluated]
     whole: bool
+
+
+class Aim(NamedTuple):
+    """What a proposal is for: the best within the budget, or the front below it.
+
+    Attributes:
+        budget_us: one of the budgets.
+        target_us: no child may be slower; below the budget where the front is the aim.
+    """
+
+    budget_us: float
+    target_us: float
+
+    @property
+    def focused(self) -> bool:
+        """Whether only the best within the budget counts."""
+        return self.target_us == self.budget_us
 
 
 class ReinforcedEvolutionSampler(BaseSampler):
@@ -203,10 +227,11 @@ class ReinforcedEvolutionSampler(BaseSampler):
         if not (self.mutator.options.learn and self._options.imagined and self._judges(archive)):
             return
         rng = np.random.default_rng([self._seed, number, 1])
-        target = self._target(rng, archive, self._budget(rng))
-        families = self._families(rng, archive, target, self._options.imagined, self._options.judged)
-        indices = np.stack([child.indices for family in families for child in family.children])
-        improvement = self._improvement(self.mutator.axes.genomes(indices), archive, target)
+        aim = self._aim(rng, archive, self._budget(rng))
+        families = self._families(rng, archive, aim, self._options.imagined, self._options.judged)
+        genomes = self.mutator.axes.genomes(np.stack([child.indices for one in families for child in one.children]))
+        latency_us = np.asarray(self._feasible.predict_many(genomes))
+        improvement = self._improvement(genomes, latency_us, archive, aim)
         rewards = [rank_reward(part) for part in np.split(improvement, len(families))]
         self.mutator.imagine([one.situation for one in families], [one.children for one in families], rewards)
 
@@ -229,56 +254,61 @@ class ReinforcedEvolutionSampler(BaseSampler):
         """One of the budgets."""
         return self._budgets[int(rng.integers(len(self._budgets)))] if len(self._budgets) > 1 else self._budgets[0]
 
-    def _target(self, rng: np.random.Generator, archive: Sequence[Evaluated], budget_us: float) -> float:
-        """The budget, or now and then a latency below it."""
+    def _aim(self, rng: np.random.Generator, archive: Sequence[Evaluated], budget_us: float) -> Aim:
+        """At the best within the budget, or at the front below it."""
         if rng.random() < self._options.focus:
-            return budget_us
-        return float(rng.uniform(min(one.latency_us for one in archive), budget_us))
+            return Aim(budget_us, budget_us)
+        return Aim(budget_us, float(rng.uniform(min(one.latency_us for one in archive), budget_us)))
 
     def _child(self, rng: np.random.Generator, taken: set[str], budget_us: float) -> dict[str, Any] | None:
         """The critic's choice among the new children of a few bases; None when no child is new and fits."""
         archive = self._history.feasible(self._feasible.budget_us)
-        target = self._target(rng, archive, budget_us)
-        found: dict[str, tuple[Genome, Family, Child]] = {}
-        families = self._families(rng, archive, target, self._options.bases, self._options.children)
+        aim = self._aim(rng, archive, budget_us)
+        families = self._families(rng, archive, aim, self._options.bases, self._options.children)
         born = [(family, child) for family in families for child in family.children]
         genomes = self.mutator.axes.genomes(np.stack([child.indices for _, child in born]))
-        for genome, (family, child) in zip(genomes, born, strict=True):
-            if genome.key() not in taken and (genome.keeps_all_tokens or not family.whole):
-                found.setdefault(genome.key(), (genome, family, child))
-        choices = list(found.values())
-        fits = self._feasible.fits([choice[0] for choice in choices], limit_us=target)
-        choices = [choice for choice, fit in zip(choices, fits, strict=True) if fit]
-        if not choices:
+        latency_us = np.asarray(self._feasible.predict_many(genomes))
+        found: dict[str, int] = {}
+        for at, (genome, (family, _)) in enumerate(zip(genomes, born, strict=True)):
+            fits = latency_us[at] <= aim.target_us and (genome.keeps_all_tokens or not family.whole)
+            if fits and genome.key() not in taken:
+                found.setdefault(genome.key(), at)
+        if not found:
             return None
-        genome, family, child = choices[self._pick(rng, [choice[0] for choice in choices], archive, target)]
+        choices = list(found.values())
+        if self._judges(archive):
+            improvement = self._improvement([genomes[at] for at in choices], latency_us[choices], archive, aim)
+            chosen = choices[int(np.argmax(improvement))]
+        else:
+            chosen = choices[int(rng.integers(len(choices)))]
+        family, child = born[chosen]
         return {
-            "genome": genome.key(),
+            "genome": genomes[chosen].key(),
             "how": "crossover" if len(family.parents) > 1 else "mutation",
             "parents": [one.genome.key() for one in family.parents],
             "base": self.mutator.axes.genome(family.situation.base).key(),
-            "target_us": target,
+            "target_us": aim.target_us,
             "moves": [[move.axis, move.index, move.filling] for move in child.moves],
         }
 
     def _families(
-        self, rng: np.random.Generator, archive: Sequence[Evaluated], target_us: float, count: int, children: int
+        self, rng: np.random.Generator, archive: Sequence[Evaluated], aim: Aim, count: int, children: int
     ) -> list[Family]:
         """So many bases with so many children of each, as the policy draws them."""
-        inside = [one for one in archive if one.latency_us <= target_us]
+        inside = [one for one in archive if one.latency_us <= aim.target_us]
         whole = [one for one in inside if one.genome.keeps_all_tokens]
         among_whole = rng.random() < self._options.whole and bool(whole)
-        shape, parents = _shape(inside, target_us), self._population(whole if among_whole else inside, target_us)
-        bases = [self._base(rng, parents, target_us) for _ in range(count)]
-        situations = [self.mutator.situation(base, target_us=target_us, shape=shape) for base, _ in bases]
+        shape, parents = _shape(inside, aim.target_us), self._population(whole if among_whole else inside, aim)
+        bases = [self._base(rng, parents, aim.target_us) for _ in range(count)]
+        situations = [self.mutator.situation(base, target_us=aim.target_us, shape=shape) for base, _ in bases]
         free = [len(origin) == 1 or rng.random() < 0.5 for _, origin in bases]
         drawn = self.mutator.propose(situations, children, rng, free=free)
         origins = [origin for _, origin in bases]
         return [Family(*one, among_whole) for one in zip(situations, drawn, origins, strict=True)]
 
-    def _population(self, inside: Sequence[Evaluated], target_us: float) -> list[Evaluated]:
+    def _population(self, inside: Sequence[Evaluated], aim: Aim) -> list[Evaluated]:
         """Parents among those within the target, the best by score first: the top ones and the whole front."""
-        scores = np.array(self._reward.scores(inside, budget_us=target_us))
+        scores = np.array(self._reward.scores(inside, budget_us=aim.target_us))
         on_front = nondominated([one.quality for one in inside], [one.latency_us for one in inside])
         order = np.argsort(-scores, kind="stable")
         return [inside[at] for rank, at in enumerate(order) if rank < self._population_size or on_front[at]]
@@ -319,19 +349,19 @@ class ReinforcedEvolutionSampler(BaseSampler):
         crossed = self._feasible.largest_along(path, limit_us=target_us)
         return None if crossed is None or crossed == dear.genome else crossed
 
-    def _pick(
-        self, rng: np.random.Generator, genomes: Sequence[Genome], archive: Sequence[Evaluated], target_us: float
-    ) -> int:
-        """Position of the genome with the largest expected improvement over the best within the target."""
-        if not self._judges(archive):
-            return int(rng.integers(len(genomes)))
-        return int(np.argmax(self._improvement(genomes, archive, target_us)))
-
-    def _improvement(self, genomes: Sequence[Genome], archive: Sequence[Evaluated], target_us: float) -> Floats:
-        """(genomes,) expected improvement over the best within the target."""
+    def _improvement(
+        self, genomes: Sequence[Genome], latency_us: Floats, archive: Sequence[Evaluated], aim: Aim
+    ) -> Floats:
+        """(genomes,) expected improvement of the best within the budget, or of the front."""
         mean, deviation = self._critic(archive).predict(self._features(genomes))
-        best = max(one.quality for one in archive if one.latency_us <= target_us)
-        return expected_improvement(mean, deviation, np.full(len(mean), best))
+        inside = [one for one in archive if one.latency_us <= aim.budget_us]
+        if aim.focused:
+            best = max(one.quality for one in inside)
+            return expected_improvement(mean, deviation, np.full(len(mean), best))
+        points = front(inside)
+        known = np.array([one.quality for one in points]), np.array([one.latency_us for one in points])
+        floor = min(one.quality for one in inside)
+        return expected_hypervolume(mean, deviation, latency_us, front=known, floor=floor, limit_us=aim.budget_us)
 
     def _judges(self, archive: Sequence[Evaluated]) -> bool:
         """Whether the critic is asked."""

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from tests.search.landscape import Landscape
 
-from sparsefront.search.critic import Critic, expected_improvement, genome_features
+from sparsefront.search.critic import (
+    Critic,
+    _loss,
+    expected_hypervolume,
+    expected_improvement,
+    genome_features,
+)
+from sparsefront.search.front import hypervolume
 
 
 def test_ranks_unseen_genomes_and_knows_what_it_has_seen() -> None:
@@ -63,3 +70,32 @@ def test_expected_improvement_is_the_integral() -> None:
     for best in (0.5, 0.7, 0.85):
         exact = expected_improvement(np.array([0.7]), np.array([0.1]), np.array([best]))[0]
         assert exact == pytest.approx(np.maximum(draws - best, 0).mean(), rel=0.02)
+
+
+def test_expected_hypervolume_is_the_area_that_draws_add_on_average() -> None:
+    rng = np.random.default_rng(0)
+    known = np.array([0.55, 0.62, 0.7]), np.array([20.0, 50.0, 90.0])
+    reference = {"quality_ref": 0.5, "latency_ref_us": 100.0}
+    before = hypervolume(*known, **reference)
+    for mean, deviation, latency_us in ((0.66, 0.05, 30.0), (0.5, 0.02, 95.0), (0.6, 0.1, 10.0), (0.8, 0.1, 120.0)):
+        added = [
+            hypervolume([*known[0], quality], [*known[1], latency_us], **reference) - before
+            for quality in rng.normal(mean, deviation, 4000)
+        ]
+        exact = expected_hypervolume(
+            np.array([mean]), np.array([deviation]), np.array([latency_us]), front=known, floor=0.5, limit_us=100.0
+        )
+        assert exact[0] == pytest.approx(np.mean(added), rel=0.08, abs=1e-9)
+
+
+def test_the_gradient_of_the_hyperparameters_is_that_of_their_posterior() -> None:
+    rng = np.random.default_rng(0)
+    points, targets = rng.random((25, 4)), rng.normal(size=25)
+    at = rng.normal(0, 0.5, 6)
+    value, gradient = _loss(at, points, targets)
+    for number in range(6):
+        step = np.zeros(6)
+        step[number] = 1e-5
+        slope = (_loss(at + step, points, targets)[0] - _loss(at - step, points, targets)[0]) / 2e-5
+        assert gradient[number] == pytest.approx(slope, rel=1e-3, abs=1e-6)
+    assert np.isfinite(value)
