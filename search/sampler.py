@@ -53,8 +53,8 @@ class EvolutionOptions:
     """
 
     bases: int = 4
-    children: int = 16
-    focus: float = 0.6
+    children: int = 64
+    focus: float = 0.5
     crossover: float = 0.3
     tournament: int = 4
     whole: float = 0.25
