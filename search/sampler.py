@@ -227,7 +227,10 @@ class ReinforcedEvolutionSampler(BaseSampler):
         if not (self.mutator.options.learn and self._options.imagined and self._judges(archive)):
             return
         rng = np.random.default_rng([self._seed, number, 1])
-        aim = self._aim(rng, archive, self._budget(rng))
+        budget_us = self._budget(rng)
+        if not self._history.feasible(budget_us):
+            return
+        aim = self._aim(rng, archive, budget_us)
         families = self._families(rng, archive, aim, self._options.imagined, self._options.judged)
         genomes = self.mutator.axes.genomes(np.stack([child.indices for one in families for child in one.children]))
         latency_us = np.asarray(self._feasible.predict_many(genomes))

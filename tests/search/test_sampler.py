@@ -222,3 +222,32 @@ def test_refuses_a_budget_that_nothing_fits_and_a_study_of_one_objective() -> No
     for field, value in itertools.product(("focus", "crossover", "whole"), (-0.1, 1.1)):
         with pytest.raises(ValueError, match=field):
             EvolutionOptions(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_budget_that_nothing_was_evaluated_within_yet_is_no_obstacle() -> None:
+    landscape = Landscape(layers=2, preset="weights")
+    least_us = float(landscape.predict_many([landscape.space.smallest])[0])
+    sampler = ReinforcedEvolutionSampler(
+        space=landscape.space,
+        predict_many=landscape.predict_many,
+        budget_us=(least_us * 1.001, landscape.budget_us),
+        seed=0,
+    )
+    study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
+    rng = np.random.default_rng(0)
+    for _ in range(200):  # somebody else's evaluations, none within the smaller budget
+        genome = landscape.space.sample(rng)
+        latency_us = float(landscape.predict_many([genome])[0])
+        if least_us * 1.001 < latency_us <= landscape.budget_us:
+            params, distributions = landscape.space.to_params(genome), landscape.space.distributions()
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params={name: params[name] for name in distributions},
+                    distributions=dict(distributions),
+                    values=[landscape.quality(genome), latency_us],
+                )
+            )
+    before = len(study.trials)
+    assert before > 30  # the critic has an opinion
+    evaluate(study, landscape, 8)
+    assert len(study.trials) == before + 8
