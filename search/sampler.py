@@ -13,24 +13,17 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from sparsefront.search.critic import (
-    Critic,
-    Floats,
-    expected_hypervolume,
-    expected_improvement,
-    genome_features,
-)
 from sparsefront.search.curves import ImportanceCurves
 from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhausted
 from sparsefront.search.front import LINEAGE_ATTR, Evaluated, front, nondominated, require_directions
 from sparsefront.search.history import History, genome_in
+from sparsefront.search.judge import FIRST_FIT, Aim, Judge
 from sparsefront.search.mutator import Child, Move, Mutator, MutatorOptions, Situation, front_shape
 from sparsefront.search.reward import Reward, rank_reward
 from sparsefront.search.seeds import seed_genomes
 from sparsefront.spaces import Genome, SearchSpace
 
 _RETRIES = 4
-_FIRST_FIT = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +60,9 @@ class EvolutionOptions:
         for name in ("bases", "children", "judged", "tournament"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.imagined < 0 or self.critic_from < _FIRST_FIT:
+        if self.imagined < 0 or self.critic_from < FIRST_FIT:
             raise ValueError(
-                f"imagined must be at least 0 and critic_from at least {_FIRST_FIT}, got {self.imagined} and "
+                f"imagined must be at least 0 and critic_from at least {FIRST_FIT}, got {self.imagined} and "
                 f"{self.critic_from}"
             )
         for name in ("focus", "crossover", "whole"):
@@ -91,23 +84,6 @@ class Family(NamedTuple):
     children: list[Child]
     parents: list[Evaluated]
     whole: bool
-
-
-class Aim(NamedTuple):
-    """What a proposal is for: the best within the budget, or the front below it.
-
-    Attributes:
-        budget_us: one of the budgets.
-        target_us: no child may be slower; below the budget where the front is the aim.
-    """
-
-    budget_us: float
-    target_us: float
-
-    @property
-    def focused(self) -> bool:
-        """Whether only the best within the budget counts."""
-        return self.target_us == self.budget_us
 
 
 class ReinforcedEvolutionSampler(BaseSampler):
@@ -167,7 +143,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         )
         self._seeds = _in_turn([seed_genomes(one, importance) for one in within])
         self._history = History(space)
-        self._fitted: tuple[int, int, Critic] | None = None  # evaluations that it was fitted on, that it knows, critic
+        self._judge = Judge(space=space, importance=importance, first=self._options.critic_from)
         self._independent = optuna.samplers.RandomSampler(seed=self._seed)
 
     # -- Optuna's side -----------------------------------------------------------------------------------------------
@@ -224,7 +200,8 @@ class ReinforcedEvolutionSampler(BaseSampler):
     def _imagine(self, number: int) -> None:
         """Let the policy learn from the critic's opinion of children that are never evaluated."""
         archive = self._history.feasible(self._feasible.budget_us)
-        if not (self.mutator.options.learn and self._options.imagined and self._judges(archive)):
+        learns = self.mutator.options.learn and self._options.critic and self._options.imagined
+        if not (learns and self._judge.knows_enough(archive)):
             return
         rng = np.random.default_rng([self._seed, number, 1])
         budget_us = self._budget(rng)
@@ -234,7 +211,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         families = self._families(rng, archive, aim, self._options.imagined, self._options.judged)
         genomes = self.mutator.axes.genomes(np.stack([child.indices for one in families for child in one.children]))
         latency_us = np.asarray(self._feasible.predict_many(genomes))
-        improvement = self._improvement(genomes, latency_us, archive, aim)
+        improvement = self._judge.improvement(genomes, latency_us, archive, aim)
         rewards = [rank_reward(part) for part in np.split(improvement, len(families))]
         self.mutator.imagine([one.situation for one in families], [one.children for one in families], rewards)
 
@@ -279,8 +256,8 @@ class ReinforcedEvolutionSampler(BaseSampler):
         if not found:
             return None
         choices = list(found.values())
-        if self._judges(archive):
-            improvement = self._improvement([genomes[at] for at in choices], latency_us[choices], archive, aim)
+        if self._options.critic and self._judge.knows_enough(archive):
+            improvement = self._judge.improvement([genomes[at] for at in choices], latency_us[choices], archive, aim)
             chosen = choices[int(np.argmax(improvement))]
         else:
             chosen = choices[int(rng.integers(len(choices)))]
@@ -352,56 +329,11 @@ class ReinforcedEvolutionSampler(BaseSampler):
         crossed = self._feasible.largest_along(path, limit_us=target_us)
         return None if crossed is None or crossed == dear.genome else crossed
 
-    def _improvement(
-        self, genomes: Sequence[Genome], latency_us: Floats, archive: Sequence[Evaluated], aim: Aim
-    ) -> Floats:
-        """(genomes,) expected improvement of the best within the budget, or of the front."""
-        mean, deviation = self._critic(archive).predict(self._features(genomes))
-        inside = [one for one in archive if one.latency_us <= aim.budget_us]
-        if aim.focused:
-            best = max(one.quality for one in inside)
-            return expected_improvement(mean, deviation, np.full(len(mean), best))
-        points = front(inside)
-        known = np.array([one.quality for one in points]), np.array([one.latency_us for one in points])
-        floor = min(one.quality for one in inside)
-        return expected_hypervolume(mean, deviation, latency_us, front=known, floor=floor, limit_us=aim.budget_us)
-
-    def _judges(self, archive: Sequence[Evaluated]) -> bool:
-        """Whether the critic is asked."""
-        return self._options.critic and len(archive) >= self._options.critic_from
-
-    def _critic(self, archive: Sequence[Evaluated]) -> Critic:
-        """The critic that knows the archive: fitted now and then, the latest evaluations added."""
-        fitted = _fitted_on(len(archive))
-        if self._fitted is None or self._fitted[0] != fitted:
-            known = archive[:fitted]
-            features = self._features([one.genome for one in known])
-            self._fitted = fitted, fitted, Critic(features, np.array([one.quality for one in known]))
-        _, judged, critic = self._fitted
-        for one in archive[judged:]:
-            critic.add(self._features([one.genome])[0], one.quality)
-        self._fitted = fitted, len(archive), critic
-        return critic
-
-    def _features(self, genomes: Sequence[Genome]) -> Floats:
-        return genome_features(genomes, space=self._space, importance=self._importance)
-
 
 def _shape(archive: Sequence[Evaluated], budget_us: float) -> np.ndarray:
     """Of the front of what lies within a budget."""
     points = front(archive)
     return front_shape([one.quality for one in points], [one.latency_us for one in points], budget_us=budget_us)
-
-
-def _fitted_on(known: int) -> int:
-    """Of so many evaluations, how many the critic's hyperparameters are from: a resumed search has the same ones.
-
-    They are fitted again when a seventh more is known, so that fitting costs about as much per evaluation as all else.
-    """
-    fitted = _FIRST_FIT
-    while (later := fitted + max(4, fitted // 7)) <= known:
-        fitted = later
-    return fitted
 
 
 def _in_turn(seeds: Sequence[Sequence[Genome]]) -> tuple[Genome, ...]:

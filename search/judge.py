@@ -1,0 +1,98 @@
+"""Judge: what a proposal is for, and how much each child promises for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sparsefront.search.critic import (
+    Critic,
+    Floats,
+    expected_hypervolume,
+    expected_improvement,
+    genome_features,
+)
+from sparsefront.search.curves import ImportanceCurves
+from sparsefront.search.front import Evaluated, front
+from sparsefront.spaces import Genome, SearchSpace
+
+FIRST_FIT = 20
+"""Evaluations that the critic needs at least."""
+
+
+class Aim(NamedTuple):
+    """What a proposal is for: the best within the budget, or the front below it.
+
+    Attributes:
+        budget_us: one of the budgets.
+        target_us: no child may be slower; below the budget where the front is the aim.
+    """
+
+    budget_us: float
+    target_us: float
+
+    @property
+    def focused(self) -> bool:
+        """Whether only the best within the budget counts."""
+        return self.target_us == self.budget_us
+
+
+class Judge:
+    """Keeps a critic that knows the evaluations, and asks it.
+
+    Args:
+        space: of the genomes.
+        importance: Fisher importance per unit, if known.
+        first: evaluations before which it has no opinion.
+    """
+
+    def __init__(self, *, space: SearchSpace, importance: ImportanceCurves | None, first: int) -> None:
+        self._space, self._importance, self._first = space, importance, first
+        self._known: tuple[int, int, Critic] | None = None  # evaluations that it was fitted on, that it knows, critic
+
+    def knows_enough(self, archive: Sequence[Evaluated]) -> bool:
+        """Whether its opinion is worth anything."""
+        return len(archive) >= self._first
+
+    def improvement(
+        self, genomes: Sequence[Genome], latency_us: Floats, archive: Sequence[Evaluated], aim: Aim
+    ) -> Floats:
+        """(genomes,) expected improvement of the best within the budget, or of the front."""
+        mean, deviation = self.critic(archive).predict(self._features(genomes))
+        inside = [one for one in archive if one.latency_us <= aim.budget_us]
+        if aim.focused:
+            best = max(one.quality for one in inside)
+            return expected_improvement(mean, deviation, np.full(len(mean), best))
+        points = front(inside)
+        known = np.array([one.quality for one in points]), np.array([one.latency_us for one in points])
+        floor = min(one.quality for one in inside)
+        return expected_hypervolume(mean, deviation, latency_us, front=known, floor=floor, limit_us=aim.budget_us)
+
+    def critic(self, archive: Sequence[Evaluated]) -> Critic:
+        """The critic that knows the archive: fitted now and then, the latest evaluations added."""
+        fitted = _fitted_on(len(archive))
+        if self._known is None or self._known[0] != fitted:
+            known = archive[:fitted]
+            features = self._features([one.genome for one in known])
+            self._known = fitted, fitted, Critic(features, np.array([one.quality for one in known]))
+        _, judged, critic = self._known
+        for one in archive[judged:]:
+            critic.add(self._features([one.genome])[0], one.quality)
+        self._known = fitted, len(archive), critic
+        return critic
+
+    def _features(self, genomes: Sequence[Genome]) -> Floats:
+        return genome_features(genomes, space=self._space, importance=self._importance)
+
+
+def _fitted_on(known: int) -> int:
+    """Of so many evaluations, how many the critic's hyperparameters are from: a resumed search has the same ones.
+
+    They are fitted again when a seventh more is known, so that fitting costs about as much per evaluation as all else.
+    """
+    fitted = FIRST_FIT
+    while (later := fitted + max(4, fitted // 7)) <= known:
+        fitted = later
+    return fitted
