@@ -169,6 +169,7 @@ def _loop(
             predict_many=prepared.measured.predict_many,
             budget_us=max(budgets_us),
             evaluations=evaluations,
+            ahead=1,
             most_failed_share=settings.most_failed_share,
             on_result=watch.add,
             on_progress=progressed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -82,13 +83,14 @@ def search_loop(
     predict_many: PredictMany,
     budget_us: float,
     evaluations: int,
+    ahead: int = 0,
     most_failed_share: float = 0.2,
     on_result: Callable[[Evaluated], None] | None = None,
     on_progress: Callable[[LoopReport], None] | None = None,
 ) -> LoopReport:
     """Evaluate until the study holds ``evaluations`` complete trials or nothing within the budget is left.
 
-    ``pool.size`` genomes are kept in flight; each result is told, and thereby stored, before the next genome is asked.
+    ``pool.size`` genomes are kept in flight; each result is told, and thereby stored, before another genome is asked.
     The study may have any sampler. A proposal beyond the budget is told PRUNED with the attribute ``reason`` and the
     constraint ``over_budget``, which Optuna's TPE learns from; a duplicate PRUNED with ``duplicate_of`` (its number).
     Neither is evaluated or counted. After 30 such proposals in a row a fresh random genome is enqueued instead.
@@ -106,6 +108,8 @@ def search_loop(
         predict_many: genomes -> (genomes,) latency in microseconds.
         budget_us: genomes predicted slower are not evaluated.
         evaluations: complete trials in the study at the end, those of earlier calls included.
+        ahead: genomes asked before there is room for them, so that no worker waits for the sampler; they know as many
+            results less.
         most_failed_share: of all evaluations may fail; counts from the third on.
         on_result: called with each result after it has been stored.
         on_progress: called after that with what this call has done so far.
@@ -116,7 +120,7 @@ def search_loop(
     """
     require_directions(study)
     feasible = FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us)
-    loop = _Loop(study, feasible, pool, evaluations, on_result, on_progress, most_failed_share)
+    loop = _Loop(study, feasible, pool, evaluations, ahead, on_result, on_progress, most_failed_share)
     return loop.run()
 
 
@@ -126,11 +130,14 @@ class _Loop:
     feasible: FeasibleSpace
     pool: EvaluationPool
     wanted: int
+    ahead: int
     on_result: Callable[[Evaluated], None] | None
     on_progress: Callable[[LoopReport], None] | None
     most_failed_share: float
     numbers: dict[str, int] = field(default_factory=dict)  # genome -> its complete or running trial
     flying: dict[str, tuple[optuna.Trial, float]] = field(default_factory=dict)  # genome -> trial, latency_us
+    ready: deque[Genome] = field(default_factory=deque)  # those in flight that no worker has yet
+    under_way: int = 0
     attempts: dict[str, int] = field(default_factory=dict)
     start: float = 0.0
     recovered: int = 0
@@ -158,6 +165,8 @@ class _Loop:
                     with interrupts.allowed():
                         finished = self.pool.next_done()
                     self.waiting += time.perf_counter() - since
+                    self.under_way -= 1
+                    self._start()
                     self._finish(finished)
             except StorageInternalError as error:  # nothing more can be written; the next driver recovers
                 reason = str(error.__cause__ or error).splitlines()[0]
@@ -230,7 +239,9 @@ class _Loop:
     def _fill(self) -> None:
         """Keep the pool busy."""
         while (
-            not self.exhausted and len(self.flying) < self.pool.size and self.complete + len(self.flying) < self.wanted
+            not self.exhausted
+            and len(self.flying) < self.pool.size + self.ahead
+            and self.complete + len(self.flying) < self.wanted
         ):
             asked = self._ask()
             if asked is None:
@@ -238,7 +249,14 @@ class _Loop:
                 return
             trial, genome, latency_us = asked
             self.flying[genome.key()] = trial, latency_us
-            self.pool.submit(genome)
+            self.ready.append(genome)
+            self._start()
+
+    def _start(self) -> None:
+        """Give the workers that are free what is ready."""
+        while self.ready and self.under_way < self.pool.size:
+            self.pool.submit(self.ready.popleft())
+            self.under_way += 1
 
     def _ask(self) -> tuple[optuna.Trial, Genome, float] | None:
         """A trial whose genome is new and within the budget; None when there is nothing left."""
@@ -304,7 +322,8 @@ class _Loop:
         self.failed_attempts += 1
         self.attempts[key] = self.attempts.get(key, 0) + 1
         if passing and self.attempts[key] < MOST_ATTEMPTS:
-            self.pool.submit(genome)
+            self.ready.appendleft(genome)
+            self._start()
             return
         trial, _ = self.flying.pop(key)
         trial.set_user_attr(ERROR_ATTR, error)

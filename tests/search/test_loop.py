@@ -119,6 +119,31 @@ def test_keeps_the_pool_full_and_counts_exactly(landscape: Landscape) -> None:
         assert trial.values[0] == landscape.quality(Genome.parse(trial.user_attrs[GENOME_ATTR]))
 
 
+def test_what_is_asked_ahead_is_started_before_a_result_is_told_and_never_lost(landscape: Landscape) -> None:
+    pool = ShuffledPool(landscape.fitness)
+    study = open_study(optuna.storages.InMemoryStorage(), name="search", sampler=random_sampler(landscape))
+    told: list[int] = []
+    busy: list[int] = []
+
+    def tell(one: Evaluated) -> None:
+        told.append(one.number)
+        busy.append(len(pool.flying))
+
+    report = search_loop(
+        study,
+        landscape.space,
+        pool,
+        predict_many=landscape.predict_many,
+        budget_us=landscape.budget_us,
+        evaluations=20,
+        ahead=2,
+        on_result=tell,
+    )
+    assert report.complete == 20 and len(set(told)) == 20 and pool.most == 3
+    assert busy[:15] == [3] * 15  # while a result is told no worker is idle
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+
+
 @pytest.mark.parametrize(
     "sampler",
     [
