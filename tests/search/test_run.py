@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.search.conftest import Finished
+from tests.search.conftest import TRIES, Finished
 from tests.search.tiny import write_backbone, write_task
 
 from sparsefront.models.backbone import load_backbone
@@ -47,7 +47,14 @@ def test_a_run_interrupted_at_its_finalists_goes_on_with_the_same_ones(
         raise AssertionError("chosen again")
 
     monkeypatch.setattr("sparsefront.search.run.choose", again)
-    found = Run.reopen(folder).execute().at()["finalists"]
+    for left in range(TRIES)[::-1]:
+        try:
+            found = Run.reopen(folder).execute().at()["finalists"]
+            break
+        except InputError as error:  # a machine too busy for the budget; the candidates stay, as this is about them
+            if "is the machine busy" not in str(error) or not left:
+                raise
+            shutil.rmtree(folder / FINALISTS)
     assert {row["genome"] for row in found} == {row["genome"] for row in finished.at["finalists"]}
 
 
