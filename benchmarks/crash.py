@@ -1,0 +1,157 @@
+"""Fifty SIGKILLs at random moments over one search: what has been finished stays, and is there once.
+
+A search on a recorded landscape (SQLite study, Ray actors that take as long as real evaluations) is started again and
+again by the same command, and killed: its driver, one of its actors, or the raylet. Every evaluation that the driver
+was told of is written down by itself; at the end each must be in the study once, and the front in the result file must
+be that of the stored trials.
+
+    python benchmarks/crash.py [--quick] [--work FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+from common import Target, write_result
+from landscape import Landscape
+from optuna.trial import TrialState
+
+from sparsefront.search.front import front_of
+from sparsefront.search.loop import search_loop
+from sparsefront.search.pool import RayPool
+from sparsefront.search.sampler import ReinforcedEvolutionSampler
+from sparsefront.search.steps import write_json
+from sparsefront.search.studies import open_study
+from sparsefront.spaces import Genome
+
+REPOSITORY = Path(__file__).parent.parent
+NAME, BUDGET_SHARE, SECONDS = "ad_log", 1 / 6, 0.1
+TOLD, STUDY, RESULT = "told.txt", "study.db", "result.json"
+VICTIMS = ("driver", "driver", "driver", "actor", "raylet")
+
+
+def build(name: str) -> Any:
+    """In an actor: evaluations that take a while."""
+    landscape = Landscape.load(name)
+    landscape.quality([landscape.space("joint").largest])  # fitted once
+
+    def fitness(genome: Genome) -> dict[str, float]:
+        quality = landscape.evaluated(genome, seed=0)
+        time.sleep(SECONDS)
+        return {"quality": quality}
+
+    return fitness
+
+
+def drive(work: Path, evaluations: int) -> None:
+    """The search that is killed; the same call goes on."""
+    landscape = Landscape.load(NAME)
+    space, predict_many = landscape.space("joint"), landscape.table.predict_many
+    budget_us = BUDGET_SHARE * float(predict_many([space.largest])[0])
+    sampler = ReinforcedEvolutionSampler(
+        space=space, predict_many=predict_many, budget_us=budget_us, importance=landscape.importance, seed=0
+    )
+    study = open_study(work / STUDY, name="search", sampler=sampler)
+    with RayPool(build, NAME, workers=2) as pool, (work / TOLD).open("a", encoding="utf-8") as told:
+        search_loop(
+            study, space, pool, predict_many=predict_many, budget_us=budget_us, evaluations=evaluations,
+            on_result=lambda one: print(one.genome.key(), file=told, flush=True),
+        )  # fmt: skip
+    write_json(work / RESULT, {"front": [[one.genome.key(), one.quality] for one in front_of(study)]})
+
+
+def kill_one(driver: psutil.Process, rng: random.Random) -> str:
+    """SIGKILL the driver or something below it; what there is none of yet, the driver stands in for."""
+    kind = rng.choice(VICTIMS)
+    below = driver.children(recursive=True)
+    found = {
+        "driver": [driver],
+        "actor": [one for one in below if "_Worker" in " ".join(one.cmdline())],
+        "raylet": [one for one in below if one.name() == "raylet"],
+    }[kind]
+    if not found:
+        kind, found = "driver", [driver]
+    rng.choice(found).send_signal(signal.SIGKILL)
+    return kind
+
+
+def main() -> None:
+    """Kill and restart, then let it end, then look."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="five kills, 60 evaluations")
+    parser.add_argument("--drive", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-crash")
+    arguments = parser.parse_args()
+    kills, evaluations = (5, 60) if arguments.quick else (50, 600)
+    work = arguments.work / ("quick" if arguments.quick else "full")
+    if arguments.drive:
+        drive(work, evaluations)
+        return
+    if work.exists():
+        for path in work.iterdir():
+            path.unlink()
+    work.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, *sys.argv, "--drive"]
+    rng, killed, starts = random.Random(0), Counter[str](), 0
+    started = time.perf_counter()
+    driver = None
+    while not (work / RESULT).exists():
+        if driver is None or driver.poll() is not None:
+            with (work / "log.txt").open("a", encoding="utf-8") as log:
+                driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            starts += 1
+        if sum(killed.values()) < kills:
+            time.sleep(rng.uniform(0.5, 15.0))
+            if driver.poll() is None:
+                killed[kill_one(psutil.Process(driver.pid), rng)] += 1
+                time.sleep(0.5)
+        else:
+            driver.wait()
+    seconds = time.perf_counter() - started
+    found = {**checked(work, evaluations), "kills": dict(killed), "starts": starts, "seconds": seconds}
+    write_result("crash", [found], targets_of(found, kills), [0], arguments.quick)
+
+
+def checked(work: Path, evaluations: int) -> dict[str, Any]:
+    """What is in the study against what the drivers were told."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = open_study(work / STUDY, name="search")
+    states = Counter(trial.state.name.lower() for trial in study.trials)
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    stored = Counter(trial.user_attrs["genome"] for trial in complete)
+    told = set((work / TOLD).read_text(encoding="utf-8").split())
+    shown = json.loads((work / RESULT).read_text(encoding="utf-8"))["front"]
+    return {
+        "wanted": evaluations, "states": dict(states), "told": len(told), "lost": len(told - stored.keys()),
+        "twice": sum(count - 1 for count in stored.values()),
+        "front_differs": int(shown != [[one.genome.key(), one.quality] for one in front_of(study)]),
+    }  # fmt: skip
+
+
+def targets_of(found: dict[str, Any], kills: int) -> list[Target]:
+    """Nothing lost, nothing twice."""
+    complete = found["states"].get("complete", 0)
+    return [
+        Target("SIGKILLs", ">=", float(kills), float(sum(found["kills"].values()))),
+        Target("finished evaluations that are not in the study", "<=", 0.0, float(found["lost"])),
+        Target("evaluations that are in the study twice", "<=", 0.0, float(found["twice"])),
+        Target("complete trials", ">=", float(found["wanted"]), float(complete)),
+        Target("complete trials, no more than asked", "<=", float(found["wanted"]), float(complete)),
+        Target("trials left running", "<=", 0.0, float(found["states"].get("running", 0))),
+        Target("front of the result differs from that of the trials", "<=", 0.0, float(found["front_differs"])),
+    ]
+
+
+if __name__ == "__main__":
+    main()
