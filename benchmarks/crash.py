@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def drive(work: Path, evaluations: int) -> None:
     study = open_study(work / STUDY, name="search", sampler=sampler)
     with RayPool(build, NAME, workers=2) as pool, (work / TOLD).open("a", encoding="utf-8") as told:
         search_loop(
-            study, space, pool, predict_many=predict_many, budget_us=budget_us, evaluations=evaluations,
+            study, space, pool, predict_many=predict_many, budget_us=budget_us, evaluations=evaluations, ahead=1,
             on_result=lambda one: print(one.genome.key(), file=told, flush=True),
         )  # fmt: skip
     write_json(work / RESULT, {"front": [[one.genome.key(), one.quality] for one in front_of(study)]})
@@ -77,13 +78,21 @@ def kill_one(driver: psutil.Process, rng: random.Random) -> str:
     below = driver.children(recursive=True)
     found = {
         "driver": [driver],
-        "actor": [one for one in below if "_Worker" in " ".join(one.cmdline())],
-        "raylet": [one for one in below if one.name() == "raylet"],
+        "actor": [one for one in below if "_Worker" in command_of(one)],
+        "raylet": [one for one in below if command_of(one).split(" ")[0].endswith("raylet")],
     }[kind]
     if not found:
         kind, found = "driver", [driver]
     rng.choice(found).send_signal(signal.SIGKILL)
     return kind
+
+
+def command_of(process: psutil.Process) -> str:
+    """Its command line; nothing of one that has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def main() -> None:
@@ -114,7 +123,8 @@ def main() -> None:
         if sum(killed.values()) < kills:
             time.sleep(rng.uniform(0.5, 15.0))
             if driver.poll() is None:
-                killed[kill_one(psutil.Process(driver.pid), rng)] += 1
+                with suppress(psutil.Error):  # it ended by itself just now
+                    killed[kill_one(psutil.Process(driver.pid), rng)] += 1
                 time.sleep(0.5)
         else:
             driver.wait()

@@ -180,6 +180,22 @@ def main_job(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", source(result)])
 
 
+def crash(result: dict[str, Any]) -> str:
+    """What is left of a search that was killed again and again."""
+    (row,) = result["rows"]
+    kills = ", ".join(
+        f"{count} of {'its ' if name == 'driver' else 'a '}{name}" for name, count in row["kills"].items()
+    )
+    lines = [
+        f"**Killed again and again**: one search of {row['wanted']} evaluations with {sum(row['kills'].values())} "
+        f"SIGKILLs at random moments ({kills}), started {row['starts']} times by the same command, "
+        f"{row['seconds']:.0f} s in all. Finished evaluations lost: {row['lost']}; counted twice: {row['twice']}; front of the result other than that "
+        f"of the stored trials: {'yes' if row['front_differs'] else 'no'}.",
+        "",
+    ]
+    return "\n".join([*lines, *missed_briefly(result), source(result)])
+
+
 def missed(result: dict[str, Any]) -> list[str]:
     """Targets that do not hold, said as plainly as the others."""
     lines = [
@@ -212,6 +228,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "export_speed": export_speed,
     "precision": precision,
     "main_job": main_job,
+    "crash": crash,
 }
 
 if __name__ == "__main__":
