@@ -189,8 +189,8 @@ def crash(result: dict[str, Any]) -> str:
     lines = [
         f"**Killed again and again**: one search of {row['wanted']} evaluations with {sum(row['kills'].values())} "
         f"SIGKILLs at random moments ({kills}), started {row['starts']} times by the same command, "
-        f"{row['seconds']:.0f} s in all. Finished evaluations lost: {row['lost']}; counted twice: {row['twice']}; front of the result other than that "
-        f"of the stored trials: {'yes' if row['front_differs'] else 'no'}.",
+        f"{row['seconds']:.0f} s in all. Finished evaluations lost: {row['lost']}; counted twice: {row['twice']}; "
+        f"front of the result other than that of the stored trials: {'yes' if row['front_differs'] else 'no'}.",
         "",
     ]
     return "\n".join([*lines, *missed_briefly(result), source(result)])
