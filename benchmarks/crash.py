@@ -98,11 +98,11 @@ def command_of(process: psutil.Process) -> str:
 def main() -> None:
     """Kill and restart, then let it end, then look."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="five kills, 60 evaluations")
+    parser.add_argument("--quick", action="store_true", help="five kills, 250 evaluations")
     parser.add_argument("--drive", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-crash")
     arguments = parser.parse_args()
-    kills, evaluations = (5, 60) if arguments.quick else (50, 900)
+    kills, evaluations = (5, 250) if arguments.quick else (50, 900)
     work = arguments.work / ("quick" if arguments.quick else "full")
     if arguments.drive:
         drive(work, evaluations)
