@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 from optuna.samplers import BaseSampler
+from threadpoolctl import threadpool_limits
 
 from sparsefront.search.baselines import RandomSampler, SweepSampler
 from sparsefront.search.budget import AIM_SHARE
@@ -156,7 +157,8 @@ def _loop(
 ) -> tuple[LoopReport, list[Evaluated]]:
     known = evaluated_of(study)
     watch = Watch(budgets_us, known, study.sampler)
-    with reporter.step(title) as advance:
+    # The workers have the processors: more threads of the sampler's small products would only wait for each other.
+    with reporter.step(title) as advance, threadpool_limits(limits=1):
         advance(min(len(known), evaluations), evaluations)
 
         def progressed(so_far: LoopReport) -> None:
