@@ -1,7 +1,8 @@
 """Training: the teacher, the elastic supernet, and the finalists, through one loop.
 
 One loop rather than ``transformers.Trainer``: a step here may run several genomes on one batch, batches are filled by
-tokens rather than rows, and the Trainer's checkpoints are pickles.
+tokens rather than rows, and the Trainer's checkpoints are pickles. A training that is kept (``Checkpoints``) goes on
+after an interruption as if there had been none, to the last bit where the machine computes the same twice.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsefront.models.batching import PAD_TO, Precision, TensorBatch, autocast, best_device, to_tensors
+from sparsefront.models.checkpoint import Checkpoints, Position, identity_of, restore, save
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.rows import TokenRows
+from sparsefront.models.rows import Batch, TokenRows
 from sparsefront.spaces import Genome
 
 Progress = Callable[[int, int], None]
@@ -70,10 +72,17 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a training run did: optimiser steps, and the mean loss over its last tenth."""
+    """What a training run did.
+
+    Attributes:
+        steps: of the optimiser, those before an interruption included.
+        final_loss: mean over the last tenth of them.
+        share: of the training that was done: below 1 when it was ended early.
+    """
 
     steps: int
     final_loss: float
+    share: float = 1.0
 
 
 def train(
@@ -84,6 +93,7 @@ def train(
     teacher_logits: NDArray[np.float32] | None = None,
     genomes: GenomeSource | None = None,
     progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainReport:
     """Train a model in place.
 
@@ -92,10 +102,14 @@ def train(
         rows: training rows.
         options: see :class:`TrainOptions`.
         teacher_logits: ``(rows,)`` logits of the frozen teacher; needed when ``distil_share`` is positive.
-        genomes: draws the genomes that one step runs (elastic training); the model's own genome by default.
+        genomes: draws the genomes that one step runs (elastic training), from nothing but the generator it is given;
+            the model's own genome by default.
         progress: called with (tokens seen, tokens in all).
+        checkpoints: where and when to keep the training; it goes on from the checkpoint that is there. The model must
+            then be the one that it began with.
 
     Raises:
+        InputError: if the checkpoint is damaged or of another training.
         ValueError: if there are no rows, or distillation is asked for without teacher logits, or they do not fit the
             rows.
         FloatingPointError: if the loss stops being finite.
@@ -110,9 +124,9 @@ def train(
     device = best_device()
     model.to(device)
     with _training(model, options):
-        losses = _fit(model, rows, options, target, genomes, progress)
+        position, losses = _fit(model, rows, options, target, genomes, progress, checkpoints)
     tail = losses[-max(1, len(losses) // 10) :]
-    return TrainReport(steps=len(losses), final_loss=float(np.mean(tail)))
+    return TrainReport(steps=len(losses), final_loss=float(np.mean(tail)), share=position.share)
 
 
 @contextmanager
@@ -138,34 +152,54 @@ def _fit(
     target: Tensor,
     genomes: GenomeSource | None,
     progress: Progress | None,
-) -> list[float]:
-    """Loss of every step."""
+    checkpoints: Checkpoints | None,
+) -> tuple[Position, list[float]]:
+    """Where the training ended, and the loss of every step."""
     device = next(model.parameters()).device
     total = max(1, round(options.epochs * int(rows.lengths.sum())))
+    identity = {} if checkpoints is None else identity_of(model, rows, target, vars(options))
     rng = np.random.default_rng(options.seed)
     torch.manual_seed(options.seed)
     optimizer = _optimizer(model, options)
-    losses: list[float] = []
-    seen = 0
-    epoch = 0
-    while seen < total:
-        for batch in rows.batches(
+    at, losses = Position(), list[float]()
+    if checkpoints is not None and checkpoints.path.exists():
+        at, losses = restore(checkpoints.path, identity, model=model, optimizer=optimizer, rng=rng)
+        if progress is not None:
+            progress(min(at.tokens, total), total)
+        passed = [share for share in checkpoints.shares if share <= at.share]
+        if passed and not checkpoints.reached(passed[-1]):
+            return at, losses
+    batches = _batches_from(rows, options, at)
+    while at.tokens < total:
+        epoch, number, batch = next(batches)
+        _set_rate(optimizer, options, at.tokens / total)
+        tensors = to_tensors(batch, device)
+        wanted = target[tensors.index.cpu()].to(device)
+        drawn = genomes(rng) if genomes is not None else (None,)
+        losses.append(_step(model, tensors, wanted, drawn, optimizer, options))
+        seen = at.tokens + int(batch.attention_mask.sum())
+        before, at = at, Position(min(1.0, seen / total), epoch, number + 1, seen)
+        if progress is not None:
+            progress(min(seen, total), total)
+        passed = [] if checkpoints is None else [one for one in checkpoints.shares if before.share < one <= at.share]
+        if checkpoints is not None and passed:
+            save(checkpoints.path, identity, at, model=model, optimizer=optimizer, rng=rng, losses=losses)
+            if not all(checkpoints.reached(share) for share in passed):
+                break
+    return at, losses
+
+
+def _batches_from(rows: TokenRows, options: TrainOptions, at: Position) -> Iterator[tuple[int, int, Batch]]:
+    """Epoch, number in it and batch, from a position on, without end."""
+    epoch, done = at.epoch, at.batch
+    while True:
+        batches = rows.batches(
             tokens_per_batch=options.tokens_per_batch,
             shuffle_seed=options.seed * 1000 + epoch,
             pad_to_multiple_of=PAD_TO,
-        ):
-            if seen >= total:
-                break
-            _set_rate(optimizer, options, seen / total)
-            tensors = to_tensors(batch, device)
-            wanted = target[tensors.index.cpu()].to(device)
-            drawn = genomes(rng) if genomes is not None else (None,)
-            losses.append(_step(model, tensors, wanted, drawn, optimizer, options))
-            seen += int(batch.attention_mask.sum())
-            if progress is not None:
-                progress(min(seen, total), total)
-        epoch += 1
-    return losses
+        )
+        yield from ((epoch, number, batch) for number, batch in enumerate(batches) if number >= done)
+        epoch, done = epoch + 1, 0
 
 
 def mix_targets(
