@@ -79,10 +79,14 @@ class Axes:
 
     def genomes(self, indices: Indices) -> list[Genome]:
         """Genomes of (genomes, axes) grid indices."""
-        columns = np.repeat(self._fixed[None], len(indices), axis=0)  # (genomes, layers, fields)
+        return [Genome(tuple([_gene(*gene) for gene in rows])) for rows in self.columns(indices).tolist()]
+
+    def columns(self, indices: Indices) -> Indices:
+        """(genomes, layers, fields) values, in the order of ``FIELDS``, of (genomes, axes) grid indices."""
+        columns = np.repeat(self._fixed[None], len(indices), axis=0)
         for axis, layers in enumerate(self._layers):
             columns[:, layers, self.field[axis]] = self.values[axis, indices[:, axis], None]
-        return [Genome(tuple(_gene(*gene) for gene in rows)) for rows in columns.tolist()]
+        return columns
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -24,6 +24,9 @@ Floats = NDArray[np.float64]
 
 _MOST_POINTS = 500
 _MOST_STEPS = 40
+_MORE_STEPS = 12
+"""Of a fit that starts from the hyperparameters of an earlier one."""
+_ROOM = 64
 _NOISE = 0.01
 """Variance of the noise to start with, as a share of that of the qualities."""
 _PRIOR = 2.0
@@ -34,13 +37,21 @@ _ROOT3 = math.sqrt(3)
 def genome_features(
     genomes: Sequence[Genome], *, space: SearchSpace, importance: ImportanceCurves | None = None
 ) -> Floats:
+    """(genomes, features) of genomes, see :func:`column_features`."""
+    columns = np.array([[one.column(field) for field in FIELDS] for one in genomes]).transpose(0, 2, 1)
+    return column_features(columns, space=space, importance=importance)
+
+
+def column_features(
+    columns: NDArray[np.int64], *, space: SearchSpace, importance: ImportanceCurves | None = None
+) -> Floats:
     """(genomes, features): per layer the shares of heads, FFN units and tokens kept, and importance kept if known.
 
     Tokens are the share that has survived up to the layer: this, not the layer's own keep share, is what it sees.
+    ``columns`` are (genomes, layers, fields) values.
     """
     widths = space.widths
-    fields = [np.array([genome.column(field) for genome in genomes]) for field in FIELDS]  # each (genomes, layers)
-    heads, ffn_units, keep_percent = fields
+    heads, ffn_units, keep_percent = columns.transpose(2, 0, 1)  # each (genomes, layers)
     tokens = np.cumprod(keep_percent / 100, axis=1)
     parts = [heads / widths.heads, ffn_units / widths.ffn_units, tokens]
     if importance is not None:
@@ -60,9 +71,10 @@ class Critic:
     Args:
         features: (points, features) between 0 and 1 as of :func:`genome_features`; the latest 500 are used.
         quality: (points,).
+        start: of an earlier critic, whose hyperparameters the fit starts from.
     """
 
-    def __init__(self, features: Floats, quality: Floats) -> None:
+    def __init__(self, features: Floats, quality: Floats, *, start: Critic | None = None) -> None:
         if len(features) == 0 or len(features) != len(quality):
             raise ValueError(f"the critic needs as many qualities as points, got {len(quality)} and {len(features)}")
         quality = np.asarray(quality, dtype=np.float64)[-_MOST_POINTS:]
@@ -71,46 +83,64 @@ class Critic:
         self._low = float(middle - max(high - low, 1e-9))
         quality = np.maximum(quality, self._low)
         self._mean, self._scale = float(quality.mean()), max(float(quality.std()), 1e-12)
-        self._points = np.sqrt(features[-_MOST_POINTS:])
+        points = np.sqrt(features[-_MOST_POINTS:])
         targets = (quality - self._mean) / self._scale
-        start = np.zeros(self._points.shape[1] + 2)
-        start[-1] = np.log(_NOISE)
-        found = minimize(
-            _loss, start, (self._points, targets), method="L-BFGS-B", jac=True, options={"maxiter": _MOST_STEPS}
-        )
-        self._set(found.x)
-        kernel = self._signal * _matern(_distance(self._points, self._points, self._weights))
+        if start is None:
+            begin, steps = np.append(np.zeros(points.shape[1] + 1), np.log(_NOISE)), _MOST_STEPS
+        else:
+            begin, steps = start._logarithms, _MORE_STEPS
+        found = minimize(_loss, begin, (points, targets), method="L-BFGS-B", jac=True, options={"maxiter": steps})
+        self._logarithms = np.asarray(found.x, np.float64)
+        self._weights = np.exp(self._logarithms[:-2])
+        self._signal, self._noise = (float(one) for one in np.exp(self._logarithms[-2:]))
+        kernel = self._signal * _matern(_distance(points, points, self._weights))
         kernel[np.diag_indices_from(kernel)] += self._noise
-        self._factor = np.linalg.cholesky(kernel)
-        self._whitened = solve_triangular(self._factor, targets, lower=True, check_finite=False)
+        self._count = len(points)
+        self._points = np.zeros((0, points.shape[1]))
+        self._factor, self._whitened = np.zeros((0, 0), order="F"), np.zeros(0)
+        self._grow(len(points) + _ROOM)
+        self._points[: len(points)] = points
+        self._factor[: len(points), : len(points)] = np.linalg.cholesky(kernel)
+        self._whitened[: len(points)] = solve_triangular(self._known_factor, targets, lower=True, check_finite=False)
 
     def __len__(self) -> int:
         """Points known."""
-        return len(self._points)
+        return self._count
 
     def add(self, features: Floats, quality: float) -> None:
         """Another point, with features (features,)."""
-        count, point = len(self), np.sqrt(features[None])
-        cross = self._signal * _matern(_distance(point, self._points, self._weights))[0]
-        row = solve_triangular(self._factor, cross, lower=True, check_finite=False)
+        count, point = self._count, np.sqrt(features[None])
+        if count == len(self._points):
+            self._grow(count + _ROOM)
+        cross = self._signal * _matern(_distance(point, self._points[:count], self._weights))[0]
+        row = solve_triangular(self._known_factor, cross, lower=True, check_finite=False)
         corner = math.sqrt(max(self._signal + self._noise - float(row @ row), 1e-12))
-        factor = np.zeros((count + 1, count + 1))
-        factor[:count, :count], factor[count, :count], factor[count, count] = self._factor, row, corner
         target = (max(quality, self._low) - self._mean) / self._scale
-        self._whitened = np.append(self._whitened, (target - float(row @ self._whitened)) / corner)
-        self._factor = factor
-        self._points = np.concatenate([self._points, point])
+        self._whitened[count] = (target - float(row @ self._whitened[:count])) / corner
+        self._factor[count, :count], self._factor[count, count] = row, corner
+        self._points[count] = point[0]
+        self._count += 1
 
     def predict(self, features: Floats) -> tuple[Floats, Floats]:
         """(points,) mean and standard deviation of the noise-free quality."""
-        cross = self._signal * _matern(_distance(np.sqrt(features), self._points, self._weights))
-        solved = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
+        cross = self._signal * _matern(_distance(np.sqrt(features), self._points[: self._count], self._weights))
+        solved = solve_triangular(self._known_factor, cross.T, lower=True, check_finite=False)
         variance = np.maximum(self._signal - (solved**2).sum(axis=0), 1e-12)
-        return self._mean + self._scale * (solved.T @ self._whitened), self._scale * np.sqrt(variance)
+        mean = solved.T @ self._whitened[: self._count]
+        return self._mean + self._scale * mean, self._scale * np.sqrt(variance)
 
-    def _set(self, logarithms: Floats) -> None:
-        self._weights = np.exp(logarithms[:-2])
-        self._signal, self._noise = (float(one) for one in np.exp(logarithms[-2:]))
+    @property
+    def _known_factor(self) -> Floats:
+        return self._factor[: self._count, : self._count]
+
+    def _grow(self, room: int) -> None:
+        """Room for so many points."""
+        count = self._count if len(self._whitened) else 0
+        points, factor = np.zeros((room, self._points.shape[1])), np.zeros((room, room), order="F")
+        whitened = np.zeros(room)
+        points[:count], whitened[:count] = self._points[:count], self._whitened[:count]
+        factor[:count, :count] = self._factor[:count, :count]
+        self._points, self._factor, self._whitened = points, factor, whitened
 
 
 def _loss(logarithms: Floats, points: Floats, targets: Floats) -> tuple[float, Floats]:

@@ -41,6 +41,10 @@ class History:
         self._seen: set[int] = set()
         self._keys: dict[int, str] = {}
 
+    def __len__(self) -> int:
+        """Evaluations known."""
+        return len(self._order)
+
     def news(self, study: optuna.Study) -> Iterator[tuple[Evaluated, dict[str, Any]]]:
         """Trials that have finished since the last call, with their lineage ({} for those without)."""
         fresh = [

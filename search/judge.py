@@ -7,16 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sparsefront.search.axes import Indices
 from sparsefront.search.critic import (
     Critic,
     Floats,
+    column_features,
     expected_hypervolume,
     expected_improvement,
     genome_features,
 )
 from sparsefront.search.curves import ImportanceCurves
 from sparsefront.search.front import Evaluated, front
-from sparsefront.spaces import Genome, SearchSpace
+from sparsefront.spaces import SearchSpace
 
 FIRST_FIT = 20
 """Evaluations that the critic needs at least."""
@@ -56,11 +58,13 @@ class Judge:
         """Whether its opinion is worth anything."""
         return len(archive) >= self._first
 
-    def improvement(
-        self, genomes: Sequence[Genome], latency_us: Floats, archive: Sequence[Evaluated], aim: Aim
-    ) -> Floats:
-        """(genomes,) expected improvement of the best within the budget, or of the front."""
-        mean, deviation = self.critic(archive).predict(self._features(genomes))
+    def improvement(self, columns: Indices, latency_us: Floats, archive: Sequence[Evaluated], aim: Aim) -> Floats:
+        """(genomes,) expected improvement of the best within the budget, or of the front.
+
+        ``columns`` are (genomes, layers, fields) values.
+        """
+        features = column_features(columns, space=self._space, importance=self._importance)
+        mean, deviation = self.critic(archive).predict(features)
         inside = [one for one in archive if one.latency_us <= aim.budget_us]
         if aim.focused:
             best = max(one.quality for one in inside)
@@ -71,28 +75,37 @@ class Judge:
         return expected_hypervolume(mean, deviation, latency_us, front=known, floor=floor, limit_us=aim.budget_us)
 
     def critic(self, archive: Sequence[Evaluated]) -> Critic:
-        """The critic that knows the archive: fitted now and then, the latest evaluations added."""
-        fitted = _fitted_on(len(archive))
-        if self._known is None or self._known[0] != fitted:
-            known = archive[:fitted]
-            features = self._features([one.genome for one in known])
-            self._known = fitted, fitted, Critic(features, np.array([one.quality for one in known]))
-        _, judged, critic = self._known
-        for one in archive[judged:]:
-            critic.add(self._features([one.genome])[0], one.quality)
-        self._known = fitted, len(archive), critic
+        """The critic that knows the archive: fitted now and then, the latest evaluations added.
+
+        A resumed search has the same one: each fit starts from the one before it, and the first ones are made again.
+        """
+        for fitted in _fits(len(archive)):
+            if self._known is None or self._known[0] < fitted:
+                known = archive[:fitted]
+                features = genome_features(
+                    [one.genome for one in known], space=self._space, importance=self._importance
+                )
+                start = None if self._known is None else self._known[2]
+                self._known = fitted, fitted, Critic(features, np.array([one.quality for one in known]), start=start)
+        if self._known is None:
+            raise ValueError(f"the critic needs at least {FIRST_FIT} evaluations, got {len(archive)}")
+        fitted, judged, critic = self._known
+        if judged < len(archive):
+            new = archive[judged:]
+            features = genome_features([one.genome for one in new], space=self._space, importance=self._importance)
+            for row, one in zip(features, new, strict=True):
+                critic.add(row, one.quality)
+            self._known = fitted, len(archive), critic
         return critic
 
-    def _features(self, genomes: Sequence[Genome]) -> Floats:
-        return genome_features(genomes, space=self._space, importance=self._importance)
 
+def _fits(known: int) -> list[int]:
+    """After how many evaluations, of so many, the critic's hyperparameters are fitted.
 
-def _fitted_on(known: int) -> int:
-    """Of so many evaluations, how many the critic's hyperparameters are from: a resumed search has the same ones.
-
-    They are fitted again when a seventh more is known, so that fitting costs about as much per evaluation as all else.
+    When a quarter more is known: fitting then costs less per evaluation than asking the critic does.
     """
-    fitted = FIRST_FIT
-    while (later := fitted + max(4, fitted // 7)) <= known:
-        fitted = later
-    return fitted
+    found, fitted = [], FIRST_FIT
+    while fitted <= known:
+        found.append(fitted)
+        fitted += max(5, fitted // 4)
+    return found

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import optuna
@@ -19,7 +20,8 @@ from sparsefront.search.front import ERROR_ATTR, GENOME_ATTR, LINEAGE_ATTR, Eval
 from sparsefront.search.history import genome_in
 from sparsefront.search.interrupts import held_interrupts
 from sparsefront.search.pool import EvaluationPool, Finished
-from sparsefront.spaces import Genome, RunFailed, SearchSpace
+from sparsefront.search.trials import Proposal, Running, end_trial, is_waiting, set_attrs, start_trial
+from sparsefront.spaces import Genome, InputError, RunFailed, SearchSpace
 
 MOST_ATTEMPTS = 3
 MOST_REJECTIONS = 30
@@ -29,6 +31,14 @@ FEW_FAILURES = 3
 
 OVER_BUDGET = "over_budget"
 """Optuna's name for the constraint: by which share of the budget a proposal exceeds it."""
+
+
+@runtime_checkable
+class ProposesGenomes(Protocol):
+    """A sampler that says what it wants evaluated, several at a time; any other is asked through Optuna."""
+
+    def proposals(self, study: optuna.Study, count: int) -> Sequence[Proposal]:
+        """So many genomes or fewer; none when nothing is left."""
 
 
 class EvaluationFailed(RunFailed):
@@ -91,9 +101,11 @@ def search_loop(
     """Evaluate until the study holds ``evaluations`` complete trials or nothing within the budget is left.
 
     ``pool.size`` genomes are kept in flight; each result is told, and thereby stored, before another genome is asked.
-    The study may have any sampler. A proposal beyond the budget is told PRUNED with the attribute ``reason`` and the
-    constraint ``over_budget``, which Optuna's TPE learns from; a duplicate PRUNED with ``duplicate_of`` (its number).
-    Neither is evaluated or counted. After 30 such proposals in a row a fresh random genome is enqueued instead.
+    The study may have any sampler; one that :class:`ProposesGenomes` is asked for several at a time.
+
+    A proposal beyond the budget is told PRUNED with the attribute ``reason`` and the constraint ``over_budget``, which
+    Optuna's TPE learns from; a duplicate PRUNED with ``duplicate_of`` (its number). Neither is evaluated or counted.
+    After 30 such proposals in a row a fresh random genome is enqueued instead.
 
     Trials left running by a killed driver are told FAIL and their genomes enqueued again; so are those in flight when
     this call ends early. The same call therefore continues an interrupted search. One driver per study at a time.
@@ -115,6 +127,7 @@ def search_loop(
         on_progress: called after that with what this call has done so far.
 
     Raises:
+        InputError: the sampler proposes a genome that is not in the space.
         EvaluationFailed: more failed; the line holds the first genome that did, and why.
         StudyFailed: the storage refuses; every result told before is in it.
     """
@@ -135,7 +148,7 @@ class _Loop:
     on_progress: Callable[[LoopReport], None] | None
     most_failed_share: float
     numbers: dict[str, int] = field(default_factory=dict)  # genome -> its complete or running trial
-    flying: dict[str, tuple[optuna.Trial, float]] = field(default_factory=dict)  # genome -> trial, latency_us
+    flying: dict[str, Running] = field(default_factory=dict)  # by genome
     ready: deque[Genome] = field(default_factory=deque)  # those in flight that no worker has yet
     under_way: int = 0
     attempts: dict[str, int] = field(default_factory=dict)
@@ -220,10 +233,10 @@ class _Loop:
 
     def _abandon(self) -> None:
         """Leave nothing running in the study; what was in flight is the first thing asked next time."""
-        for key, (trial, _) in list(self.flying.items()):
-            frozen = self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-            if frozen.state == TrialState.FAIL:
-                self._enqueue(Genome.parse(key), frozen)
+        storage = self.study._storage
+        for running in list(self.flying.values()):
+            if storage.get_trial(running.trial_id).state == TrialState.RUNNING:
+                self._enqueue(running.genome, end_trial(self.study, running, TrialState.FAIL))
         self.flying.clear()
 
     def _enqueue(self, genome: Genome, was: FrozenTrial | None = None) -> None:
@@ -237,19 +250,17 @@ class _Loop:
     # -- one evaluation ----------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Keep the pool busy."""
-        while (
-            not self.exhausted
-            and len(self.flying) < self.pool.size + self.ahead
-            and self.complete + len(self.flying) < self.wanted
-        ):
-            asked = self._ask()
-            if asked is None:
-                self.exhausted = True
+        """Keep the pool busy; what is asked ahead is asked several at a time."""
+        while not self.exhausted and len(self.ready) <= self.ahead // 2:
+            in_flight = len(self.flying)
+            room = min(self.pool.size + self.ahead - in_flight, self.wanted - self.complete - in_flight)
+            if room <= 0:
                 return
-            trial, genome, latency_us = asked
-            self.flying[genome.key()] = trial, latency_us
-            self.ready.append(genome)
+            asked = self._ask(room)
+            self.exhausted = not asked
+            for running in asked:
+                self.flying[running.genome.key()] = running
+                self.ready.append(running.genome)
             self._start()
 
     def _start(self) -> None:
@@ -258,40 +269,70 @@ class _Loop:
             self.pool.submit(self.ready.popleft())
             self.under_way += 1
 
-    def _ask(self) -> tuple[optuna.Trial, Genome, float] | None:
-        """A trial whose genome is new and within the budget; None when there is nothing left."""
-        space = self.feasible.space
-        distributions = space.distributions()
+    def _ask(self, room: int) -> list[Running]:
+        """Up to so many trials whose genomes are new and within the budget; none when there is nothing left."""
+        sampler = self.study.sampler
         for asked in range(2 * MOST_REJECTIONS):
             if asked >= MOST_REJECTIONS:  # the sampler is stuck; what has been queued before comes first
                 rng = np.random.default_rng(len(self.study.get_trials(deepcopy=False)))
                 try:
                     self._enqueue(self.feasible.random(rng, self.numbers))
                 except SpaceExhausted:
-                    return None
-            try:
-                trial = self.study.ask(dict(distributions))
-            except SpaceExhausted:
-                return None
-            genome = space.from_params(trial.params)
-            latency_us = float(self.feasible.predict_many([genome])[0])
-            known = self.numbers.get(genome.key())
-            if known is not None:
-                self.duplicates += 1
-                trial.set_user_attr("duplicate_of", known)
-                self.study.tell(trial, state=TrialState.PRUNED)
-            elif not latency_us <= self.feasible.budget_us:
-                self.rejected += 1
-                trial.set_constraint(OVER_BUDGET, latency_us / self.feasible.budget_us - 1)  # for samplers that heed it
-                trial.set_user_attr(
-                    "reason", f"{latency_us:.1f} us is over the budget of {self.feasible.budget_us:g} us"
-                )
-                self.study.tell(trial, state=TrialState.PRUNED)
+                    return []
+            if isinstance(sampler, ProposesGenomes) and not is_waiting(self.study):
+                proposals = sampler.proposals(self.study, room)
+                if not proposals:
+                    return []
+                self._check_inside(proposals)
+                latency_us = self.feasible.predict_many([one.genome for one in proposals]).tolist()
+                trials = [
+                    start_trial(self.study, self.feasible.space, *one)
+                    for one in zip(proposals, latency_us, strict=True)
+                ]
             else:
-                trial.set_user_attr(GENOME_ATTR, genome.key())
-                self.numbers[genome.key()] = trial.number
-                return trial, genome, latency_us
-        return None
+                try:
+                    trials = [self._asked()]
+                except SpaceExhausted:
+                    return []
+            if found := [running for running in trials if self._accepted(running)]:
+                return found
+        return []
+
+    def _check_inside(self, proposals: Sequence[Proposal]) -> None:
+        space = self.feasible.space
+        for genome, _ in proposals:
+            if not space.contains(genome):
+                sampler = type(self.study.sampler).__name__
+                raise InputError(f"the sampler {sampler} proposed {genome}, which is not in space {space.name!r}")
+
+    def _asked(self) -> Running:
+        """What any sampler of Optuna's kind proposes, or somebody has queued."""
+        space = self.feasible.space
+        trial = self.study.ask(dict(space.distributions()))
+        genome = space.from_params(trial.params)
+        latency_us = float(self.feasible.predict_many([genome])[0])
+        running = Running(trial.number, trial._trial_id, genome, latency_us)
+        if latency_us > self.feasible.budget_us:
+            trial.set_constraint(OVER_BUDGET, latency_us / self.feasible.budget_us - 1)  # for samplers that heed it
+        set_attrs(self.study, running, {GENOME_ATTR: genome.key()})
+        return running
+
+    def _accepted(self, running: Running) -> bool:
+        """Whether a proposal is new and within the budget; one that is not is told so and ends."""
+        key, budget_us = running.genome.key(), self.feasible.budget_us
+        known = self.numbers.get(key)
+        if known is not None:
+            self.duplicates += 1
+            set_attrs(self.study, running, {"duplicate_of": known})
+        elif not running.latency_us <= budget_us:
+            self.rejected += 1
+            reason = f"{running.latency_us:.1f} us is over the budget of {budget_us:g} us"
+            set_attrs(self.study, running, {"reason": reason})
+        else:
+            self.numbers[key] = running.number
+            return True
+        end_trial(self.study, running, TrialState.PRUNED)
+        return False
 
     def _finish(self, finished: Finished) -> None:
         """Tell a result, or try the genome again."""
@@ -302,17 +343,15 @@ class _Loop:
         if isinstance(outcome, Exception) or error is not None:
             self._failed(finished.genome, str(error), passing=isinstance(outcome, Exception))
             return
-        trial, latency_us = self.flying[key]
+        running = self.flying[key]
         metrics = {name: float(value) for name, value in outcome.items()}
         quality = metrics.pop("quality")
-        trial.set_user_attr("seconds", finished.seconds)
-        for name, value in metrics.items():
-            trial.set_user_attr(name, value)
-        self.study.tell(trial, [quality, latency_us])
+        set_attrs(self.study, running, {"seconds": finished.seconds, **metrics})
+        end_trial(self.study, running, TrialState.COMPLETE, [quality, running.latency_us])
         del self.flying[key]
         self.complete += 1
         if self.on_result is not None:
-            self.on_result(Evaluated(finished.genome, quality, latency_us, trial.number))
+            self.on_result(Evaluated(finished.genome, quality, running.latency_us, running.number))
         if self.on_progress is not None:
             self.on_progress(self.report())
 
@@ -325,9 +364,9 @@ class _Loop:
             self.ready.appendleft(genome)
             self._start()
             return
-        trial, _ = self.flying.pop(key)
-        trial.set_user_attr(ERROR_ATTR, error)
-        self.study.tell(trial, state=TrialState.FAIL)
+        running = self.flying.pop(key)
+        set_attrs(self.study, running, {ERROR_ATTR: error})
+        end_trial(self.study, running, TrialState.FAIL)
         self.errors.append(f"genome {key}: {error}")
         failed = len(self.errors)
         if failed >= FEW_FAILURES and failed > self.most_failed_share * (failed + self.complete):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -61,6 +62,20 @@ class Situation:
     change_us: Floats
     target_us: float
     shape: Floats
+
+
+class Lesson(NamedTuple):
+    """What an evaluated child has earned.
+
+    Attributes:
+        situation: of its base.
+        moves: that led to it.
+        reward: see :mod:`sparsefront.search.reward`.
+    """
+
+    situation: Situation
+    moves: Sequence[Move]
+    reward: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,18 +176,26 @@ class Mutator:
     # -- proposing ---------------------------------------------------------------------------------------------------
 
     def situation(self, base: Genome, *, target_us: float, shape: Floats) -> Situation:
-        """The situation of a base genome; the latencies of its single moves are kept for the latest bases."""
-        axes, indices = self.axes, self.axes.indices(base)
-        known = self._bases.pop(base, None)
-        if known is None:
-            moved = np.repeat(indices[None], len(axes.axis) + 1, axis=0)
-            moved[np.arange(len(axes.axis)), axes.axis] = axes.index
-            latency = np.asarray(self._predict_many(axes.genomes(moved)), dtype=np.float64)
-            known = float(latency[-1]), latency[:-1] - latency[-1]
-        self._bases[base] = known
-        if len(self._bases) > _CACHED_BASES:
+        """The situation of a base genome."""
+        return self.situations([base], target_us=target_us, shape=shape)[0]
+
+    def situations(self, bases: Sequence[Genome], *, target_us: float, shape: Floats) -> list[Situation]:
+        """The situations of base genomes; the latencies of their single moves are kept for the latest bases."""
+        axes = self.axes
+        indices = {base: axes.indices(base) for base in bases}
+        if new := [base for base in indices if base not in self._bases]:
+            moved = np.stack([indices[base] for base in new])[:, None].repeat(len(axes.axis) + 1, axis=1)
+            moved[:, np.arange(len(axes.axis)), axes.axis] = axes.index
+            genomes = axes.genomes(moved.reshape(-1, moved.shape[-1]))
+            latency = np.asarray(self._predict_many(genomes), dtype=np.float64).reshape(len(new), -1)
+            for base, row in zip(new, latency, strict=True):
+                self._bases[base] = float(row[-1]), row[:-1] - row[-1]
+        found = [Situation(indices[base], *self._bases[base], target_us, shape) for base in bases]
+        for base in indices:
+            self._bases.move_to_end(base)
+        while len(self._bases) > _CACHED_BASES:
             self._bases.popitem(last=False)
-        return Situation(indices, known[0], known[1], target_us, shape)
+        return found
 
     def propose(
         self,
@@ -249,14 +272,17 @@ class Mutator:
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
-    def learn(self, situation: Situation, moves: Sequence[Move], reward: float) -> None:
-        """One REINFORCE step on the moves that led from the base to a child that earned ``reward``."""
-        if not moves or not self.options.learn:
+    def learn(self, lessons: Sequence[Lesson]) -> None:
+        """One REINFORCE step on the moves that led from their bases to evaluated children."""
+        lessons = [one for one in lessons if one.moves]
+        if not lessons or not self.options.learn:
             return
-        taken, entropy = self._taken([situation], [(0, moves)])
-        expected = self.net.baseline(torch.from_numpy(self._state(situation)).float()[None])[0]
-        advantage = reward - expected
-        self._step(-advantage.detach() * taken[0] - self.options.entropy * entropy + advantage.square())
+        situations = [one.situation for one in lessons]
+        taken, entropy = self._taken(situations, list(enumerate(one.moves for one in lessons)))
+        states = np.stack([self._state(one) for one in situations])
+        rewards = torch.tensor([one.reward for one in lessons])
+        advantage = rewards - self.net.baseline(torch.from_numpy(states).float())
+        self._step((-advantage.detach() * taken + advantage.square()).mean() - self.options.entropy * entropy)
 
     def imagine(
         self, situations: Sequence[Situation], children: Sequence[Sequence[Child]], rewards: Sequence[Floats]

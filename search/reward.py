@@ -74,10 +74,12 @@ class Reward:
         if self.score_weight < 0 or self.hypervolume_weight < 0:
             raise ValueError(f"weights must not be negative, got {self.score_weight} and {self.hypervolume_weight}")
 
-    def scores(self, evaluated: Sequence[Evaluated], *, budget_us: float) -> list[float]:
-        """MnasNet score of each, on the scale of the given ones."""
+    def scores(self, evaluated: Sequence[Evaluated], *, budget_us: float) -> NDArray[np.float64]:
+        """(evaluated,) MnasNet score of each, on the scale of the given ones."""
         floor, ceiling = quality_range(evaluated)
-        return [self._score(one, floor=floor, ceiling=ceiling, budget_us=budget_us) for one in evaluated]
+        latency = np.array([one.latency_us for one in evaluated]) / budget_us
+        quality = np.array([normalise(one.quality, floor=floor, ceiling=ceiling) for one in evaluated])
+        return np.asarray(quality * latency ** np.where(latency <= 1, self.under, self.over), np.float64)
 
     def of(
         self, child: Evaluated, parents: Sequence[Evaluated], archive: Sequence[Evaluated], *, budget_us: float

@@ -18,12 +18,15 @@ from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhaust
 from sparsefront.search.front import LINEAGE_ATTR, Evaluated, front, nondominated, require_directions
 from sparsefront.search.history import History, genome_in
 from sparsefront.search.judge import FIRST_FIT, Aim, Judge
-from sparsefront.search.mutator import Child, Move, Mutator, MutatorOptions, Situation, front_shape
+from sparsefront.search.mutator import Child, Lesson, Move, Mutator, MutatorOptions, Situation, front_shape
 from sparsefront.search.reward import Reward, rank_reward
 from sparsefront.search.seeds import seed_genomes
+from sparsefront.search.trials import Proposal
 from sparsefront.spaces import Genome, SearchSpace
+from sparsefront.spaces.genome import FIELDS
 
 _RETRIES = 4
+KEEP = FIELDS.index("keep_percent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,8 @@ class EvolutionOptions:
             space that prunes tokens contains one that does not; without this, chance hardly ever finds back to it.
         critic_from: evaluations after which the critic picks; before, and with 0 ``children`` to spare, chance does.
         critic: False lets chance pick always.
-        imagined: bases per evaluation, whose children the critic judges for the policy to learn from.
+        learn_every: evaluations after which the policy learns from what they earned and from imagined ones.
+        imagined: bases then, whose children the critic judges for the policy to learn from.
         judged: children of each of these.
     """
 
@@ -53,11 +57,12 @@ class EvolutionOptions:
     whole: float = 0.25
     critic_from: int = 24
     critic: bool = True
-    imagined: int = 2
-    judged: int = 16
+    learn_every: int = 4
+    imagined: int = 4
+    judged: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("bases", "children", "judged", "tournament"):
+        for name in ("bases", "children", "judged", "tournament", "learn_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.imagined < 0 or self.critic_from < FIRST_FIT:
@@ -143,8 +148,23 @@ class ReinforcedEvolutionSampler(BaseSampler):
         )
         self._seeds = _in_turn([seed_genomes(one, importance) for one in within])
         self._history = History(space)
+        self._lessons: list[Lesson] = []
         self._judge = Judge(space=space, importance=importance, first=self._options.critic_from)
         self._independent = optuna.samplers.RandomSampler(seed=self._seed)
+
+    def proposals(self, study: optuna.Study, count: int) -> list[Proposal]:
+        """Up to ``count`` genomes to evaluate next, all different; none when nothing within the budgets is left.
+
+        For loops that need several at a time; ``study.ask`` gives one.
+        """
+        require_directions(study)
+        self._absorb(study)
+        rng = np.random.default_rng([self._seed, len(study.get_trials(deepcopy=False))])
+        try:
+            lineages = self._propose(rng, self._history.taken(study), count)
+        except SpaceExhausted:
+            return []
+        return [Proposal(Genome.parse(one["genome"]), {LINEAGE_ATTR: one}) for one in lineages]
 
     # -- Optuna's side -----------------------------------------------------------------------------------------------
 
@@ -160,7 +180,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
             return {}
         rng = np.random.default_rng([self._seed, trial.number])
         try:
-            lineage = self._propose(rng, self._history.taken(study, but=trial.number))
+            (lineage,) = self._propose(rng, self._history.taken(study, but=trial.number), 1)
         except SpaceExhausted:
             study.tell(trial.number, state=TrialState.FAIL)  # ask() fails, and would leave the trial running for ever
             raise
@@ -189,13 +209,15 @@ class ReinforcedEvolutionSampler(BaseSampler):
                 target = float(lineage["target_us"])
                 parents = [parent for key in lineage["parents"] if (parent := self._history.find(key))]
                 inside = [other for other in archive if other.latency_us <= target]
-                situation = self.mutator.situation(
-                    Genome.parse(lineage["base"]), target_us=target, shape=_shape(inside, target)
-                )
+                base = Genome.parse(lineage["base"])
+                situation = self.mutator.situation(base, target_us=target, shape=_shape(inside, target))
                 reward = self._reward.of(one, parents, inside, budget_us=target)
-                self.mutator.learn(situation, [Move(*move) for move in lineage["moves"]], reward)
+                self._lessons.append(Lesson(situation, [Move(*move) for move in lineage["moves"]], reward))
             self._history.add(one)
-            self._imagine(one.number)
+            if len(self._history) % self._options.learn_every == 0:
+                self.mutator.learn(self._lessons)
+                self._lessons.clear()
+                self._imagine(one.number)
 
     def _imagine(self, number: int) -> None:
         """Let the policy learn from the critic's opinion of children that are never evaluated."""
@@ -209,26 +231,30 @@ class ReinforcedEvolutionSampler(BaseSampler):
             return
         aim = self._aim(rng, archive, budget_us)
         families = self._families(rng, archive, aim, self._options.imagined, self._options.judged)
-        genomes = self.mutator.axes.genomes(np.stack([child.indices for one in families for child in one.children]))
-        latency_us = np.asarray(self._feasible.predict_many(genomes))
-        improvement = self._judge.improvement(genomes, latency_us, archive, aim)
+        indices = np.stack([child.indices for one in families for child in one.children])
+        latency_us = np.asarray(self._feasible.predict_many(self.mutator.axes.genomes(indices)))
+        improvement = self._judge.improvement(self.mutator.axes.columns(indices), latency_us, archive, aim)
         rewards = [rank_reward(part) for part in np.split(improvement, len(families))]
         self.mutator.imagine([one.situation for one in families], [one.children for one in families], rewards)
 
     # -- proposing ---------------------------------------------------------------------------------------------------
 
-    def _propose(self, rng: np.random.Generator, taken: set[str]) -> dict[str, Any]:
-        """Lineage of the next genome: a seed, else a child, else a random one."""
+    def _propose(self, rng: np.random.Generator, taken: set[str], count: int) -> list[dict[str, Any]]:
+        """Lineages of the next genomes: seeds, else children, else random ones."""
+        found: list[dict[str, Any]] = []
         for seed in self._seeds:
-            if seed.key() not in taken:
-                return {"genome": seed.key(), "how": "seed"}
-        budget = self._budget(rng)
-        archive = self._history.feasible(budget)
-        for _ in range(_RETRIES if archive else 0):
-            lineage = self._child(rng, taken, budget)
-            if lineage is not None:
-                return lineage
-        return {"genome": self._feasible.random(rng, taken).key(), "how": "random"}
+            if seed.key() not in taken and len(found) < count:
+                found.append({"genome": seed.key(), "how": "seed"})
+        tries = 0
+        while len(found) < count and tries < _RETRIES:
+            budget, tries = self._budget(rng), tries + 1
+            if self._history.feasible(budget):
+                new = self._children(rng, {*taken, *(one["genome"] for one in found)}, budget, count - len(found))
+                tries = 0 if new else tries
+                found += new
+        if not found:
+            found.append({"genome": self._feasible.random(rng, taken).key(), "how": "random"})
+        return found
 
     def _budget(self, rng: np.random.Generator) -> float:
         """One of the budgets."""
@@ -240,36 +266,54 @@ class ReinforcedEvolutionSampler(BaseSampler):
             return Aim(budget_us, budget_us)
         return Aim(budget_us, float(rng.uniform(min(one.latency_us for one in archive), budget_us)))
 
-    def _child(self, rng: np.random.Generator, taken: set[str], budget_us: float) -> dict[str, Any] | None:
-        """The critic's choice among the new children of a few bases; None when no child is new and fits."""
+    def _children(
+        self, rng: np.random.Generator, taken: set[str], budget_us: float, count: int
+    ) -> list[dict[str, Any]]:
+        """The critic's choice among the new children of a few bases, no more than one of a base when several are asked.
+
+        Empty when no child is new and fits.
+        """
+        options, axes = self._options, self.mutator.axes
         archive = self._history.feasible(self._feasible.budget_us)
         aim = self._aim(rng, archive, budget_us)
-        families = self._families(rng, archive, aim, self._options.bases, self._options.children)
+        bases = max(options.bases, count)
+        families = self._families(rng, archive, aim, bases, max(8, options.bases * options.children // bases))
         born = [(family, child) for family in families for child in family.children]
-        genomes = self.mutator.axes.genomes(np.stack([child.indices for _, child in born]))
+        columns = axes.columns(np.stack([child.indices for _, child in born]))
+        whole = np.array([family.whole for family, _ in born])
+        _, first = np.unique(columns.reshape(len(born), -1), axis=0, return_index=True)
+        new = np.sort(first)
+        new = new[~whole[new] | (columns[new, :, KEEP] == 100).all(axis=1)]
+        if not len(new):
+            return []
+        genomes = axes.genomes(np.stack([born[at][1].indices for at in new]))
         latency_us = np.asarray(self._feasible.predict_many(genomes))
-        found: dict[str, int] = {}
-        for at, (genome, (family, _)) in enumerate(zip(genomes, born, strict=True)):
-            fits = latency_us[at] <= aim.target_us and (genome.keeps_all_tokens or not family.whole)
-            if fits and genome.key() not in taken:
-                found.setdefault(genome.key(), at)
-        if not found:
-            return None
-        choices = list(found.values())
-        if self._options.critic and self._judge.knows_enough(archive):
-            improvement = self._judge.improvement([genomes[at] for at in choices], latency_us[choices], archive, aim)
-            chosen = choices[int(np.argmax(improvement))]
+        fits = np.flatnonzero(latency_us <= aim.target_us)
+        if options.critic and self._judge.knows_enough(archive) and len(fits):
+            order = np.argsort(-self._judge.improvement(columns[new[fits]], latency_us[fits], archive, aim))
         else:
-            chosen = choices[int(rng.integers(len(choices)))]
-        family, child = born[chosen]
-        return {
-            "genome": genomes[chosen].key(),
-            "how": "crossover" if len(family.parents) > 1 else "mutation",
-            "parents": [one.genome.key() for one in family.parents],
-            "base": self.mutator.axes.genome(family.situation.base).key(),
-            "target_us": aim.target_us,
-            "moves": [[move.axis, move.index, move.filling] for move in child.moves],
-        }
+            order = rng.permutation(len(fits))
+        found: list[dict[str, Any]] = []
+        used: set[int] = set()
+        for at in fits[order]:
+            family, child = born[new[at]]
+            key = genomes[at].key()
+            if key in taken or id(family) in used:
+                continue
+            used.add(id(family))
+            found.append(
+                {
+                    "genome": key,
+                    "how": "crossover" if len(family.parents) > 1 else "mutation",
+                    "parents": [one.genome.key() for one in family.parents],
+                    "base": axes.genome(family.situation.base).key(),
+                    "target_us": aim.target_us,
+                    "moves": [[move.axis, move.index, move.filling] for move in child.moves],
+                }
+            )
+            if len(found) == count:
+                break
+        return found
 
     def _families(
         self, rng: np.random.Generator, archive: Sequence[Evaluated], aim: Aim, count: int, children: int
@@ -280,7 +324,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         among_whole = rng.random() < self._options.whole and bool(whole)
         shape, parents = _shape(inside, aim.target_us), self._population(whole if among_whole else inside, aim)
         bases = [self._base(rng, parents, aim.target_us) for _ in range(count)]
-        situations = [self.mutator.situation(base, target_us=aim.target_us, shape=shape) for base, _ in bases]
+        situations = self.mutator.situations([base for base, _ in bases], target_us=aim.target_us, shape=shape)
         free = [len(origin) == 1 or rng.random() < 0.5 for _, origin in bases]
         drawn = self.mutator.propose(situations, children, rng, free=free)
         origins = [origin for _, origin in bases]
@@ -288,7 +332,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
 
     def _population(self, inside: Sequence[Evaluated], aim: Aim) -> list[Evaluated]:
         """Parents among those within the target, the best by score first: the top ones and the whole front."""
-        scores = np.array(self._reward.scores(inside, budget_us=aim.target_us))
+        scores = self._reward.scores(inside, budget_us=aim.target_us)
         on_front = nondominated([one.quality for one in inside], [one.latency_us for one in inside])
         order = np.argsort(-scores, kind="stable")
         return [inside[at] for rank, at in enumerate(order) if rank < self._population_size or on_front[at]]

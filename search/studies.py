@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.study import StudyDirection
 
 from sparsefront.search.front import require_directions
+from sparsefront.search.journal import DriverJournal
 from sparsefront.spaces import InputError
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
-_TIMEOUT_SECONDS = 60
 
 
 def open_study(storage: str | Path | BaseStorage, *, name: str, sampler: BaseSampler | None = None) -> optuna.Study:
     """Create a two-objective study (quality up, latency_us down), or open the one of that name.
 
     Args:
-        storage: a file for SQLite, any Optuna URL (``postgresql://...``), or a storage.
+        storage: a file (Optuna's journal, :class:`DriverJournal`), any Optuna URL (``postgresql://...``,
+            ``sqlite:///...``), or a storage.
         name: the study's name in the storage.
         sampler: Optuna's default when None.
 
@@ -41,29 +41,17 @@ def open_study(storage: str | Path | BaseStorage, *, name: str, sampler: BaseSam
     return study
 
 
-def _storage(place: str | Path) -> RDBStorage:
-    text = str(place)
-    url = text if "://" in text else f"sqlite:///{Path(text).expanduser().absolute()}"
-    is_sqlite = url.startswith("sqlite:")
-    # a reader (dashboard) may hold the file for a moment: wait for it instead of failing
-    options: dict[str, Any] = {"connect_args": {"timeout": _TIMEOUT_SECONDS}} if is_sqlite else {}
+def _storage(place: str | Path) -> BaseStorage:
+    if "://" not in str(place):
+        path = Path(place).expanduser().absolute()
+        try:
+            return JournalStorage(DriverJournal(path))
+        except (AssertionError, KeyError, TypeError, ValueError) as error:  # entries that are none of a study's
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"cannot open a study in '{path}': damaged: {error!r}") from error
     try:
-        storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=False)
+        return RDBStorage(str(place))
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"cannot open a study in {text!r}: {reason}") from error
-    if is_sqlite:
-        sqlalchemy.event.listen(storage.engine, "connect", _keep_log)
-        storage.engine.dispose()  # connections from before the listener
-    return storage
-
-
-def _keep_log(connection: Any, _record: Any) -> None:
-    """A write-ahead log: readers never block the driver, and one commit costs no disk flush.
-
-    A killed process loses nothing; a power cut may lose the latest evaluations but never the file.
-    """
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
+        raise InputError(f"cannot open a study in {str(place)!r}: {reason}") from error

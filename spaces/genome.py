@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 Field = Literal["heads", "ffn_units", "keep_percent"]
@@ -47,6 +48,10 @@ class LayerGene:
             raise ValueError(f"keep_percent must be between 0 and 100, got {self.keep_percent}")
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         return f"h{self.heads}.f{self.ffn_units}.k{self.keep_percent // 100}.{self.keep_percent % 100:02d}"
 
 
@@ -71,7 +76,11 @@ class Genome:
 
     def key(self) -> str:
         """Readable text form, e.g. ``h4.f1024.k1.00-h2.f256.k0.60``."""
-        return "-".join(str(gene) for gene in self.layers)
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
+        return "-".join(map(str, self.layers))
 
     @classmethod
     def parse(cls, text: str) -> Genome:
@@ -103,7 +112,7 @@ class Genome:
         """One field's value in every layer."""
         return tuple(getattr(gene, field) for gene in self.layers)
 
-    @property
+    @cached_property
     def keeps_all_tokens(self) -> bool:
         """Whether no layer prunes tokens."""
         return all(gene.keep_percent == 100 for gene in self.layers)

@@ -10,14 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
-from sqlalchemy import event
 from tests.search.landscape import Landscape
+from tests.search.test_studies import room_for
 
 from sparsefront.search.baselines import RandomSampler
 from sparsefront.search.front import GENOME_ATTR, LINEAGE_ATTR, Evaluated
@@ -25,7 +24,8 @@ from sparsefront.search.loop import OVER_BUDGET, EvaluationFailed, LoopReport, S
 from sparsefront.search.pool import Finished, SerialPool
 from sparsefront.search.sampler import ReinforcedEvolutionSampler
 from sparsefront.search.studies import open_study
-from sparsefront.spaces import Genome
+from sparsefront.search.trials import Proposal
+from sparsefront.spaces import Genome, InputError
 
 
 class ShuffledPool:
@@ -362,20 +362,17 @@ def test_a_full_disk_loses_nothing_and_the_same_call_goes_on(landscape: Landscap
     def keep(one: Evaluated) -> None:
         told.append(one.number)
 
-    def limited(pages: int) -> optuna.Study:
-        study = open_study(path, name="search", sampler=random_sampler(landscape))
-        storage: Any = study._storage
-        engine = getattr(storage, "_backend", storage).engine
-        event.listen(engine, "connect", lambda connection, _: connection.execute(f"PRAGMA max_page_count={pages}"))
-        engine.dispose()
-        return study
+    def opened() -> optuna.Study:
+        return open_study(path, name="search", sampler=random_sampler(landscape))
 
-    search(limited(10**6), landscape, 5, on_result=keep)
-    used = path.stat().st_size // 4096 + 40
-    with pytest.raises(StudyFailed, match=r"the study cannot be written: .*full.*; .*the same command goes on"):
-        search(limited(used), landscape, 10_000, on_result=keep)
+    search(opened(), landscape, 5, on_result=keep)
+    with (
+        room_for(path, 100_000),
+        pytest.raises(StudyFailed, match=r"the study cannot be written: .*large.*; .*the same command goes on"),
+    ):
+        search(opened(), landscape, 10_000, on_result=keep)
     assert 5 < len(told) < 10_000
-    study = limited(10**6)
+    study = opened()
     complete = [trial.number for trial in study.trials if trial.state == TrialState.COMPLETE]
     assert set(told) <= set(complete)
     report = search(study, landscape, len(complete) + 5, on_result=keep)
@@ -384,9 +381,11 @@ def test_a_full_disk_loses_nothing_and_the_same_call_goes_on(landscape: Landscap
     assert len(genomes) == len(set(genomes))
 
 
-def test_a_reader_that_locks_the_study_for_a_while_only_delays_the_search(landscape: Landscape, tmp_path: Path) -> None:
-    path = tmp_path / "study.db"
-    study = open_study(path, name="search", sampler=random_sampler(landscape))
+def test_an_sqlite_study_that_a_reader_locks_for_a_while_only_delays_the_search(
+    landscape: Landscape, tmp_path: Path
+) -> None:
+    path = tmp_path / "study.sqlite"
+    study = open_study(f"sqlite:///{path}", name="search", sampler=random_sampler(landscape))
     locked = threading.Event()
 
     def lock() -> None:
@@ -404,3 +403,51 @@ def test_a_reader_that_locks_the_study_for_a_while_only_delays_the_search(landsc
     assert search(study, landscape, 3).complete == 3
     assert time.monotonic() - started > 1.4
     thread.join()
+
+
+class Proposing(optuna.samplers.RandomSampler):
+    """Proposes what it is given, however wrong."""
+
+    def __init__(self, genomes: list[Genome]) -> None:
+        super().__init__(seed=0)
+        self.genomes, self.counts = genomes, list[int]()
+
+    def proposals(self, study: optuna.Study, count: int) -> list[Proposal]:
+        self.counts.append(count)
+        taken, self.genomes = self.genomes[:count], self.genomes[count:]
+        return [Proposal(genome, {"from": "a list"}) for genome in taken]
+
+
+def test_genomes_are_asked_several_at_a_time(landscape: Landscape) -> None:
+    small = list(landscape.space.neighbours(landscape.space.smallest))
+    sampler = Proposing([*small[:8], small[0], landscape.space.largest, *small[8:11]])
+    study = study_of(sampler)
+    pool = ShuffledPool(landscape.fitness)
+    report = search_loop(
+        study, landscape.space, pool, predict_many=landscape.predict_many, budget_us=landscape.budget_us,
+        evaluations=11, ahead=4,
+    )  # fmt: skip
+    assert sampler.counts[0] == 7 and pool.most == 3
+    assert (report.complete, report.duplicates_avoided, report.rejected_infeasible) == (11, 1, 1)
+    done = study.get_trials(states=(TrialState.COMPLETE,))
+    assert {trial.user_attrs[GENOME_ATTR] for trial in done} == {one.key() for one in small[:11]}
+    assert all(landscape.space.from_params(trial.params).key() == trial.user_attrs[GENOME_ATTR] for trial in done)
+    assert all(trial.user_attrs["from"] == "a list" for trial in study.trials)
+
+
+def test_what_is_queued_comes_before_what_a_sampler_proposes(landscape: Landscape) -> None:
+    small = list(landscape.space.neighbours(landscape.space.smallest))
+    study = study_of(Proposing(small[1:]))
+    params = landscape.space.to_params(small[0])
+    study.enqueue_trial({name: params[name] for name in landscape.space.distributions()})
+    search(study, landscape, 3)
+    assert [trial.user_attrs[GENOME_ATTR] for trial in study.trials] == [one.key() for one in small[:3]]
+
+
+def test_a_sampler_that_proposes_outside_the_space_is_refused(landscape: Landscape) -> None:
+    wrong = Genome.parse("h1.f1.k1.00-" * (landscape.space.widths.layers - 1) + "h1.f1.k1.00")
+    assert not landscape.space.contains(wrong)
+    study = study_of(Proposing([wrong]))
+    with pytest.raises(InputError, match=r"the sampler Proposing proposed h1.f1.*not in space"):
+        search(study, landscape, 3)
+    assert not study.trials

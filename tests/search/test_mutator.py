@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.search.landscape import Landscape
 
-from sparsefront.search.mutator import Move, Mutator, MutatorOptions, Situation, front_shape
+from sparsefront.search.mutator import Lesson, Move, Mutator, MutatorOptions, Situation, front_shape
 
 SHAPE = np.zeros(4)
 
@@ -98,7 +98,7 @@ def test_rewarded_moves_become_likelier_and_punished_ones_rarer(landscape: Lands
         move = Move(axis=3, index=2, filling=False)
         before = mutator.probabilities(situation)[3, 2]
         for _ in range(3):
-            mutator.learn(situation, [move], reward)
+            mutator.learn([Lesson(situation, [move], reward)])
         assert sign * (mutator.probabilities(situation)[3, 2] - before) > 0
 
 
@@ -109,7 +109,7 @@ def test_learns_which_layer_pays(landscape: Landscape) -> None:
     for _ in range(200):
         child = mutator.propose([situation], 1, rng)[0][0]
         first = child.moves[0]
-        mutator.learn(situation, [first], 1.0 if mutator.axes.layer[first.axis] == 2 else -0.2)
+        mutator.learn([Lesson(situation, [first], 1.0 if mutator.axes.layer[first.axis] == 2 else -0.2)])
     by_axis = mutator.probabilities(situation).sum(axis=1)
     assert by_axis[mutator.axes.layer == 2].sum() > 0.5
 
@@ -118,7 +118,7 @@ def test_the_baseline_learns_the_mean_reward(landscape: Landscape) -> None:
     mutator = mutator_of(landscape, learning_rate=0.03)
     situation = situation_of(mutator, landscape)
     for _ in range(150):
-        mutator.learn(situation, [Move(0, 1, False)], 0.4)
+        mutator.learn([Lesson(situation, [Move(0, 1, False)], 0.4)])
     state = torch.from_numpy(mutator._state(situation)).float()[None]
     assert float(mutator.net.baseline(state)[0].detach()) == pytest.approx(0.4, abs=0.1)
 
@@ -142,7 +142,7 @@ def test_refuses_bad_options_and_moves(landscape: Landscape) -> None:
         MutatorOptions(fill=1.5)
     mutator = mutator_of(landscape)
     with pytest.raises(ValueError, match="not a move"):
-        mutator.learn(situation_of(mutator, landscape), [Move(0, 99, False)], 1.0)
+        mutator.learn([Lesson(situation_of(mutator, landscape), [Move(0, 99, False)], 1.0)])
 
 
 def test_what_the_better_judged_children_of_a_base_did_becomes_likelier(landscape: Landscape) -> None:
