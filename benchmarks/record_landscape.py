@@ -56,7 +56,7 @@ class Counts:
     rows: int
 
 
-FULL, QUICK = Counts(1200, 300, 100, 200, 2000), Counts(30, 10, 30, 10, 200)
+FULL, QUICK = Counts(1100, 300, 90, 200, 1500), Counts(30, 10, 30, 10, 200)
 
 
 class Recorder:

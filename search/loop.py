@@ -60,6 +60,7 @@ class LoopReport:
         computing_seconds: time the pool spent in the fitness, all its workers together.
         overhead_ms: time the driver did not wait for the pool, per evaluation.
         rejected_infeasible: proposals beyond the budget, not evaluated.
+        ended_early: evaluations that the fitness ended on a part of the rows, the genome being below its bar.
         duplicates_avoided: proposals already evaluated or in flight, not evaluated again.
         failed_attempts: evaluations that ended in an error.
         failed: genomes in the study that were given up, with those of earlier calls.
@@ -73,6 +74,7 @@ class LoopReport:
     computing_seconds: float
     overhead_ms: float
     rejected_infeasible: int
+    ended_early: int
     duplicates_avoided: int
     failed_attempts: int
     failed: int
@@ -94,6 +96,7 @@ def search_loop(
     budget_us: float,
     evaluations: int,
     ahead: int = 0,
+    early_exit: bool = False,
     most_failed_share: float = 0.2,
     on_result: Callable[[Evaluated], None] | None = None,
     on_progress: Callable[[LoopReport], None] | None = None,
@@ -122,6 +125,8 @@ def search_loop(
         evaluations: complete trials in the study at the end, those of earlier calls included.
         ahead: genomes asked before there is room for them, so that no worker waits for the sampler; they know as many
             results less.
+        early_exit: give the fitness a bar with each genome: the best quality known at its latency or below. A fitness
+            that is sure, after some of its rows, that the genome stays below may say so and save the others.
         most_failed_share: of all evaluations may fail; counts from the third on.
         on_result: called with each result after it has been stored.
         on_progress: called after that with what this call has done so far.
@@ -133,7 +138,7 @@ def search_loop(
     """
     require_directions(study)
     feasible = FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us)
-    loop = _Loop(study, feasible, pool, evaluations, ahead, on_result, on_progress, most_failed_share)
+    loop = _Loop(study, feasible, pool, evaluations, ahead, early_exit, on_result, on_progress, most_failed_share)
     return loop.run()
 
 
@@ -144,6 +149,7 @@ class _Loop:
     pool: EvaluationPool
     wanted: int
     ahead: int
+    early_exit: bool
     on_result: Callable[[Evaluated], None] | None
     on_progress: Callable[[LoopReport], None] | None
     most_failed_share: float
@@ -159,6 +165,8 @@ class _Loop:
     computing: float = 0.0
     waiting: float = 0.0
     rejected: int = 0
+    ended_early: int = 0
+    known: list[tuple[float, float]] = field(default_factory=list)  # latency_us and quality of what is complete
     duplicates: int = 0
     failed_attempts: int = 0
     errors: list[str] = field(default_factory=list)  # one line per genome that was given up
@@ -202,6 +210,7 @@ class _Loop:
             computing_seconds=self.computing,
             overhead_ms=1000 * (seconds - self.waiting) / max(count, 1),
             rejected_infeasible=self.rejected,
+            ended_early=self.ended_early,
             duplicates_avoided=self.duplicates,
             failed_attempts=self.failed_attempts,
             failed=len(self.errors),
@@ -218,6 +227,7 @@ class _Loop:
             genome = genome_in(trial, self.feasible.space)
             if trial.state == TrialState.COMPLETE:
                 self.complete += 1
+                self.known.append((trial.values[1], trial.values[0]))
                 if genome is not None:
                     self.numbers[genome.key()] = trial.number
             elif trial.state == TrialState.RUNNING:
@@ -266,8 +276,18 @@ class _Loop:
     def _start(self) -> None:
         """Give the workers that are free what is ready."""
         while self.ready and self.under_way < self.pool.size:
-            self.pool.submit(self.ready.popleft())
+            genome = self.ready.popleft()
+            bar = self._bar(genome) if self.early_exit else None
+            if bar is None:
+                self.pool.submit(genome)
+            else:
+                self.pool.submit(genome, bar)
             self.under_way += 1
+
+    def _bar(self, genome: Genome) -> float | None:
+        """The front's quality at the genome's latency; None where nothing is that fast."""
+        limit_us = self.flying[genome.key()].latency_us
+        return max((quality for latency_us, quality in self.known if latency_us <= limit_us), default=None)
 
     def _ask(self, room: int) -> list[Running]:
         """Up to so many trials whose genomes are new and within the budget; none when there is nothing left."""
@@ -350,6 +370,8 @@ class _Loop:
         end_trial(self.study, running, TrialState.COMPLETE, [quality, running.latency_us])
         del self.flying[key]
         self.complete += 1
+        self.known.append((running.latency_us, quality))
+        self.ended_early += metrics.get("estimate_error", 0.0) > 0
         if self.on_result is not None:
             self.on_result(Evaluated(finished.genome, quality, running.latency_us, running.number))
         if self.on_progress is not None:

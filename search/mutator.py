@@ -38,11 +38,22 @@ class Move:
 
 
 @dataclass(frozen=True)
-class Child:
-    """(axes,) grid indices of a mutated genome and the moves that led to it from the base."""
+class Children:
+    """Mutated genomes of one base, and the steps that led to each.
+
+    Attributes:
+        indices: (children, axes) grid indices.
+        chosen: (children, steps) candidate that each step took; -1: none.
+        filling: (children, steps) whether it was to fill up.
+    """
 
     indices: Indices
-    moves: tuple[Move, ...]
+    chosen: Indices
+    filling: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.indices)
 
 
 @dataclass(frozen=True)
@@ -204,7 +215,7 @@ class Mutator:
         rng: np.random.Generator,
         *,
         free: Sequence[bool] | None = None,
-    ) -> list[list[Child]]:
+    ) -> list[Children]:
         """``count`` children of each base, estimated within its target; those of a base that is not ``free`` are only
         filled."""
         options, rows = self.options, len(situations) * count
@@ -217,8 +228,9 @@ class Mutator:
             weighed = self._weighed(situations)
         weights = np.exp(weighed.logits.numpy().astype(np.float64))
         indices, room_us = weighed.base[of], weighed.room_us[of]
-        taken: list[list[Move]] = [[] for _ in range(rows)]
-        for step in range(options.most_moves + options.most_fills):
+        steps = options.most_moves + options.most_fills
+        taken = np.full((rows, steps), -1)
+        for step in range(steps):
             filling = step >= wanted
             active = np.flatnonzero(step < wanted + fills)
             allowed = self._allowed(weighed, of[active], indices[active], room_us[active], filling[active])
@@ -230,13 +242,19 @@ class Mutator:
             if step == 0:
                 self.entropy_share = self._entropy_share(row_weights, allowed)
             chosen = self._draw(row_weights, allowed, rng)
-            axis, index = self.axes.axis[chosen], self.axes.index[chosen]
-            indices[active, axis] = index
+            taken[active, step] = chosen
+            indices[active, self.axes.axis[chosen]] = self.axes.index[chosen]
             room_us[active] -= weighed.change_us[of[active], chosen]
-            for child, *move in zip(*(one.tolist() for one in (active, axis, index, filling[active])), strict=True):
-                taken[child].append(Move(*move))
-        children = [Child(*one) for one in zip(indices, map(tuple, taken), strict=True)]
-        return [children[at : at + count] for at in range(0, rows, count)]
+        filled = np.arange(steps) >= wanted[:, None]
+        parts = (np.split(one, len(situations)) for one in (indices, taken, filled))
+        return [Children(*one) for one in zip(*parts, strict=True)]
+
+    def moves(self, children: Children, child: int) -> list[Move]:
+        """The steps that led to one of them."""
+        steps = np.flatnonzero(children.chosen[child] >= 0)
+        chosen = children.chosen[child, steps]
+        columns = (self.axes.axis[chosen], self.axes.index[chosen], children.filling[child, steps])
+        return [Move(*one) for one in zip(*(column.tolist() for column in columns), strict=True)]
 
     def _draw(self, weights: Floats, allowed: NDArray[np.bool_], rng: np.random.Generator) -> Indices:
         """(rows,) candidates drawn from the policy, with the uniform share mixed in."""
@@ -278,15 +296,18 @@ class Mutator:
         if not lessons or not self.options.learn:
             return
         situations = [one.situation for one in lessons]
-        taken, entropy = self._taken(situations, list(enumerate(one.moves for one in lessons)))
+        steps = max(len(one.moves) for one in lessons)
+        chosen, filling = np.full((len(lessons), steps), -1), np.zeros((len(lessons), steps), dtype=np.bool_)
+        for row, lesson in enumerate(lessons):
+            chosen[row, : len(lesson.moves)] = [self._candidate(move) for move in lesson.moves]
+            filling[row, : len(lesson.moves)] = [move.filling for move in lesson.moves]
+        taken, entropy = self._taken(situations, np.arange(len(lessons)), chosen, filling)
         states = np.stack([self._state(one) for one in situations])
         rewards = torch.tensor([one.reward for one in lessons])
         advantage = rewards - self.net.baseline(torch.from_numpy(states).float())
         self._step((-advantage.detach() * taken + advantage.square()).mean() - self.options.entropy * entropy)
 
-    def imagine(
-        self, situations: Sequence[Situation], children: Sequence[Sequence[Child]], rewards: Sequence[Floats]
-    ) -> None:
+    def imagine(self, situations: Sequence[Situation], children: Sequence[Children], rewards: Sequence[Floats]) -> None:
         """One policy-gradient step on children that were not evaluated but judged.
 
         Args:
@@ -294,41 +315,47 @@ class Mutator:
             children: of each base.
             rewards: (children,) per base; the better ones of a base count against its worse ones.
         """
-        paths, advantages = [], []
-        for at, (family, earned) in enumerate(zip(children, rewards, strict=True)):
-            spread = float(np.std(earned))
-            for child, one in zip(family, (earned - np.mean(earned)).tolist(), strict=True):
-                if child.moves and spread > 1e-12:
-                    paths.append((at, child.moves))
-                    advantages.append(one / spread)
-        if paths and self.options.learn:
-            taken, entropy = self._taken(situations, paths)
-            self._step(-(torch.tensor(advantages) * taken).mean() - self.options.entropy * entropy)
+        if not self.options.learn:
+            return
+        of = np.repeat(np.arange(len(situations)), [len(one) for one in children])
+        spread = np.array([max(float(np.std(one)), 1e-12) for one in rewards])
+        advantages = np.concatenate([one - np.mean(one) for one in rewards]) / spread[of]
+        chosen = np.concatenate([one.chosen for one in children])
+        useful = (chosen >= 0).any(axis=1) & (spread[of] > 1e-12)
+        if useful.any():
+            filling = np.concatenate([one.filling for one in children])
+            taken, entropy = self._taken(situations, of[useful], chosen[useful], filling[useful])
+            advantage = torch.from_numpy(advantages[useful]).float()
+            self._step(-(advantage * taken).mean() - self.options.entropy * entropy)
 
     def _taken(
-        self, situations: Sequence[Situation], paths: Sequence[tuple[int, Sequence[Move]]]
+        self, situations: Sequence[Situation], of: Indices, chosen: Indices, filling: NDArray[np.bool_]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(paths,) log-probability of moves from a base, given by its position, and the mean entropy along them."""
+        """(paths,) log-probability of the steps of each path, and the mean entropy along them.
+
+        Path ``i`` leads from the base of ``situations[of[i]]`` over the candidates ``chosen[i]``, -1 for no step.
+        """
         weighed = self._weighed(situations)
-        of, steps, rooms, filling, chosen, path = [], [], [], [], [], []
-        for number, (at, moves) in enumerate(paths):
-            indices, room_us = weighed.base[at].copy(), float(weighed.room_us[at])
-            for move in moves:
-                of.append(at)
-                steps.append(indices.copy())
-                rooms.append(room_us)
-                filling.append(move.filling)
-                chosen.append(self._candidate(move))
-                path.append(number)
-                indices[move.axis] = move.index
-                room_us -= float(weighed.change_us[at, chosen[-1]])
-        allowed = self._allowed(weighed, np.array(of), np.stack(steps), np.array(rooms), np.array(filling))
-        allowed[np.arange(len(chosen)), chosen] = True  # a table measured again may disagree about the margin
-        logits = weighed.logits[torch.tensor(of), torch.tensor(filling).long()]
-        log_probs = torch.log_softmax(logits.masked_fill(~torch.from_numpy(allowed), float("-inf")), dim=-1)
-        entropy = -(log_probs.exp() * log_probs.masked_fill(torch.isinf(log_probs), 0.0)).sum(-1).mean()
-        of_moves = log_probs[torch.arange(len(chosen)), torch.tensor(chosen)]
-        return torch.zeros(len(paths)).index_add(0, torch.tensor(path), of_moves), entropy
+        indices, room_us = weighed.base[of], weighed.room_us[of]
+        paths, masks, picks, fills = [], [], [], []
+        for step in range(chosen.shape[1]):
+            active = np.flatnonzero(chosen[:, step] >= 0)
+            if not len(active):
+                continue
+            pick, fill = chosen[active, step], filling[active, step]
+            allowed = self._allowed(weighed, of[active], indices[active], room_us[active], fill)
+            allowed[np.arange(len(active)), pick] = True  # a table measured again may disagree about the margin
+            for column, part in ((paths, active), (masks, allowed), (picks, pick), (fills, fill)):
+                column.append(part)
+            indices[active, self.axes.axis[pick]] = self.axes.index[pick]
+            room_us[active] -= weighed.change_us[of[active], pick]
+        path, pick = np.concatenate(paths), torch.from_numpy(np.concatenate(picks))
+        logits = weighed.logits[torch.from_numpy(of[path]), torch.from_numpy(np.concatenate(fills)).long()]
+        forbidden = ~torch.from_numpy(np.concatenate(masks))
+        log_probs = torch.log_softmax(logits.masked_fill(forbidden, float("-inf")), dim=-1)
+        entropy = -(log_probs.exp() * log_probs.masked_fill(forbidden, 0.0)).sum(-1).mean()
+        of_moves = log_probs.gather(1, pick[:, None])[:, 0]
+        return torch.zeros(len(of)).index_add(0, torch.from_numpy(path), of_moves), entropy
 
     def _step(self, loss: torch.Tensor) -> None:
         self._optimizer.zero_grad()

@@ -18,7 +18,7 @@ from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhaust
 from sparsefront.search.front import LINEAGE_ATTR, Evaluated, front, nondominated, require_directions
 from sparsefront.search.history import History, genome_in
 from sparsefront.search.judge import FIRST_FIT, Aim, Judge
-from sparsefront.search.mutator import Child, Lesson, Move, Mutator, MutatorOptions, Situation, front_shape
+from sparsefront.search.mutator import Children, Lesson, Move, Mutator, MutatorOptions, Situation, front_shape
 from sparsefront.search.reward import Reward, rank_reward
 from sparsefront.search.seeds import seed_genomes
 from sparsefront.search.trials import Proposal
@@ -86,7 +86,7 @@ class Family(NamedTuple):
     """
 
     situation: Situation
-    children: list[Child]
+    children: Children
     parents: list[Evaluated]
     whole: bool
 
@@ -231,7 +231,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
             return
         aim = self._aim(rng, archive, budget_us)
         families = self._families(rng, archive, aim, self._options.imagined, self._options.judged)
-        indices = np.stack([child.indices for one in families for child in one.children])
+        indices = np.concatenate([one.children.indices for one in families])
         latency_us = np.asarray(self._feasible.predict_many(self.mutator.axes.genomes(indices)))
         improvement = self._judge.improvement(self.mutator.axes.columns(indices), latency_us, archive, aim)
         rewards = [rank_reward(part) for part in np.split(improvement, len(families))]
@@ -278,19 +278,20 @@ class ReinforcedEvolutionSampler(BaseSampler):
         aim = self._aim(rng, archive, budget_us)
         bases = max(options.bases, count)
         families = self._families(rng, archive, aim, bases, max(8, options.bases * options.children // bases))
-        born = [(family, child) for family in families for child in family.children]
-        columns = axes.columns(np.stack([child.indices for _, child in born]))
-        whole = np.array([family.whole for family, _ in born])
-        _, first = np.unique(columns.reshape(len(born), -1), axis=0, return_index=True)
-        new = np.sort(first)
-        new = new[~whole[new] | (columns[new, :, KEEP] == 100).all(axis=1)]
+        born = [(family, child) for family in families for child in range(len(family.children))]
+        indices = np.concatenate([one.children.indices for one in families])
+        new = np.sort(np.unique(indices, axis=0, return_index=True)[1])
+        columns = axes.columns(indices[new])
+        if families[0].whole:
+            keeps = (columns[:, :, KEEP] == 100).all(axis=1)
+            new, columns = new[keeps], columns[keeps]
         if not len(new):
             return []
-        genomes = axes.genomes(np.stack([born[at][1].indices for at in new]))
+        genomes = axes.genomes(indices[new])
         latency_us = np.asarray(self._feasible.predict_many(genomes))
         fits = np.flatnonzero(latency_us <= aim.target_us)
         if options.critic and self._judge.knows_enough(archive) and len(fits):
-            order = np.argsort(-self._judge.improvement(columns[new[fits]], latency_us[fits], archive, aim))
+            order = np.argsort(-self._judge.improvement(columns[fits], latency_us[fits], archive, aim))
         else:
             order = rng.permutation(len(fits))
         found: list[dict[str, Any]] = []
@@ -308,7 +309,9 @@ class ReinforcedEvolutionSampler(BaseSampler):
                     "parents": [one.genome.key() for one in family.parents],
                     "base": axes.genome(family.situation.base).key(),
                     "target_us": aim.target_us,
-                    "moves": [[move.axis, move.index, move.filling] for move in child.moves],
+                    "moves": [
+                        [move.axis, move.index, move.filling] for move in self.mutator.moves(family.children, child)
+                    ],
                 }
             )
             if len(found) == count:

@@ -44,6 +44,7 @@ class Watch:
             within = [one.quality for one in self._known if one.latency_us <= budget_us]
             found[f"best in {budget_us:.0f} us"] = f"{max(within):.4f}" if within else "-"
         found["hypervolume"] = f"{self.hypervolume_share():.3f}"
+        found["ended early"] = str(report.ended_early)
         found["duplicates avoided"] = str(report.duplicates_avoided)
         if report.failed:
             found["failed"] = str(report.failed)

@@ -36,10 +36,12 @@ class ShuffledPool:
     def __init__(self, fitness: Callable[[Genome], dict[str, float]]) -> None:
         self.fitness = fitness
         self.flying: list[Genome] = []
+        self.bars: list[float | None] = []
         self.most = 0
 
-    def submit(self, genome: Genome) -> None:
+    def submit(self, genome: Genome, bar: float | None = None) -> None:
         self.flying.append(genome)
+        self.bars.append(bar)
         self.most = max(self.most, len(self.flying))
 
     def next_done(self) -> Finished:
@@ -442,6 +444,33 @@ def test_what_is_queued_comes_before_what_a_sampler_proposes(landscape: Landscap
     study.enqueue_trial({name: params[name] for name in landscape.space.distributions()})
     search(study, landscape, 3)
     assert [trial.user_attrs[GENOME_ATTR] for trial in study.trials] == [one.key() for one in small[:3]]
+
+
+def test_each_genome_has_the_front_s_quality_at_its_latency_as_its_bar(landscape: Landscape) -> None:
+    study, pool = study_of(random_sampler(landscape)), ShuffledPool(landscape.fitness)
+    for evaluations in (8, 12):  # a bar knows what an earlier call has evaluated
+        report = search_loop(
+            study, landscape.space, pool, predict_many=landscape.predict_many, budget_us=landscape.budget_us,
+            evaluations=evaluations, early_exit=True,
+        )  # fmt: skip
+    assert report.ended_early == 0
+    assert pool.bars[:3] == [None] * 3 and sum(bar is not None for bar in pool.bars) > 3
+    done = {trial.user_attrs[GENOME_ATTR]: trial.values for trial in study.trials}
+    for trial, bar in zip(study.trials, pool.bars, strict=True):
+        below = {quality for quality, latency_us in done.values() if latency_us <= trial.values[1]}
+        assert bar is None or bar in below
+
+
+def test_evaluations_that_ended_early_are_counted(landscape: Landscape) -> None:
+    def fitness(genome: Genome, bar: float | None = None) -> dict[str, float]:
+        quality = landscape.quality(genome)
+        return {"quality": quality, "estimate_error": 0.0 if bar is None or quality > bar else 0.01}
+
+    report = search_loop(
+        study_of(random_sampler(landscape)), landscape.space, SerialPool(fitness),
+        predict_many=landscape.predict_many, budget_us=landscape.budget_us, evaluations=20, early_exit=True,
+    )  # fmt: skip
+    assert 0 < report.ended_early < 20
 
 
 def test_a_sampler_that_proposes_outside_the_space_is_refused(landscape: Landscape) -> None:

@@ -67,9 +67,10 @@ def test_looks_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch([100.0], [one(0, 0.5, 10.0)], optuna.samplers.RandomSampler())
     report = LoopReport(
         evaluations=1, complete=1, seconds=2.0, computing_seconds=1.0, overhead_ms=1.0, rejected_infeasible=0,
-        duplicates_avoided=3, failed_attempts=0, failed=2, recovered=0, exhausted=False,
+        ended_early=4, duplicates_avoided=3, failed_attempts=0, failed=2, recovered=0, exhausted=False,
     )  # fmt: skip
-    assert watch.facts(report)["failed"] == "2"
+    facts = watch.facts(report)
+    assert (facts["failed"], facts["ended early"]) == ("2", "4")
     assert watch.facts(report) == {}
     now[0] = SECONDS
     assert watch.facts(report)["evaluations/s"] == "0.50"
