@@ -10,7 +10,7 @@ import operator
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,22 @@ def write_result(
     os.chmod(partial, 0o644)
     os.replace(partial, path)
     return path
+
+
+def save_picture(
+    name: str, quick: bool, draw: Callable[[Any, Any], None], *, size: tuple[float, float] = (6, 4)
+) -> None:
+    """``results/NAME.png`` as ``draw(figure, axes)`` draws it; a quick run's is ``NAME.quick.png``."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=size)
+    draw(figure, axes)
+    figure.tight_layout()
+    figure.savefig(RESULTS / f"{name}{'.quick' if quick else ''}.png", dpi=100)
+    pyplot.close(figure)
 
 
 def about_this_machine() -> dict[str, Any]:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import optuna
 import psutil
-from common import Target, write_result
+from common import Target, save_picture, write_result
 from landscape import Landscape
 from optuna.trial import TrialState
 
@@ -67,7 +67,7 @@ def drive(work: Path, evaluations: int) -> None:
     with RayPool(build, NAME, workers=2) as pool, (work / TOLD).open("a", encoding="utf-8") as told:
         search_loop(
             study, space, pool, predict_many=predict_many, budget_us=budget_us, evaluations=evaluations, ahead=1,
-            on_result=lambda one: print(one.genome.key(), file=told, flush=True),
+            on_result=lambda one: print(one.genome.key(), time.time(), file=told, flush=True),
         )  # fmt: skip
     write_json(work / RESULT, {"front": [[one.genome.key(), one.quality] for one in front_of(study)]})
 
@@ -112,25 +112,37 @@ def main() -> None:
             path.unlink()
     work.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, *sys.argv, "--drive"]
-    rng, killed, starts = random.Random(0), Counter[str](), 0
-    started = time.perf_counter()
+    rng, killed, starts = random.Random(0), list[tuple[str, float]](), 0
+    started = time.time()
     driver = None
     while not (work / RESULT).exists():
         if driver is None or driver.poll() is not None:
             with (work / "log.txt").open("a", encoding="utf-8") as log:
                 driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
             starts += 1
-        if sum(killed.values()) < kills:
+        if len(killed) < kills:
             time.sleep(rng.uniform(0.5, 25.0))
             if driver.poll() is None:
                 with suppress(psutil.Error):  # it ended by itself just now
-                    killed[kill_one(psutil.Process(driver.pid), rng)] += 1
+                    killed.append((kill_one(psutil.Process(driver.pid), rng), time.time() - started))
                 time.sleep(0.5)
         else:
             driver.wait()
-    seconds = time.perf_counter() - started
-    found = {**checked(work, evaluations), "kills": dict(killed), "starts": starts, "seconds": seconds}
+    kinds = dict(Counter(kind for kind, _ in killed))
+    found = {**checked(work, evaluations), "kills": kinds, "starts": starts, "seconds": time.time() - started}
     write_result("crash", [found], targets_of(found, kills), [0], arguments.quick)
+    told = [float(line.split()[1]) - started for line in (work / TOLD).read_text(encoding="utf-8").splitlines()]
+    save_picture("crash", arguments.quick, lambda _, axes: draw(axes, told, killed))
+
+
+def draw(axes: Any, told: list[float], killed: list[tuple[str, float]]) -> None:
+    """Finished evaluations against time, with the kills."""
+    axes.plot(sorted(told), range(1, len(told) + 1), color="black", label="finished evaluations")
+    for kind, colour in (("driver", "tab:red"), ("actor", "tab:orange"), ("raylet", "tab:blue")):
+        for number, at in enumerate(at for name, at in killed if name == kind):
+            axes.axvline(at, color=colour, lw=0.7, label=f"SIGKILL of {kind}" if not number else None)
+    axes.set(xlabel="seconds", ylabel="finished evaluations")
+    axes.legend(fontsize=8)
 
 
 def checked(work: Path, evaluations: int) -> dict[str, Any]:
@@ -140,7 +152,7 @@ def checked(work: Path, evaluations: int) -> dict[str, Any]:
     states = Counter(trial.state.name.lower() for trial in study.trials)
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     stored = Counter(trial.user_attrs["genome"] for trial in complete)
-    told = set((work / TOLD).read_text(encoding="utf-8").split())
+    told = {line.split()[0] for line in (work / TOLD).read_text(encoding="utf-8").splitlines()}
     shown = json.loads((work / RESULT).read_text(encoding="utf-8"))["front"]
     return {
         "wanted": evaluations, "states": dict(states), "told": len(told), "lost": len(told - stored.keys()),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Target, write_result
+from common import Target, save_picture, write_result
 from home_depot import FINETUNE, SHARES
 from record_landscape import REPOSITORY, home_depot, read_lines
 from scipy.stats import kendalltau, spearmanr
@@ -88,6 +88,15 @@ def correlations(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def draw(axes: Any, found: Sequence[dict[str, Any]]) -> None:
+    """Quality after fine-tuning against that in the supernet."""
+    for share in SHARES:
+        points = [(one["supernet_quality"], one["finetuned_quality"]) for one in found if one["at"] == share]
+        axes.scatter(*zip(*points, strict=True), label=f"at {share} of the dense latency")
+    axes.set(xlabel="validation AUC in the supernet", ylabel="after fine-tuning")
+    axes.legend(fontsize=8)
+
+
 def main() -> None:
     """Measure what is missing, report all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -112,6 +121,7 @@ def main() -> None:
     rows = correlations(found)
     claim = "rank correlation of supernet and fine-tuned quality, all genomes"
     write_result("fidelity", [*rows, *found], [Target(claim, ">=", 0.8, rows[0]["spearman"])], [SEED], quick)
+    save_picture("fidelity", quick, lambda _, axes: draw(axes, found))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Every method starts from the same seeds, runs in the same loop (what is predicted over the budget is never evaluated,
 and nothing twice), and sees evaluations with the measured noise. What counts is the noise-free quality of the genome
-that it would choose, and the hypervolume of the front that it would show. A finished search is kept in the work
-folder.
+that it would choose, and the hypervolume of the front that it would show. The ablations stop at 250 evaluations, where
+they are compared. A finished search is kept in the work folder.
 
     python benchmarks/samplers.py [--quick] [--report] [--work FOLDER] [--landscapes NAME ...] [--methods NAME ...]
 """
@@ -50,6 +50,7 @@ QUALITY_REF = 0.5
 """The hypervolume's reference point is an AUC of one half, and the budget; it is given as a share of the box up to the
 dense model's quality."""
 EVALUATIONS, AT, EVERY = 500, (100, 250, 500), 10
+ABLATED_EVALUATIONS = 250
 SPACES = ("weights", "joint")
 PLAIN = EvolutionOptions(critic=False)
 OURS: dict[str, dict[str, Any]] = {
@@ -136,6 +137,12 @@ def searched(cell: Cell, evaluations: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def evaluations_of(method: str, evaluations: int) -> int:
+    """An ablation is compared in the middle of a search, and stops there."""
+    ablated = method in OURS and method != "ours"
+    return min(evaluations, ABLATED_EVALUATIONS) if ablated else evaluations
+
+
 def rows_of(cells: list[dict[str, Any]], at: tuple[int, ...]) -> list[dict[str, Any]]:
     """Mean and 95 % bootstrap interval over the seeds, per landscape, space, method and number of evaluations."""
     rng = np.random.default_rng(0)
@@ -148,7 +155,8 @@ def rows_of(cells: list[dict[str, Any]], at: tuple[int, ...]) -> list[dict[str, 
             "overhead_ms": float(np.median([one["overhead_ms"] for one in runs])),
         }  # fmt: skip
         draws = rng.integers(len(runs), size=(10_000, len(runs)))
-        for metric, count in itertools.product(("best", "hypervolume"), at):
+        counts = [count for count in at if count <= EVERY * len(runs[0]["best"])]
+        for metric, count in itertools.product(("best", "hypervolume"), counts):
             values = np.array([one[metric][count // EVERY - 1] for one in runs])
             low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
             row[f"{metric}_at_{count}"] = float(values.mean())
@@ -232,7 +240,7 @@ def main() -> None:
     files = {cell: work / f"{'-'.join(map(str, cell))}.json".replace(" ", "_").replace(",", "") for cell in wanted}
     missing = [] if arguments.report else [cell for cell in wanted if not files[cell].exists()]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(searched, cell, evaluations): cell for cell in missing}
+        running = {pool.submit(searched, cell, evaluations_of(cell[2], evaluations)): cell for cell in missing}
         for number, done in enumerate(as_completed(running), 1):
             files[running[done]].write_text(json.dumps(done.result()), encoding="utf-8")
             print(f"{number} of {len(missing)}: {running[done]}", flush=True)

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import optuna
 import ray
-from common import Target, write_result
+from common import Target, save_picture, write_result
 from landscape import Landscape
 from ray.cluster_utils import Cluster
 from record_landscape import ad_log
 
-from sparsefront.search.explore import fitness_pool, sampler_of, space_of
+from sparsefront.search.explore import ahead_of, fitness_pool, sampler_of, space_of
 from sparsefront.search.front import Evaluated
 from sparsefront.search.loop import LoopReport, search_loop
 from sparsefront.search.pool import EvaluationPool, RayPool
@@ -114,7 +114,7 @@ def sleeper(name: str) -> Callable[[Genome], dict[str, float]]:
     recorded = Landscape.load(name).first
     seconds, quality = recorded["seconds"].to_numpy(), recorded["quality"].to_numpy()
 
-    def fitness(genome: Genome) -> dict[str, float]:
+    def fitness(genome: Genome, bar: float | None = None) -> dict[str, float]:
         at = int(np.random.default_rng(list(genome.key().encode())).integers(len(seconds)))
         time.sleep(float(seconds[at]))
         return {"quality": float(quality[at])}
@@ -146,8 +146,9 @@ def searched(
     path.unlink(missing_ok=True)
     study = open_study(path, name="search", sampler=sampler)
     return search_loop(
-        study, space, pool, predict_many=predict_many, budget_us=budget_us, evaluations=evaluations, on_result=on_result
-    )
+        study, space, pool, predict_many=predict_many, budget_us=budget_us, evaluations=evaluations,
+        ahead=ahead_of(pool), early_exit=True, on_result=on_result,
+    )  # fmt: skip
 
 
 def figures(report: LoopReport, workers: int) -> dict[str, float]:
@@ -177,6 +178,16 @@ def targets_of(rows: list[dict[str, Any]]) -> list[Target]:
     ]
 
 
+def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """Share of the workers' time in which they computed."""
+    for cell, mark in (("real", "o"), ("simulated", "s")):
+        found = [row for row in rows if row["cell"] == cell]
+        axes.plot([row["workers"] for row in found], [row["busy"] for row in found], mark, label=f"{cell} workers")
+    axes.axhline(0.95, color="grey", lw=0.7)
+    axes.set(xscale="log", xlabel="workers", ylabel="share of their time computing", ylim=(0, 1.02))
+    axes.legend()
+
+
 def main() -> None:
     """All three."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -188,6 +199,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     rows = [*real(work, quick), *simulated(work, quick), lost_machine(work, quick)]
     write_result("scaling", rows, targets_of(rows), [0], quick)
+    save_picture("scaling", quick, lambda _, axes: draw(axes, rows))
 
 
 if __name__ == "__main__":

@@ -144,6 +144,11 @@ def largest_only(genomes: Sequence[Genome]) -> tuple[Genome, ...]:
     return tuple(kept)
 
 
+def ahead_of(pool: EvaluationPool) -> int:
+    """Genomes to ask before there is room for them: no worker waits, and the sampler's thinking serves several."""
+    return max(1, pool.size // 8)
+
+
 def _loop(
     study: optuna.Study,
     space: SearchSpace,
@@ -171,7 +176,7 @@ def _loop(
             predict_many=prepared.measured.predict_many,
             budget_us=max(budgets_us),
             evaluations=evaluations,
-            ahead=max(1, pool.size // 8),
+            ahead=ahead_of(pool),
             early_exit=True,
             most_failed_share=settings.most_failed_share,
             on_result=watch.add,
