@@ -200,14 +200,13 @@ def crash(result: dict[str, Any]) -> str:
 def samplers(result: dict[str, Any]) -> str:
     """Every method at every count, with its interval; the ablations below."""
     rows = result["rows"]
-    counts = sorted(
-        {int(key.rsplit("_", 1)[1]) for row in rows for key in row if key.startswith("best_at_") and key[-1].isdigit()}
-    )
+    named = {key.rsplit("_", 1)[1] for row in rows for key in row if key.startswith("best_at_")}
+    counts = sorted(int(name) for name in named if name.isdigit())
     lines = [
-        f"**Samplers** on recorded landscapes, {len(result['seeds'])} seeds, budget 1/6 of the dense latency; every method "
-        "starts from the same designs, never evaluates what is over the budget, and nothing twice. Noise-free validation "
-        "AUC of the best in percent, and hypervolume (reference: AUC one half, the budget; share of the box up to the dense "
-        "model's AUC) in percent, mean [95 % bootstrap interval]:",
+        f"**Samplers** on recorded landscapes, {len(result['seeds'])} seeds, budget 1/6 of the dense latency; every "
+        "method starts from the same designs, never evaluates what is over the budget, and nothing twice. Noise-free "
+        "validation AUC of the best in percent, and hypervolume (reference: AUC one half, the budget; share of the box "
+        "up to the dense model's AUC) in percent, mean [95 % bootstrap interval]:",
     ]
     for landscape, space in dict.fromkeys((row["landscape"], row["space"]) for row in rows):
         own = [row for row in rows if (row["landscape"], row["space"]) == (landscape, space)]
@@ -232,9 +231,9 @@ def samplers_real(result: dict[str, Any]) -> str:
     """The same on the real supernet."""
     counts = (100, 200, 300)
     lines = [
-        f"**Samplers on the real supernet** of Home Depot, joint space, 1/6 of the dense latency, seeds {result['seeds']}: "
-        "best validation AUC so far (on the rows that a search scores), hypervolume, and AUC of the winner on all "
-        "validation rows:",
+        "**Samplers on the real supernet** of Home Depot, joint space, 1/6 of the dense latency, seeds "
+        f"{result['seeds']}: best validation AUC so far (on the rows that a search scores), hypervolume, and AUC of the "
+        "winner on all validation rows:",
         "",
         "| method | "
         + " | ".join(f"{name} at {count}" for name in ("best", "hypervolume") for count in counts)
@@ -259,9 +258,8 @@ def scaling(result: dict[str, Any]) -> str:
     for cell, workers in dict.fromkeys((row["cell"], row["workers"]) for row in rows if "workers" in row):
         own = [row for row in rows if (row["cell"], row.get("workers")) == (cell, workers)]
         mean = {name: np.mean([row[name] for row in own]) for name in ("evaluations_per_second", "busy", "overhead_ms")}
-        lines.append(
-            f"| {workers} {cell} | {mean['evaluations_per_second']:.1f} | {mean['busy']:.1%} | {mean['overhead_ms']:.1f} |"
-        )
+        cells = f"{mean['evaluations_per_second']:.1f} | {mean['busy']:.1%} | {mean['overhead_ms']:.1f}"
+        lines.append(f"| {workers} {cell} | {cells} |")
     lost = rows[-1]
     lines += [
         "",
@@ -282,8 +280,8 @@ def fidelity(result: dict[str, Any]) -> str:
         "| genomes | Spearman | Kendall tau | mean gain by fine-tuning |",
         "|---|---|---|---|",
         *(
-            f"| {row['genomes']}, {'all budgets' if row['at'] == 'all' else 'at ' + row['at']} | {row['spearman']:.3f} | "
-            f"{row['kendall_tau']:.3f} | {row['mean_gain']:+.4f} |"
+            f"| {row['genomes']}, {'all budgets' if row['at'] == 'all' else 'at ' + row['at']} | "
+            f"{row['spearman']:.3f} | {row['kendall_tau']:.3f} | {row['mean_gain']:+.4f} |"
             for row in rows
         ),
         "",
