@@ -232,8 +232,8 @@ def samplers_real(result: dict[str, Any]) -> str:
     counts = (100, 200, 300)
     lines = [
         "**Samplers on the real supernet** of Home Depot, joint space, 1/6 of the dense latency, seeds "
-        f"{result['seeds']}: best validation AUC so far (on the rows that a search scores), hypervolume, and AUC of the "
-        "winner on all validation rows:",
+        f"{result['seeds']}: best validation AUC so far (on the rows that a search scores), hypervolume, and AUC of "
+        "the winner on all validation rows:",
         "",
         "| method | "
         + " | ".join(f"{name} at {count}" for name in ("best", "hypervolume") for count in counts)
