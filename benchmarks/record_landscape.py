@@ -72,7 +72,7 @@ class Recorder:
     def size(self) -> int:
         return self._pool.size
 
-    def submit(self, genome: Genome) -> None:
+    def submit(self, genome: Genome, bar: float | None = None) -> None:
         if genome.key() in self.known:
             self._ready.append(genome)
         else:

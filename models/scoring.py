@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparsefront.models.batching import Precision, autocast, to_tensors
+from sparsefront.models.batching import Precision, TensorBatch, autocast, to_tensors
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.rows import TokenRows
 from sparsefront.spaces import Genome
 
 
-@torch.inference_mode()
 def score_rows(
     model: CrossEncoder,
     rows: TokenRows,
@@ -34,18 +33,64 @@ def score_rows(
         precision: ``fp32`` for exact comparisons; ``auto`` takes bf16 where the hardware is fast at it.
         progress: called with (rows done, rows in all).
     """
+    logits = np.empty(len(rows), dtype=np.float32)
+    batches = scoring_batches(rows, next(model.parameters()).device, tokens_per_batch=tokens_per_batch)
+    score_batches(model, batches, logits, genome=genome, precision=precision, progress=progress)
+    return logits
+
+
+def scoring_batches(rows: TokenRows, device: torch.device, *, tokens_per_batch: int = 4096) -> Iterator[TensorBatch]:
+    """Every row once, rows of similar length together; keep the batches where the same rows are scored many times."""
+    for batch in rows.batches(tokens_per_batch=tokens_per_batch, shuffle_seed=None):
+        yield to_tensors(batch, device)
+
+
+@torch.inference_mode()
+def score_batches(
+    model: CrossEncoder,
+    batches: Iterable[TensorBatch],
+    logits: NDArray[np.float32],
+    *,
+    genome: Genome | None = None,
+    precision: Precision = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the logits of the batches' rows where those rows stand in ``logits (rows,)``; the others stay as they are.
+
+    Args:
+        model: dense, slim or supernet; left in the mode it was in.
+        batches: on the model's device.
+        logits: of all rows, in their own order.
+        genome: as for :func:`score_rows`.
+        precision: likewise.
+        progress: called with (rows done, rows in all).
+    """
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
-    logits = np.empty(len(rows), dtype=np.float32)
     done = 0
-    for batch in rows.batches(tokens_per_batch=tokens_per_batch, shuffle_seed=None):
-        tensors = to_tensors(batch, device)
-        with autocast(device, precision):
-            encoded = model.encoder(tensors.input_ids, tensors.attention_mask, tensors.token_type_ids, genome=genome)
-        logits[batch.index] = model.rank(encoded).cpu().numpy()
+    for batch in batches:
+        with autocast(batch.input_ids.device, precision):
+            encoded = model.encoder(batch.input_ids, batch.attention_mask, batch.token_type_ids, genome=genome)
+        logits[batch.index.cpu().numpy()] = model.rank(encoded).cpu().numpy()
         done += len(batch.index)
         if progress is not None:
-            progress(done, len(rows))
+            progress(done, len(logits))
     model.train(was_training)
-    return logits
+
+
+def chosen_of(batch: TensorBatch, chosen: NDArray[np.bool_]) -> TensorBatch:
+    """The rows of a batch that are chosen, perhaps none; padded as they were, so that their logits stay the same but
+    for rounding.
+
+    Args:
+        batch: some of all rows.
+        chosen: (rows,) of all rows.
+    """
+    part = torch.from_numpy(chosen).to(batch.index.device)[batch.index]
+    return TensorBatch(
+        input_ids=batch.input_ids[part],
+        attention_mask=batch.attention_mask[part],
+        token_type_ids=batch.token_type_ids[part],
+        target=batch.target[part],
+        index=batch.index[part],
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +12,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparsefront.models.batching import Precision, best_device, uses_bf16
+from sparsefront.models.batching import Precision, TensorBatch, best_device, uses_bf16
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.metrics import quality, standard_error
+from sparsefront.models.metrics import paired_error, quality, standard_error
 from sparsefront.models.rows import TokenRows
-from sparsefront.models.scoring import score_rows
+from sparsefront.models.scoring import chosen_of, score_batches, scoring_batches
 from sparsefront.models.task_file import Metric
 from sparsefront.spaces import Genome
+
+ERRORS_BELOW = 2.0
+"""An evaluation ends early when its estimate is so many standard errors below the bar."""
+
+SLICE_SHARE, MOST_SLICE_SHARE = 0.25, 0.5
+"""Of the rows are scored first; where the slice would have to be more than the second, there is one rung only."""
+
+LEAST_SLICE_ROWS, LEAST_OF_A_KIND = 300, 30
+"""Rows of a slice, and positive as well as negative ones where the metric ranks: errors of fewer are little known."""
+
+REFERENCES = 24
+"""Genomes that the next ones are compared with, those that were useful last."""
+
+CACHED_TOKENS = 2**22
+"""Batches of up to so many tokens, about 100 MB, are kept; those of more are made again for every evaluation."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +62,37 @@ class FitnessData:
         return cls(supernet.config.to_dict(), weights, rows.to_arrays(), metric, precision)
 
 
+@dataclass(frozen=True)
+class _Estimate:
+    """Quality on all rows as a slice of them tells it, and the standard error of that."""
+
+    quality: float
+    error: float
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """A genome that was scored on all rows: its logits on the slice ``(slice rows,)`` and its quality on all."""
+
+    logits: NDArray[np.float32]
+    quality: float
+
+
 class Fitness:
-    """Genome -> ``{"quality", "standard_error", "forward_seconds"}``; a plain function of (supernet, rows)."""
+    """Genome -> ``{"quality", "standard_error", "estimate_error", "forward_seconds", "rows"}``.
+
+    Without a bar it is a plain function of (supernet, rows). With one, a genome that a slice of the rows shows to be
+    below the bar is scored on no more than that; ``rows`` says how many it were. ``standard_error`` is always that of
+    ``quality`` over the draw of validation rows from all there could be, and ``estimate_error`` that of ``quality`` as
+    an estimate of the quality on all rows of this fitness: 0 where those were scored.
+
+    A slice has easier or harder rows than the rest, for all genomes alike. So what is estimated from it is only the
+    difference to a reference, a genome whose quality on all rows is known (a control variate with coefficient 1). Of
+    the genomes that were scored before, the one with the smallest paired error is taken: genomes of a search resemble
+    each other far more than they resemble the dense model, which would cost as much as many of them besides. As long as
+    there is no reference all rows are scored. An estimate therefore depends on what was scored before. The quality on
+    all rows never does; whether they were scored at once or the slice first, it is the same but for rounding.
+    """
 
     def __init__(self, data: FitnessData) -> None:
         self.rows = TokenRows.from_arrays(data.rows)
@@ -59,12 +105,106 @@ class Fitness:
         # them, which cost more than the products in a pruned model.
         if uses_bf16(device, data.precision):
             self.model.encoder.to(torch.bfloat16)
+        self._cached = list(scoring_batches(self.rows, device)) if len(self.rows.input_ids) <= CACHED_TOKENS else None
+        self._every = np.ones(len(self.rows), np.bool_)
+        self._slice = slice_of(self.rows.positive, ranks=self.metric != "log_loss")
+        self._references: dict[Genome, _Reference] = {}  # the most recently useful one last
 
-    def __call__(self, genome: Genome) -> dict[str, float]:
-        """Evaluate one genome."""
+    def __call__(self, genome: Genome, bar: float | None = None) -> dict[str, float]:
+        """Evaluate one genome.
+
+        Args:
+            genome: what to score.
+            bar: quality that the genome has to reach to be worth its score on all rows; None: it is, however low.
+        """
+        if bar is not None and math.isnan(bar):
+            raise ValueError("bar must be a number, got nan")
+        logits = np.empty(len(self.rows), np.float32)
+        if bar is None or self._slice is None or not self._references:
+            seconds = self._score(genome, self._batches(), logits)
+        else:
+            seconds = self._score(genome, self._batches(self._slice), logits)
+            found = self._estimate(logits, self._slice)
+            if found.quality + ERRORS_BELOW * found.error < bar:
+                return self._metrics(logits, self._slice, found, seconds)
+            seconds += self._score(genome, self._batches(~self._slice), logits)
+        exact = _Estimate(quality(self.metric, self.rows.positive, self.rows.target, logits), 0.0)
+        if self._slice is not None:
+            self._remember(genome, _Reference(logits[self._slice], exact.quality))
+        return self._metrics(logits, self._every, exact, seconds)
+
+    def _batches(self, chosen: NDArray[np.bool_] | None = None) -> Iterator[TensorBatch]:
+        """Batches of all rows, or of the chosen ones ``(rows,)``."""
+        kept = self._cached
+        for batch in scoring_batches(self.rows, self.model.device) if kept is None else kept:
+            part = batch if chosen is None else chosen_of(batch, chosen)
+            if len(part.index):
+                yield part
+
+    def _score(self, genome: Genome, batches: Iterable[TensorBatch], logits: NDArray[np.float32]) -> float:
+        """Write the batches' logits into those of all rows ``(rows,)``. Returns the seconds it took."""
         started = time.perf_counter()
-        logits = score_rows(self.model, self.rows, genome=genome, precision="fp32")
-        forward_seconds = time.perf_counter() - started
-        value = quality(self.metric, self.rows.positive, self.rows.target, logits)
-        error = standard_error(self.metric, self.rows.positive, self.rows.target, logits)
-        return {"quality": value, "standard_error": error, "forward_seconds": forward_seconds}
+        score_batches(self.model, batches, logits, genome=genome, precision="fp32")
+        return time.perf_counter() - started
+
+    def _estimate(self, logits: NDArray[np.float32], chosen: NDArray[np.bool_]) -> _Estimate:
+        """Quality on all rows, from the logits ``(rows,)`` of those that are chosen ``(rows,)``."""
+        on = self.metric, self.rows.positive[chosen], self.rows.target[chosen]
+        errors = {
+            genome: paired_error(*on, logits[chosen], reference.logits)
+            for genome, reference in self._references.items()
+        }
+        closest = min(errors, key=lambda genome: errors[genome])
+        reference = self._references[closest]
+        self._remember(closest, reference)
+        value = reference.quality + quality(*on, logits[chosen]) - quality(*on, reference.logits)
+        # The slice is a part of all rows: what it says of them is surer than what it says of rows never seen.
+        return _Estimate(value, errors[closest] * math.sqrt(1 - chosen.mean()))
+
+    def _remember(self, genome: Genome, reference: _Reference) -> None:
+        """Keep a reference as the most recently useful one."""
+        self._references.pop(genome, None)
+        self._references[genome] = reference
+        if len(self._references) > REFERENCES:
+            del self._references[next(iter(self._references))]
+
+    def _metrics(
+        self, logits: NDArray[np.float32], scored: NDArray[np.bool_], found: _Estimate, forward_seconds: float
+    ) -> dict[str, float]:
+        """What an evaluation returns.
+
+        The error of the quality on all rows and that of its estimate are uncorrelated: the second comes from the draw
+        of the slice alone.
+        """
+        rows = int(scored.sum())
+        error = standard_error(self.metric, self.rows.positive[scored], self.rows.target[scored], logits[scored])
+        error *= math.sqrt(rows / len(self.rows))  # of the quality on all rows
+        return {
+            "quality": found.quality,
+            "standard_error": math.hypot(error, found.error),
+            "estimate_error": found.error,
+            "forward_seconds": forward_seconds,
+            "rows": float(rows),
+        }
+
+
+def slice_of(positive: NDArray[np.bool_], *, ranks: bool) -> NDArray[np.bool_] | None:
+    """Which rows to score first: random ones, as many of the positive as of the negative by share.
+
+    Args:
+        positive: (rows,).
+        ranks: whether the metric compares positive rows with negative ones, and so needs enough of both.
+
+    Returns:
+        (rows,) mask; None where so many would be needed that a second rung saves little.
+    """
+    kinds = np.flatnonzero(positive), np.flatnonzero(~positive)
+    fewest = min(len(kind) for kind in kinds)
+    if len(positive) * MOST_SLICE_SHARE < LEAST_SLICE_ROWS or (ranks and fewest * MOST_SLICE_SHARE < LEAST_OF_A_KIND):
+        return None
+    share = max(SLICE_SHARE, LEAST_SLICE_ROWS / len(positive), LEAST_OF_A_KIND / fewest if ranks else 0.0)
+    rng = np.random.default_rng(0)
+    chosen = np.zeros(len(positive), np.bool_)
+    for kind in kinds:
+        chosen[rng.choice(kind, size=math.ceil(share * len(kind)), replace=False)] = True
+    return chosen

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, cast
 
 import ray
 import torch
@@ -24,6 +24,14 @@ from sparsefront.spaces import Genome, InputError, RunFailed
 
 Fitness = Callable[[Genome], dict[str, float]]
 """Genome -> metrics; ``"quality"`` must be among them, higher is better."""
+
+
+class FitnessWithBar(Protocol):
+    """A fitness that may spend less on a genome that misses the bar; what a pool needs that is given bars."""
+
+    def __call__(self, genome: Genome, bar: float | None = None) -> dict[str, float]:
+        """Metrics; those of a genome that misses the bar may be estimates."""
+
 
 _RELEASE_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0
@@ -44,8 +52,14 @@ class EvaluationPool(Protocol):
     def size(self) -> int:
         """Genomes that can be in flight together."""
 
-    def submit(self, genome: Genome) -> None:
-        """Start an evaluation; at most ``size`` may be under way."""
+    def submit(self, genome: Genome, bar: float | None = None) -> None:
+        """Start an evaluation; at most ``size`` may be under way.
+
+        Args:
+            genome: what to evaluate.
+            bar: quality below which a genome is not worth its full evaluation. Only a :class:`FitnessWithBar` can be
+                given one; None asks any fitness for the full evaluation.
+        """
 
     def next_done(self) -> Finished:
         """Wait for an evaluation to end. Failures are returned, not raised."""
@@ -56,24 +70,24 @@ class SerialPool:
 
     def __init__(self, fitness: Fitness) -> None:
         self._fitness = fitness
-        self._waiting: deque[Genome] = deque()
+        self._waiting: deque[tuple[Genome, float | None]] = deque()
 
     @property
     def size(self) -> int:
         return 1
 
-    def submit(self, genome: Genome) -> None:
+    def submit(self, genome: Genome, bar: float | None = None) -> None:
         if self._waiting:
-            raise ValueError(f"the pool holds 1 genome at a time, and {self._waiting[0]} is under way")
-        self._waiting.append(genome)
+            raise ValueError(f"the pool holds 1 genome at a time, and {self._waiting[0][0]} is under way")
+        self._waiting.append((genome, bar))
 
     def next_done(self) -> Finished:
         if not self._waiting:
             raise ValueError("no evaluation is under way")
-        genome = self._waiting.popleft()
+        genome, bar = self._waiting.popleft()
         start = time.perf_counter()
         try:
-            outcome: dict[str, float] | Exception = self._fitness(genome)
+            outcome: dict[str, float] | Exception = _evaluate(self._fitness, genome, bar)
         except Exception as error:
             outcome = error
         return Finished(genome, outcome, time.perf_counter() - start)
@@ -105,6 +119,11 @@ def evaluate_all(
     return [found[genome] for genome in genomes]
 
 
+def _evaluate(fitness: Fitness, genome: Genome, bar: float | None) -> dict[str, float]:
+    """The bar is passed on only where there is one, so that a fitness without bars need not know of them."""
+    return fitness(genome) if bar is None else cast(FitnessWithBar, fitness)(genome, bar)
+
+
 class _Worker:
     """What runs in an actor."""
 
@@ -115,9 +134,9 @@ class _Worker:
     def ready(self) -> int:
         return os.getpid()
 
-    def evaluate(self, genome: Genome) -> tuple[dict[str, float], float]:
+    def evaluate(self, genome: Genome, bar: float | None) -> tuple[dict[str, float], float]:
         start = time.perf_counter()
-        metrics = self._fitness(genome)
+        metrics = _evaluate(self._fitness, genome, bar)
         return metrics, time.perf_counter() - start
 
 
@@ -195,11 +214,11 @@ class RayPool:
         """Process id of every actor."""
         return list(ray.get([actor.ready.remote() for actor in self._actors]))
 
-    def submit(self, genome: Genome) -> None:
+    def submit(self, genome: Genome, bar: float | None = None) -> None:
         if not self._idle:
             raise ValueError(f"the pool holds {self.size} genomes at a time, and all actors are busy")
         actor = self._idle.popleft()
-        self._running[actor.evaluate.remote(genome)] = actor, genome, time.perf_counter()
+        self._running[actor.evaluate.remote(genome, bar)] = actor, genome, time.perf_counter()
 
     def next_done(self) -> Finished:
         if not self._running:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.models.tiny import make_model, make_rows
 
-from sparsefront.models.scoring import score_rows
+from sparsefront.models.scoring import chosen_of, score_batches, score_rows, scoring_batches
 from sparsefront.spaces import Genome
 
 DENSE = Genome.uniform(2, heads=3, ffn_units=20)
@@ -68,3 +68,27 @@ def test_the_model_is_left_in_its_mode_and_scored_without_dropout(training: bool
 
 def test_no_rows_have_no_logits() -> None:
     assert score_rows(make_model(DENSE), make_rows([])).shape == (0,)
+
+
+@pytest.mark.parametrize("tokens_per_batch", [20, 4096])
+def test_batches_that_are_kept_give_the_same_bits(tokens_per_batch: int) -> None:
+    model, rows = make_model(DENSE), make_rows([7, 3, 12, 5, 9])
+    batches = list(scoring_batches(rows, torch.device("cpu"), tokens_per_batch=tokens_per_batch))
+    for genome in (DENSE, Genome.parse("h1.f5.k0.50-h2.f0.k1.00")):
+        logits = np.empty(len(rows), np.float32)
+        score_batches(model, batches, logits, genome=genome, precision="fp32")
+        expected = score_rows(model, rows, genome=genome, tokens_per_batch=tokens_per_batch, precision="fp32")
+        np.testing.assert_array_equal(logits, expected)
+
+
+def test_chosen_rows_alone_are_scored_and_the_others_left() -> None:
+    model, rows = make_model(DENSE), make_rows([7, 3, 12, 5, 9, 4])
+    batches = list(scoring_batches(rows, torch.device("cpu"), tokens_per_batch=30))
+    chosen = np.array([True, False, False, True, False, True])
+    expected = score_rows(model, rows, tokens_per_batch=30, precision="fp32")
+    logits = np.full(len(rows), np.nan, np.float32)
+    parts = [chosen_of(batch, chosen) for batch in batches]
+    score_batches(model, [part for part in parts if len(part.index)], logits, precision="fp32")
+    assert np.isnan(logits[~chosen]).all()
+    np.testing.assert_allclose(logits[chosen], expected[chosen], atol=1e-6)
+    assert [part.input_ids.shape[1] for part in parts] == [batch.input_ids.shape[1] for batch in batches]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tests.search.landscape import Landscape
 
+from sparsefront.search.pool import FitnessWithBar
 from sparsefront.spaces import Genome
 
 
@@ -20,6 +21,13 @@ def build_counting(payload: dict[str, Any]) -> Callable[[Genome], dict[str, floa
         if genome.layers[0].heads == payload.get("raise_at"):
             raise RuntimeError("no such layer")
         return {"quality": payload["base"] + genome.layers[0].heads, "threads": torch.get_num_threads()}
+
+    return fitness
+
+
+def build_with_bar(_: None) -> FitnessWithBar:
+    def fitness(genome: Genome, bar: float | None = None) -> dict[str, float]:
+        return {"quality": 1.0 if bar is None else bar}
 
     return fitness
 

@@ -1,19 +1,28 @@
 from __future__ import annotations
 
+import functools
 import pickle
-from typing import cast
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from tests.models.tiny import make_model, make_rows
 from tests.search.conftest import Finished
 
-from sparsefront.models.metrics import quality
+from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.metrics import METRICS, paired_error, quality, standard_error
+from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
-from sparsefront.search.fitness import Fitness, FitnessData
+from sparsefront.models.task_file import Metric
+from sparsefront.search.fitness import Fitness, FitnessData, slice_of
 from sparsefront.search.prepare import Prepared
-from sparsefront.spaces import Genome
+from sparsefront.spaces import Genome, SearchSpace, Widths
 
+ROWS = 1200
+NEVER, ALWAYS = 1e9, -1e9  # bars that no genome and every genome reaches
 SMALL = Genome.from_columns(heads=[1, 2], ffn_units=[16, 0], keep_percent=[60, 100])
 
 
@@ -55,3 +64,216 @@ def test_the_search_stored_what_fitness_says(prepared: Prepared, finished: Finis
     assert np.allclose(
         [fitness(Genome.parse(row["genome"]))["quality"] for row in rows], [row["quality"] for row in rows], atol=1e-6
     )
+
+
+DENSE = Genome.uniform(2, heads=3, ffn_units=20)
+SPACE = SearchSpace.preset("joint", widths=Widths(2, 3, 20), ffn_granule=4, keep_percents=(100, 70, 40))
+
+
+def some_genomes(count: int, seed: int = 0) -> list[Genome]:
+    rng = np.random.default_rng(seed)
+    found = dict[Genome, None]()
+    while len(found) < count:
+        found[SPACE.sample(rng)] = None
+    return list(found)
+
+
+def supernet() -> CrossEncoder:
+    """A model whose parts do not change all of its mind: its genomes are as much alike as those of a trained one."""
+    return make_model(DENSE, scale=0.15)
+
+
+def learnt_rows(rows: int) -> TokenRows:
+    """Rows whose labels the dense model knows something about, and smaller ones less."""
+    rng = np.random.default_rng(0)
+    plain = make_rows([int(length) for length in rng.integers(4, 14, rows)])
+    logits = score_rows(supernet(), plain, precision="fp32")
+    score = (logits - logits.mean()) / logits.std() + rng.normal(scale=0.7, size=rows)
+    target = (1 / (1 + np.exp(-2 * score))).astype(np.float32)
+    return replace(plain, target=target, positive=score > np.quantile(score, 0.6))
+
+
+def fitness_of(rows: int = ROWS, metric: Metric = "auc") -> Fitness:
+    return Fitness(FitnessData.of(supernet(), learnt_rows(rows), metric, precision="fp32"))
+
+
+@functools.cache
+def exact_qualities(metric: Metric) -> dict[Genome, float]:
+    """Of some genomes, on all rows."""
+    fitness = fitness_of(metric=metric)
+    return {genome: fitness(genome)["quality"] for genome in some_genomes(50)}
+
+
+class Counted:
+    """How many rows the model is run on."""
+
+    def __init__(self, fitness: Fitness, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows = 0
+        forward = fitness.model.encoder.forward
+
+        def counted(input_ids: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+            self.rows += len(input_ids)
+            return forward(input_ids, *arguments, **named)
+
+        monkeypatch.setattr(fitness.model.encoder, "forward", counted)
+
+    def taken(self) -> int:
+        """Rows since the last call."""
+        rows, self.rows = self.rows, 0
+        return rows
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_without_a_bar_all_rows_are_scored_as_score_rows_does(metric: Metric) -> None:
+    fitness = fitness_of(metric=metric)
+    genomes = some_genomes(6)
+    fitness(DENSE)
+    fitness(genomes[0], NEVER)  # leaves no trace
+    for genome in genomes:
+        found = fitness(genome)
+        logits = score_rows(fitness.model, fitness.rows, genome=genome, precision="fp32")
+        assert found["quality"] == quality(metric, fitness.rows.positive, fitness.rows.target, logits)
+        assert found["rows"] == ROWS and found["estimate_error"] == 0.0 < found["standard_error"]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_genome_below_the_bar_is_scored_on_a_slice(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitness = fitness_of(metric=metric)
+    genome, first = some_genomes(2)
+    exact = fitness(genome)
+    logits, reference = (
+        score_rows(fitness.model, fitness.rows, genome=one, precision="fp32") for one in (genome, first)
+    )
+    fitness = fitness_of(metric=metric)
+    counted = Counted(fitness, monkeypatch)
+    known = fitness(first, NEVER)
+    assert known["rows"] == ROWS == counted.taken()  # there is nothing to compare it with
+    found = fitness(genome, NEVER)
+    assert found["rows"] == counted.taken() == 300
+    chosen = slice_of(fitness.rows.positive, ranks=metric != "log_loss")
+    on = metric, fitness.rows.positive[chosen], fitness.rows.target[chosen]
+    ours, theirs = logits[chosen], reference[chosen]
+    assert found["quality"] == pytest.approx(known["quality"] + quality(*on, ours) - quality(*on, theirs), rel=1e-4)
+    assert found["estimate_error"] == pytest.approx(paired_error(*on, ours, theirs) * np.sqrt(0.75), rel=1e-2)
+    assert found["quality"] != exact["quality"]
+    whole = np.hypot(exact["standard_error"], found["estimate_error"])
+    assert (
+        found["standard_error"] == pytest.approx(whole, rel=0.1) and found["standard_error"] > found["estimate_error"]
+    )
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_genome_that_may_reach_the_bar_is_scored_on_the_other_rows_too(
+    metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitness = fitness_of(metric=metric)
+    counted = Counted(fitness, monkeypatch)
+    for genome in some_genomes(5):
+        exact = fitness(genome)
+        assert counted.taken() == ROWS
+        found = fitness(genome, ALWAYS)
+        assert counted.taken() == ROWS
+        assert found.keys() == exact.keys()
+        for name in found.keys() - {"forward_seconds"}:
+            assert found[name] == pytest.approx(exact[name], rel=1e-4), (
+                name
+            )  # rounding may change which token is dropped
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_estimates_err_as_much_as_they_say_and_less_than_the_slice(metric: Metric) -> None:
+    fitness = fitness_of(metric=metric)
+    chosen = slice_of(fitness.rows.positive, ranks=metric != "log_loss")
+    assert chosen is not None
+    on = metric, fitness.rows.positive[chosen], fitness.rows.target[chosen]
+    errors, stated, plain = [], [], []
+    for at, (genome, exact) in enumerate(exact_qualities(metric).items()):
+        if at % 5 == 0:
+            fitness(genome)
+            continue
+        found = fitness(genome, NEVER)
+        logits = score_rows(fitness.model, fitness.rows, genome=genome, precision="fp32")
+        errors.append(found["quality"] - exact)
+        stated.append(found["estimate_error"])
+        plain.append(standard_error(*on, logits[chosen]) * np.sqrt(1 - chosen.mean()))
+    assert 0.6 < rms(np.divide(errors, stated)) < 1.4
+    assert rms(np.array(errors)) < 0.6 * np.mean(plain)
+
+
+def rms(values: NDArray[Any]) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_few_genomes_that_reach_the_bar_end_early_and_most_far_below_do(metric: Metric) -> None:
+    exact = exact_qualities(metric)
+    early = {}
+    for above in (0.0, 3 * float(np.std(list(exact.values())))):
+        fitness = fitness_of(metric=metric)
+        for at, (genome, value) in enumerate(exact.items()):
+            bar = None if at < 10 else value + above
+            early[above, genome] = fitness(genome, bar)["rows"] < ROWS
+    wrong, right = (
+        sum(early[above, genome] for genome in exact) for above in dict.fromkeys(above for above, _ in early)
+    )
+    assert wrong <= 3 and right >= 36  # of 40
+
+
+def test_the_reference_is_the_most_alike_of_those_useful_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsefront.search.fitness.REFERENCES", 2)
+    fitness = fitness_of()
+    first, second, third = some_genomes(3)
+    exact = {genome: fitness(genome)["quality"] for genome in (first, second)}
+    for genome in (second, first):  # each is most like itself
+        again = fitness(genome, NEVER)
+        assert again["rows"] < ROWS and again["estimate_error"] < 1e-3
+        assert again["quality"] == pytest.approx(exact[genome], abs=1e-3)
+    fitness(third)  # takes the place of the second, which was not of use since
+    assert fitness(first, NEVER)["estimate_error"] < 1e-3 < fitness(second, NEVER)["estimate_error"]
+
+
+def test_with_too_few_rows_for_two_rungs_there_is_one() -> None:
+    fitness = fitness_of(rows=500)
+    fitness(DENSE)
+    assert fitness(some_genomes(1)[0], NEVER)["rows"] == 500
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "ranks", "expected"),
+    [
+        (400, 800, True, (100, 200)),  # a quarter
+        (1000, 9000, True, (250, 2250)),
+        (300, 400, True, (129, 172)),  # 300 rows
+        (60, 1940, True, (30, 970)),  # 30 positive ones
+        (60, 1940, False, (15, 485)),
+        (59, 1941, True, None),
+        (300, 299, False, None),
+        (0, 900, True, None),
+        (0, 900, False, (0, 300)),
+        (0, 0, False, None),
+    ],
+)
+def test_a_slice_holds_enough_rows_of_either_kind(
+    positives: int, negatives: int, ranks: bool, expected: tuple[int, int] | None
+) -> None:
+    positive = np.random.default_rng(0).permutation(np.arange(positives + negatives) < positives)
+    chosen = slice_of(positive, ranks=ranks)
+    if expected is None:
+        assert chosen is None
+    else:
+        assert chosen is not None
+        assert ((chosen & positive).sum(), (chosen & ~positive).sum()) == expected
+
+
+def test_batches_too_large_to_be_kept_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = fitness_of()
+    monkeypatch.setattr("sparsefront.search.fitness.CACHED_TOKENS", 100)
+    made = fitness_of()
+    assert kept._cached is not None and made._cached is None
+    for genome, bar in zip(some_genomes(3), (None, NEVER, ALWAYS), strict=True):
+        assert made(genome, bar) | {"forward_seconds": 0} == kept(genome, bar) | {"forward_seconds": 0}
+
+
+def test_a_bar_must_be_a_number() -> None:
+    with pytest.raises(ValueError, match="bar must be a number, got nan"):
+        fitness_of()(DENSE, float("nan"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from tests.search.builders import build_counting, build_dying, build_importing
+from tests.search.builders import build_counting, build_dying, build_importing, build_with_bar
 from tests.search.landscape import Landscape
 
 from sparsefront.search.loop import search_loop
@@ -39,6 +39,29 @@ def test_serial_pool_evaluates_and_returns_errors() -> None:
     assert str(pool.next_done().outcome) == "no such layer"
     with pytest.raises(ValueError, match="under way"):
         pool.next_done()
+
+
+def test_a_bar_reaches_the_fitness_of_a_serial_pool_where_there_is_one() -> None:
+    pool, plain = SerialPool(build_with_bar(None)), SerialPool(build_counting({"base": 1.0}))
+    outcomes = []
+    for bar in (None, 0.0, 0.75):
+        pool.submit(GENOMES[1], bar)
+        outcomes.append(pool.next_done().outcome)
+    assert outcomes == [{"quality": 1.0}, {"quality": 0.0}, {"quality": 0.75}]
+    plain.submit(GENOMES[1])
+    assert isinstance(plain.next_done().outcome, dict)
+    plain.submit(GENOMES[1], 0.5)
+    assert isinstance(plain.next_done().outcome, TypeError)  # it has no way to heed it
+
+
+def test_a_bar_reaches_the_fitness_of_an_actor() -> None:
+    bars = {GENOMES[1]: None, GENOMES[2]: 0.0, GENOMES[3]: 0.75}
+    found = {}
+    with RayPool(build_with_bar, None, workers=1) as pool:
+        for genome, bar in bars.items():
+            pool.submit(genome, bar=bar)
+            found[genome] = pool.next_done().outcome
+    assert list(found.values()) == [{"quality": 1.0}, {"quality": 0.0}, {"quality": 0.75}]
 
 
 def test_evaluating_all_keeps_the_order_and_names_the_genome_that_fails() -> None:
