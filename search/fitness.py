@@ -88,8 +88,8 @@ class Fitness:
 
     A slice has easier or harder rows than the rest, for all genomes alike. So what is estimated from it is only the
     difference to a reference, a genome whose quality on all rows is known (a control variate with coefficient 1). Of
-    the genomes that were scored before, the one with the smallest paired error is taken: genomes of a search resemble
-    each other far more than they resemble the dense model, which would cost as much as many of them besides. As long as
+    the genomes that were scored before, the one whose logits differ least is taken: genomes of a search resemble each
+    other far more than they resemble the dense model, which would cost as much as many of them besides. As long as
     there is no reference all rows are scored. An estimate therefore depends on what was scored before. The quality on
     all rows never does; whether they were scored at once or the slice first, it is the same but for rounding.
     """
@@ -149,17 +149,15 @@ class Fitness:
 
     def _estimate(self, logits: NDArray[np.float32], chosen: NDArray[np.bool_]) -> _Estimate:
         """Quality on all rows, from the logits ``(rows,)`` of those that are chosen ``(rows,)``."""
-        on = self.metric, self.rows.positive[chosen], self.rows.target[chosen]
-        errors = {
-            genome: paired_error(*on, logits[chosen], reference.logits)
-            for genome, reference in self._references.items()
-        }
-        closest = min(errors, key=lambda genome: errors[genome])
-        reference = self._references[closest]
+        ours, known = logits[chosen], self._references
+        closest = min(known, key=lambda genome: float(np.var(ours - known[genome].logits)))
+        reference = known[closest]
         self._remember(closest, reference)
-        value = reference.quality + quality(*on, logits[chosen]) - quality(*on, reference.logits)
+        on = self.metric, self.rows.positive[chosen], self.rows.target[chosen]
+        value = reference.quality + quality(*on, ours) - quality(*on, reference.logits)
+        error = paired_error(*on, ours, reference.logits)
         # The slice is a part of all rows: what it says of them is surer than what it says of rows never seen.
-        return _Estimate(value, errors[closest] * math.sqrt(1 - chosen.mean()))
+        return _Estimate(value, error * math.sqrt(1 - chosen.mean()))
 
     def _remember(self, genome: Genome, reference: _Reference) -> None:
         """Keep a reference as the most recently useful one."""
