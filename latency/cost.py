@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from sparsefront.latency.blocks import Blocks, Floats
 from sparsefront.spaces import Genome
+from sparsefront.spaces.genomes import Genomes
 
 Ints = npt.NDArray[np.int64]
 
@@ -44,9 +45,8 @@ class GenomeColumns:
     @classmethod
     def of(cls, genomes: Sequence[Genome]) -> GenomeColumns:
         """All genomes must have the same number of layers."""
-        flat = [(gene.heads, gene.ffn_units, gene.keep_percent) for genome in genomes for gene in genome.layers]
-        table = np.array(flat, np.int64).reshape(len(genomes), -1, 3)
-        return cls(table[..., 0], table[..., 1], table[..., 2])
+        heads, ffn_units, keep_percent = Genomes.of(genomes).columns.transpose(2, 0, 1)
+        return cls(heads, ffn_units, keep_percent)
 
 
 def component_costs(blocks: Blocks, columns: GenomeColumns, length_tokens: int | Ints) -> Floats:

@@ -19,6 +19,7 @@ from sparsefront.latency.blocks import Blocks, Floats, fill
 from sparsefront.latency.cost import BYTES, COMPONENTS, EXTRAS, GenomeColumns, component_costs, extra_features
 from sparsefront.latency.machine import MachineFingerprint
 from sparsefront.spaces import Genome, InputError, SearchSpace, Widths
+from sparsefront.spaces.genomes import Genomes
 
 BLOCKS_FILE = "blocks.parquet"
 META_FILE = "table.json"
@@ -223,15 +224,20 @@ class LatencyTable:
             raise ValueError(f"length_tokens must be between 1 and {longest}, the table's length, got {length}")
         return length
 
-    def _covered(self, genomes: Sequence[Genome]) -> Sequence[Genome]:
+    def _covered(self, genomes: Sequence[Genome]) -> Genomes:
         own = self.backbone
-        for genome in genomes:
+        for genome in () if isinstance(genomes, Genomes) else genomes:
             if len(genome.layers) != own.layers:
                 raise ValueError(f"a genome must have {own.layers} layers like the table, got {len(genome)}: {genome}")
-            for gene in genome.layers:
-                if gene.heads > own.heads or gene.ffn_units > own.ffn_units:
-                    raise ValueError(f"the table covers {own.heads} heads and {own.ffn_units} FFN units, got {gene}")
-        return genomes
+        found = Genomes.of(genomes)
+        if found.columns.shape[1] != own.layers:
+            raise ValueError(f"a genome must have {own.layers} layers like the table, got {found.columns.shape[1]}")
+        beyond = (found.columns[:, :, 0] > own.heads) | (found.columns[:, :, 1] > own.ffn_units)
+        if beyond.any():
+            at, layer = np.argwhere(beyond)[0]
+            gene = found[int(at)].layers[int(layer)]
+            raise ValueError(f"the table covers {own.heads} heads and {own.ffn_units} FFN units, got {gene}")
+        return found
 
     # -- storage ---------------------------------------------------------------------------------------------------
 

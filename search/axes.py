@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsefront.search.curves import ImportanceCurves
 from sparsefront.spaces import Genome, SearchSpace
-from sparsefront.spaces.genome import FIELDS, Field, LayerGene
+from sparsefront.spaces.genome import FIELDS, Field
+from sparsefront.spaces.genomes import Genomes
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -77,18 +76,9 @@ class Axes:
         """Genome of (axes,) grid indices."""
         return self.genomes(indices[None])[0]
 
-    def genomes(self, indices: Indices) -> list[Genome]:
+    def genomes(self, indices: Indices) -> Genomes:
         """Genomes of (genomes, axes) grid indices."""
-        return [Genome(tuple([_gene(*gene) for gene in rows])) for rows in self.columns(indices).tolist()]
-
-    def columns(self, indices: Indices) -> Indices:
-        """(genomes, layers, fields) values, in the order of ``FIELDS``, of (genomes, axes) grid indices."""
         columns = np.repeat(self._fixed[None], len(indices), axis=0)
         for axis, layers in enumerate(self._layers):
             columns[:, layers, self.field[axis]] = self.values[axis, indices[:, axis], None]
-        return columns
-
-
-@functools.lru_cache(maxsize=100_000)
-def _gene(heads: int, ffn_units: int, keep_percent: int) -> LayerGene:
-    return LayerGene(heads, ffn_units, keep_percent)
+        return Genomes(columns)

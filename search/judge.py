@@ -7,18 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparsefront.search.axes import Indices
 from sparsefront.search.critic import (
     Critic,
     Floats,
-    column_features,
     expected_hypervolume,
     expected_improvement,
     genome_features,
 )
 from sparsefront.search.curves import ImportanceCurves
 from sparsefront.search.front import Evaluated, front
-from sparsefront.spaces import SearchSpace
+from sparsefront.spaces import Genome, SearchSpace
 
 FIRST_FIT = 20
 """Evaluations that the critic needs at least."""
@@ -58,13 +56,11 @@ class Judge:
         """Whether its opinion is worth anything."""
         return len(archive) >= self._first
 
-    def improvement(self, columns: Indices, latency_us: Floats, archive: Sequence[Evaluated], aim: Aim) -> Floats:
-        """(genomes,) expected improvement of the best within the budget, or of the front.
-
-        ``columns`` are (genomes, layers, fields) values.
-        """
-        features = column_features(columns, space=self._space, importance=self._importance)
-        mean, deviation = self.critic(archive).predict(features)
+    def improvement(
+        self, genomes: Sequence[Genome], latency_us: Floats, archive: Sequence[Evaluated], aim: Aim
+    ) -> Floats:
+        """(genomes,) expected improvement of the best within the budget, or of the front."""
+        mean, deviation = self.critic(archive).predict(self._features(genomes))
         inside = [one for one in archive if one.latency_us <= aim.budget_us]
         if aim.focused:
             best = max(one.quality for one in inside)
@@ -74,6 +70,10 @@ class Judge:
         floor = min(one.quality for one in inside)
         return expected_hypervolume(mean, deviation, latency_us, front=known, floor=floor, limit_us=aim.budget_us)
 
+    def standing(self, genomes: Sequence[Genome], archive: Sequence[Evaluated]) -> Floats:
+        """(genomes,) expected quality, in standard deviations of what is known."""
+        return self.critic(archive).standing(self._features(genomes))
+
     def critic(self, archive: Sequence[Evaluated]) -> Critic:
         """The critic that knows the archive: fitted now and then, the latest evaluations added.
 
@@ -82,9 +82,7 @@ class Judge:
         for fitted in _fits(len(archive)):
             if self._known is None or self._known[0] < fitted:
                 known = archive[:fitted]
-                features = genome_features(
-                    [one.genome for one in known], space=self._space, importance=self._importance
-                )
+                features = self._features([one.genome for one in known])
                 start = None if self._known is None else self._known[2]
                 self._known = fitted, fitted, Critic(features, np.array([one.quality for one in known]), start=start)
         if self._known is None:
@@ -92,11 +90,14 @@ class Judge:
         fitted, judged, critic = self._known
         if judged < len(archive):
             new = archive[judged:]
-            features = genome_features([one.genome for one in new], space=self._space, importance=self._importance)
+            features = self._features([one.genome for one in new])
             for row, one in zip(features, new, strict=True):
                 critic.add(row, one.quality)
             self._known = fitted, len(archive), critic
         return critic
+
+    def _features(self, genomes: Sequence[Genome]) -> Floats:
+        return genome_features(genomes, space=self._space, importance=self._importance)
 
 
 def _fits(known: int) -> list[int]:

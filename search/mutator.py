@@ -8,7 +8,7 @@ bonus (Williams 1992).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,7 +22,10 @@ from sparsefront.search.feasible import PredictMany
 from sparsefront.search.policy import PolicyNet
 from sparsefront.spaces import Genome, SearchSpace
 
-_MOVE_FEATURES = 18
+Opinion = Callable[[Sequence[Genome]], Floats]
+"""Genomes -> (genomes,) expected quality, in its standard deviations."""
+
+_MOVE_FEATURES = 20
 _STATE_FEATURES = 9
 _SHAPE_FEATURES = 4
 _CACHED_BASES = 256
@@ -64,6 +67,7 @@ class Situation:
         base: (axes,) grid indices.
         latency_us: predicted latency of the base.
         change_us: (candidates,) change in latency by each single move, exact at the base.
+        gain: (candidates,) change in quality that is expected of each single move; 0 where nobody knows.
         target_us: no child may be slower.
         shape: (4,) see :func:`front_shape`.
     """
@@ -71,6 +75,7 @@ class Situation:
     base: Indices
     latency_us: float
     change_us: Floats
+    gain: Floats
     target_us: float
     shape: Floats
 
@@ -104,18 +109,20 @@ class MutatorOptions:
         hidden: width of the network.
         learn: False keeps the policy uniform over the allowed moves.
         shares: False hides from the policy what each unit costs and what importance it carries.
+        hints: False hides from it what the critic expects of every single move.
     """
 
-    more_moves: float = 0.5
-    most_moves: int = 3
-    fill: float = 0.9
+    more_moves: float = 0.6
+    most_moves: int = 5
+    fill: float = 0.5
     most_fills: int = 6
     exploration: float = 0.1
-    learning_rate: float = 0.01
+    learning_rate: float = 0.1
     entropy: float = 0.01
     hidden: int = 32
     learn: bool = True
     shares: bool = True
+    hints: bool = True
 
     def __post_init__(self) -> None:
         for name in ("more_moves", "fill", "exploration"):
@@ -188,25 +195,42 @@ class Mutator:
 
     def situation(self, base: Genome, *, target_us: float, shape: Floats) -> Situation:
         """The situation of a base genome."""
-        return self.situations([base], target_us=target_us, shape=shape)[0]
+        return self.situations([(base, target_us, shape)])[0]
 
-    def situations(self, bases: Sequence[Genome], *, target_us: float, shape: Floats) -> list[Situation]:
-        """The situations of base genomes; the latencies of their single moves are kept for the latest bases."""
+    def situations(
+        self, bases: Sequence[tuple[Genome, float, Floats]], *, opinion: Opinion | None = None
+    ) -> list[Situation]:
+        """The situations of base genomes; the latencies of their single moves are kept for the latest bases.
+
+        Args:
+            bases: genomes of the space, each with the latency that no child of it may exceed, in microseconds, and the
+                (4,) shape of the front there (:func:`front_shape`).
+            opinion: says what quality to expect; the policy sees it of every single move.
+        """
         axes = self.axes
-        indices = {base: axes.indices(base) for base in bases}
+        indices = {base: axes.indices(base) for base, *_ in bases}
         if new := [base for base in indices if base not in self._bases]:
-            moved = np.stack([indices[base] for base in new])[:, None].repeat(len(axes.axis) + 1, axis=1)
-            moved[:, np.arange(len(axes.axis)), axes.axis] = axes.index
-            genomes = axes.genomes(moved.reshape(-1, moved.shape[-1]))
+            genomes = axes.genomes(self._moved([indices[base] for base in new]))
             latency = np.asarray(self._predict_many(genomes), dtype=np.float64).reshape(len(new), -1)
             for base, row in zip(new, latency, strict=True):
                 self._bases[base] = float(row[-1]), row[:-1] - row[-1]
-        found = [Situation(indices[base], *self._bases[base], target_us, shape) for base in bases]
+        gains = dict.fromkeys(indices, np.zeros(len(axes.axis)))
+        if opinion is not None and self.options.learn and self.options.hints:
+            expected = opinion(axes.genomes(self._moved(list(indices.values())))).reshape(len(indices), -1)
+            gains = dict(zip(indices, expected[:, :-1] - expected[:, -1:], strict=True))
+        found = [Situation(indices[base], *self._bases[base], gains[base], *rest) for base, *rest in bases]
         for base in indices:
             self._bases.move_to_end(base)
         while len(self._bases) > _CACHED_BASES:
             self._bases.popitem(last=False)
         return found
+
+    def _moved(self, bases: Sequence[Indices]) -> Indices:
+        """(bases x (candidates + 1), axes) grid indices after every single move from each base, and of the base."""
+        axes = self.axes
+        moved = np.stack(bases)[:, None].repeat(len(axes.axis) + 1, axis=1)
+        moved[:, np.arange(len(axes.axis)), axes.axis] = axes.index
+        return moved.reshape(-1, moved.shape[-1])
 
     def propose(
         self,
@@ -409,6 +433,8 @@ class Mutator:
         fixed = [axes.layer[axes.axis] / max(layers - 1, 1), *(axes.field[axes.axis] == one for one in range(3))]
         per_base = [room_us / target_us, target_us / self._largest_us, *np.array([one.shape for one in situations]).T]
         columns = [*fixed, saved, old, new, new - old, 10 * change_us / target_us[:, None], kept, np.abs(new - old)]
+        gain = np.stack([one.gain for one in situations])
+        columns += [np.tanh(gain), np.tanh(gain / (10 * np.abs(change_us) / target_us[:, None] + 0.1))]
         columns += [one[:, None] for one in per_base]
         both = np.zeros((len(base), 2, len(axes.axis), _MOVE_FEATURES))
         for at, column in enumerate(columns):

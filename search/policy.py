@@ -9,9 +9,10 @@ from torch import Tensor, nn
 class PolicyNet(nn.Module):
     """Scores candidate moves and estimates the reward of a situation.
 
-    A move's score is an MLP of its features, plus a learned slope per (layer, field) times the move's change, plus a
-    number per (layer, field, value): the MLP carries what holds for every layer, the slopes in which direction each
-    should go, the numbers where to. All start at zero, so that an untrained policy is uniform over the allowed moves.
+    A move's score is an MLP of its features and a linear function of them, plus a learned slope per (layer, field)
+    times the move's change, plus a number per (layer, field, value): the first two carry what holds for every layer,
+    the slopes in which direction each should go, the numbers where to. All start at zero, so an untrained policy is
+    uniform over the allowed moves.
 
     Args:
         move_features: features per candidate move.
@@ -35,6 +36,7 @@ class PolicyNet(nn.Module):
         super().__init__()
         self.body = _linear(move_features, hidden)
         self.score = _linear(hidden, 1, bias=False)
+        self.linear = _linear(move_features, 1, bias=False)
         self.slopes = nn.Parameter(torch.zeros(axes))
         self.places = nn.Parameter(torch.zeros(candidates))
         self.value_body = _linear(state_features, hidden)
@@ -44,6 +46,7 @@ class PolicyNet(nn.Module):
                 layer.weight.normal_(0.0, layer.in_features**-0.5, generator=generator)
                 layer.bias.zero_()
             self.score.weight.zero_()
+            self.linear.weight.zero_()
             self.value_head.weight.zero_()
             self.value_head.bias.zero_()
 
@@ -58,8 +61,8 @@ class PolicyNet(nn.Module):
         Returns:
             (..., candidates).
         """
-        found: Tensor = self.score(torch.tanh(self.body(moves))).squeeze(-1) + self.slopes[axis] * delta + self.places
-        return found
+        shared: Tensor = (self.score(torch.tanh(self.body(moves))) + self.linear(moves)).squeeze(-1)
+        return shared + self.slopes[axis] * delta + self.places
 
     def baseline(self, states: Tensor) -> Tensor:
         """(rows, state features) -> (rows,) expected reward."""

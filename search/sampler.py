@@ -18,12 +18,13 @@ from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhaust
 from sparsefront.search.front import LINEAGE_ATTR, Evaluated, front, nondominated, require_directions
 from sparsefront.search.history import History, genome_in
 from sparsefront.search.judge import FIRST_FIT, Aim, Judge
-from sparsefront.search.mutator import Children, Lesson, Move, Mutator, MutatorOptions, Situation, front_shape
+from sparsefront.search.mutator import Children, Lesson, Move, Mutator, MutatorOptions, Opinion, Situation, front_shape
 from sparsefront.search.reward import Reward, rank_reward
 from sparsefront.search.seeds import seed_genomes
 from sparsefront.search.trials import Proposal
 from sparsefront.spaces import Genome, SearchSpace
 from sparsefront.spaces.genome import FIELDS
+from sparsefront.spaces.genomes import Genomes
 
 _RETRIES = 4
 KEEP = FIELDS.index("keep_percent")
@@ -50,7 +51,7 @@ class EvolutionOptions:
     """
 
     bases: int = 4
-    children: int = 64
+    children: int = 32
     focus: float = 0.5
     crossover: float = 0.3
     tournament: int = 4
@@ -148,7 +149,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         )
         self._seeds = _in_turn([seed_genomes(one, importance) for one in within])
         self._history = History(space)
-        self._lessons: list[Lesson] = []
+        self._lessons: list[tuple[tuple[Genome, float, np.ndarray], list[Move], float]] = []
         self._judge = Judge(space=space, importance=importance, first=self._options.critic_from)
         self._independent = optuna.samplers.RandomSampler(seed=self._seed)
 
@@ -209,21 +210,27 @@ class ReinforcedEvolutionSampler(BaseSampler):
                 target = float(lineage["target_us"])
                 parents = [parent for key in lineage["parents"] if (parent := self._history.find(key))]
                 inside = [other for other in archive if other.latency_us <= target]
-                base = Genome.parse(lineage["base"])
-                situation = self.mutator.situation(base, target_us=target, shape=_shape(inside, target))
                 reward = self._reward.of(one, parents, inside, budget_us=target)
-                self._lessons.append(Lesson(situation, [Move(*move) for move in lineage["moves"]], reward))
+                base = Genome.parse(lineage["base"]), target, _shape(inside, target)
+                self._lessons.append((base, [Move(*move) for move in lineage["moves"]], reward))
             self._history.add(one)
-            if len(self._history) % self._options.learn_every == 0:
-                self.mutator.learn(self._lessons)
-                self._lessons.clear()
+            if len(self._history) % self._options.learn_every == 0 and self.mutator.options.learn:
+                self._learn()
                 self._imagine(one.number)
+
+    def _learn(self) -> None:
+        """Let the policy learn from what its children have earned since the last time."""
+        opinion = self._opinion(self._history.feasible(self._feasible.budget_us))
+        lessons, self._lessons = self._lessons, []
+        if lessons:
+            situations = self.mutator.situations([base for base, *_ in lessons], opinion=opinion)
+            pairs = zip(situations, lessons, strict=True)
+            self.mutator.learn([Lesson(situation, moves, reward) for situation, (_, moves, reward) in pairs])
 
     def _imagine(self, number: int) -> None:
         """Let the policy learn from the critic's opinion of children that are never evaluated."""
         archive = self._history.feasible(self._feasible.budget_us)
-        learns = self.mutator.options.learn and self._options.critic and self._options.imagined
-        if not (learns and self._judge.knows_enough(archive)):
+        if not (self._options.critic and self._options.imagined and self._judge.knows_enough(archive)):
             return
         rng = np.random.default_rng([self._seed, number, 1])
         budget_us = self._budget(rng)
@@ -232,8 +239,9 @@ class ReinforcedEvolutionSampler(BaseSampler):
         aim = self._aim(rng, archive, budget_us)
         families = self._families(rng, archive, aim, self._options.imagined, self._options.judged)
         indices = np.concatenate([one.children.indices for one in families])
-        latency_us = np.asarray(self._feasible.predict_many(self.mutator.axes.genomes(indices)))
-        improvement = self._judge.improvement(self.mutator.axes.columns(indices), latency_us, archive, aim)
+        genomes = self.mutator.axes.genomes(indices)
+        latency_us = np.asarray(self._feasible.predict_many(genomes))
+        improvement = self._judge.improvement(genomes, latency_us, archive, aim)
         rewards = [rank_reward(part) for part in np.split(improvement, len(families))]
         self.mutator.imagine([one.situation for one in families], [one.children for one in families], rewards)
 
@@ -281,22 +289,20 @@ class ReinforcedEvolutionSampler(BaseSampler):
         born = [(family, child) for family in families for child in range(len(family.children))]
         indices = np.concatenate([one.children.indices for one in families])
         new = np.sort(np.unique(indices, axis=0, return_index=True)[1])
-        columns = axes.columns(indices[new])
         if families[0].whole:
-            keeps = (columns[:, :, KEEP] == 100).all(axis=1)
-            new, columns = new[keeps], columns[keeps]
+            new = new[(axes.genomes(indices[new]).columns[:, :, KEEP] == 100).all(axis=1)]
         if not len(new):
             return []
         genomes = axes.genomes(indices[new])
         latency_us = np.asarray(self._feasible.predict_many(genomes))
         fits = np.flatnonzero(latency_us <= aim.target_us)
         if options.critic and self._judge.knows_enough(archive) and len(fits):
-            order = np.argsort(-self._judge.improvement(columns[fits], latency_us[fits], archive, aim))
+            order = np.argsort(-self._judge.improvement(Genomes(genomes.columns[fits]), latency_us[fits], archive, aim))
         else:
             order = rng.permutation(len(fits))
         found: list[dict[str, Any]] = []
         used: set[int] = set()
-        for at in fits[order]:
+        for at in fits[order].tolist():
             family, child = born[new[at]]
             key = genomes[at].key()
             if key in taken or id(family) in used:
@@ -327,11 +333,19 @@ class ReinforcedEvolutionSampler(BaseSampler):
         among_whole = rng.random() < self._options.whole and bool(whole)
         shape, parents = _shape(inside, aim.target_us), self._population(whole if among_whole else inside, aim)
         bases = [self._base(rng, parents, aim.target_us) for _ in range(count)]
-        situations = self.mutator.situations([base for base, _ in bases], target_us=aim.target_us, shape=shape)
+        situations = self.mutator.situations(
+            [(base, aim.target_us, shape) for base, _ in bases], opinion=self._opinion(archive)
+        )
         free = [len(origin) == 1 or rng.random() < 0.5 for _, origin in bases]
         drawn = self.mutator.propose(situations, children, rng, free=free)
         origins = [origin for _, origin in bases]
         return [Family(*one, among_whole) for one in zip(situations, drawn, origins, strict=True)]
+
+    def _opinion(self, archive: Sequence[Evaluated]) -> Opinion | None:
+        """What the critic expects of genomes; None before it knows enough."""
+        if not (self._options.critic and self._judge.knows_enough(archive)):
+            return None
+        return lambda genomes: self._judge.standing(genomes, archive)
 
     def _population(self, inside: Sequence[Evaluated], aim: Aim) -> list[Evaluated]:
         """Parents among those within the target, the best by score first: the top ones and the whole front."""

@@ -63,13 +63,13 @@ def test_children_differ_from_the_base_by_their_moves(landscape: Landscape) -> N
     assert len({tuple(indices) for indices in children.indices}) > 30
     for child, indices in enumerate(children.indices):
         moves = mutator.moves(children, child)
-        assert 1 <= len(moves) <= 9
+        assert 1 <= len(moves) <= 11
         replayed = situation.base.copy()
         for move in moves:
             replayed[move.axis] = move.index
         assert (replayed == indices).all()
         free = [move for move in moves if not move.filling]
-        assert 1 <= len(free) <= 3
+        assert 1 <= len(free) <= 5
         assert len({move.axis for move in moves}) == len(moves)
 
 
