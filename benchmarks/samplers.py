@@ -45,20 +45,23 @@ from sparsefront.spaces import SearchSpace
 REPOSITORY = Path(__file__).parent.parent
 BUDGET_SHARE = 1 / 6
 FIRST_SEED = 100
-"""Seeds below were looked at while the sampler's settings were chosen, on the built-in task's landscape."""
+"""Smaller seeds were looked at while the sampler's settings were chosen, on the built-in task's landscape."""
 QUALITY_REF = 0.5
 """The hypervolume's reference point is an AUC of one half, and the budget; it is given as a share of the box up to the
 dense model's quality."""
 EVALUATIONS, AT, EVERY = 500, (100, 250, 500), 10
 ABLATED_EVALUATIONS = 250
 SPACES = ("weights", "joint")
-PLAIN = EvolutionOptions(critic=False)
+PLAIN, FEW = EvolutionOptions(critic=False), EvolutionOptions(children=8)
 OURS: dict[str, dict[str, Any]] = {
     "ours": {},
     "random mutation": {"mutator": MutatorOptions(learn=False)},
     "reward without latency": {"reward": Reward(under=0.0)},
     "reward without hypervolume": {"reward": Reward(hypervolume_weight=0.0)},
     "state without shares": {"mutator": MutatorOptions(shares=False)},
+    "state without the critic's word": {"mutator": MutatorOptions(hints=False)},
+    "8 children": {"evolution": FEW},
+    "8 children, random mutation": {"evolution": FEW, "mutator": MutatorOptions(learn=False)},
     "no critic": {"evolution": PLAIN},
     "no critic, random mutation": {"evolution": PLAIN, "mutator": MutatorOptions(learn=False)},
 }
@@ -70,6 +73,12 @@ RIVALS: dict[str, Callable[..., BaseSampler]] = {
     "local search": LocalSearch,
 }
 OPTUNA = ("tpe", "nsga2", "nsga3")
+LEARNED = (
+    ("ours", "random mutation"),
+    ("8 children", "8 children, random mutation"),
+    ("no critic", "no critic, random mutation"),
+)
+"""Pairs that differ in nothing but whether the mutator learns."""
 METHODS = (*OURS, *RIVALS, *OPTUNA)
 Cell = tuple[str, str, str, int]
 
@@ -186,7 +195,7 @@ def targets_of(rows: list[dict[str, Any]], at: tuple[int, ...]) -> Iterator[Targ
                 f"{where}: {metric} at {half}, ours, against {rival['method']} at {whole}", ">=",
                 rival[f"{metric}_at_{whole}"], ours[f"{metric}_at_{half}"],
             )  # fmt: skip
-            for learned, drawn in (("ours", "random mutation"), ("no critic", "no critic, random mutation")):
+            for learned, drawn in LEARNED:
                 if {learned, drawn} <= by_method.keys():
                     yield Target(
                         f"{where}: {metric} at {half}, lower end of {learned!r} against upper end of {drawn!r}", ">",
@@ -237,7 +246,10 @@ def main() -> None:
     seeds = range(FIRST_SEED, FIRST_SEED + (2 if quick else arguments.seeds))
     wanted = list(itertools.product(arguments.landscapes, SPACES, arguments.methods, seeds))
     wanted.sort(key=lambda cell: cell[3])
-    files = {cell: work / f"{'-'.join(map(str, cell))}.json".replace(" ", "_").replace(",", "") for cell in wanted}
+    files = {
+        cell: work / f"{'-'.join(map(str, cell))}.json".replace(" ", "_").replace(",", "").replace("'", "")
+        for cell in wanted
+    }
     missing = [] if arguments.report else [cell for cell in wanted if not files[cell].exists()]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         running = {pool.submit(searched, cell, evaluations_of(cell[2], evaluations)): cell for cell in missing}

@@ -28,6 +28,32 @@ def test_ranks_unseen_genomes_and_knows_what_it_has_seen() -> None:
     assert seen_deviation.mean() < deviation.mean()
 
 
+def test_standing_is_the_mean_on_the_critic_s_own_scale() -> None:
+    landscape = Landscape(layers=6)
+    rng = np.random.default_rng(0)
+    genomes = [landscape.space.sample(rng) for _ in range(60)]
+    quality = np.array([landscape.quality(genome) for genome in genomes])
+    features = genome_features(genomes, space=landscape.space, importance=landscape.importance)
+    critic = Critic(features[:40], quality[:40])
+    critic.add(features[40], quality[40])
+    mean, _ = critic.predict(features)
+    slope, offset = np.polyfit(critic.standing(features), mean, 1)
+    assert slope * critic.standing(features) + offset == pytest.approx(mean, abs=1e-9)
+    assert 0 < slope <= quality.std() * 1.5
+
+
+def test_a_fit_from_another_critic_is_about_as_good() -> None:
+    landscape = Landscape(layers=6)
+    rng = np.random.default_rng(0)
+    genomes = [landscape.space.sample(rng) for _ in range(200)]
+    quality = np.array([landscape.quality(genome) for genome in genomes])
+    features = genome_features(genomes, space=landscape.space, importance=landscape.importance)
+    fresh = Critic(features[:120], quality[:120])
+    warm = Critic(features[:120], quality[:120], start=Critic(features[:40], quality[:40]))
+    errors = [np.abs(one.predict(features[120:])[0] - quality[120:]).mean() for one in (fresh, warm)]
+    assert errors[1] < 1.3 * errors[0]
+
+
 def test_points_added_later_count_like_the_first_ones_whatever_their_order() -> None:
     landscape = Landscape(layers=6)
     rng = np.random.default_rng(0)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tests.search.landscape import Landscape
 
 from sparsefront.search.mutator import Lesson, Move, Mutator, MutatorOptions, Situation, front_shape
+from sparsefront.spaces import Genome
 
 SHAPE = np.zeros(4)
 
@@ -148,7 +152,7 @@ def test_refuses_bad_options_and_moves(landscape: Landscape) -> None:
 
 
 def test_what_the_better_judged_children_of_a_base_did_becomes_likelier(landscape: Landscape) -> None:
-    mutator = mutator_of(landscape)
+    mutator = mutator_of(landscape, learning_rate=0.02, more_moves=0.3)
     situation = situation_of(mutator, landscape)
     rng = np.random.default_rng(0)
     shares = []
@@ -157,7 +161,22 @@ def test_what_the_better_judged_children_of_a_base_did_becomes_likelier(landscap
         better = (children.indices[:, 3] == 2).astype(np.float64)
         shares.append(better.mean())
         mutator.imagine([situation], [children], [better])
-    assert np.mean(shares[-10:]) > 0.5 > 2 * np.mean(shares[:10])
+    assert np.mean(shares[-10:]) > 0.5 > 2 * np.mean(shares[:5])
+
+
+def test_the_policy_sees_what_is_expected_of_every_single_move(landscape: Landscape) -> None:
+    def opinion(genomes: Sequence[Genome]) -> NDArray[np.float64]:
+        return np.array([3.0 * (one.layers[1].heads > 1) for one in genomes])
+
+    hinted, blind = mutator_of(landscape), mutator_of(landscape, hints=False)
+    base = landscape.space.replace(landscape.space.smallest, 1, "heads", 1)
+    shape = base, landscape.budget_us, SHAPE
+    (situation,) = hinted.situations([shape], opinion=opinion)
+    better = (hinted.axes.layer == 1)[hinted.axes.axis] & (hinted.axes.field == 0)[hinted.axes.axis]
+    better &= hinted.axes.values[hinted.axes.axis, hinted.axes.index] > 1
+    assert (situation.gain == 3.0 * better).all() and better.any()
+    assert not blind.situations([shape], opinion=opinion)[0].gain.any()
+    assert not hinted.situation(*shape[:1], target_us=shape[1], shape=SHAPE).gain.any()
 
 
 def test_children_that_are_all_judged_alike_teach_nothing(landscape: Landscape) -> None:

@@ -17,9 +17,7 @@ def test_is_the_same_genomes() -> None:
     assert (len(genomes), genomes[-1], list(genomes[1:3])) == (5, drawn[-1], drawn[1:3])
     assert Genomes.of(genomes) is genomes
     assert genomes.columns.shape == (5, 3, 3)
-    assert genomes.columns[0, 2].tolist() == [
-        drawn[0].column(field)[2] for field in ("heads", "ffn_units", "keep_percent")
-    ]
+    assert genomes.columns[0, 2].tolist() == [drawn[0].column(field)[2] for field in FIELDS]
     assert len(Genomes.of([])) == 0
 
 
