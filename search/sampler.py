@@ -54,7 +54,7 @@ class EvolutionOptions:
     children: int = 32
     focus: float = 0.5
     crossover: float = 0.3
-    tournament: int = 4
+    tournament: int = 6
     whole: float = 0.25
     critic_from: int = 24
     critic: bool = True
