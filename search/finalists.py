@@ -9,8 +9,9 @@ from typing import Any
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
 from sparsefront.models.scoring import score_rows
-from sparsefront.models.training import TrainOptions, train
+from sparsefront.models.training import TrainOptions
 from sparsefront.search.export import export_model, served_quality
+from sparsefront.search.fine_tuning import FineTuning
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Reporter
 from sparsefront.search.steps import run_step
@@ -48,12 +49,16 @@ def finish(
     prepared: Prepared,
     options: TrainOptions,
     *,
+    tuning: FineTuning,
     budget_us: float,
     supernet_quality: float,
     reporter: Reporter,
     title: str,
 ) -> Finalist:
-    """Make a finalist, or read it back when its folder is there. The folder is a complete export."""
+    """Make a finalist, or read it back when its folder is there. The folder is a complete export.
+
+    What is trained of it goes on from where ``tuning`` stands, which may be the end.
+    """
     inputs = {
         "genome": genome.key(),
         "task": prepared.task.fingerprint,
@@ -62,9 +67,14 @@ def finish(
     }
 
     def build(target: Path) -> dict[str, Any]:
-        small = prepared.supernet.slim(genome)
         with reporter.step(title) as advance:
-            train(small, prepared.rows["train"], options, teacher_logits=prepared.teacher_logits, progress=advance)
+            small = tuning.train(
+                prepared.supernet,
+                prepared.rows["train"],
+                options,
+                teacher_logits=prepared.teacher_logits,
+                progress=advance,
+            )
         small.cpu()
         return judge(target, small, prepared, budget_us=budget_us, supernet_quality=supernet_quality)
 

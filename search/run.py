@@ -22,10 +22,12 @@ from sparsefront.models.task import Task
 from sparsefront.search.anchor import anchor_at
 from sparsefront.search.budget import budgets_of, check_asked, feasible_budgets
 from sparsefront.search.candidates import choose
+from sparsefront.search.contest import Contest, Outcome, hold
 from sparsefront.search.costs import costs
 from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, space_of, sweep_uniform
 from sparsefront.search.export import served_quality
-from sparsefront.search.finalists import Finalist, finish
+from sparsefront.search.finalists import Finalist
+from sparsefront.search.fine_tuning import forget_checkpoints
 from sparsefront.search.front import Evaluated
 from sparsefront.search.prepare import TABLES, Measured, Prepared, check_length, measure, prepare
 from sparsefront.search.progress import Reporter, Silent
@@ -55,7 +57,8 @@ class Run:
 
     ``run.json`` says what it is; ``latency/`` (a table per way of serving), ``teacher/`` and ``supernet/`` are the
     prepared steps (in ``shared`` when several runs use the same); ``study.db`` is the Optuna study; ``candidates/``
-    says what was chosen of it; ``finalists/`` has a complete export per finalist; ``result.json`` is written last.
+    says what was chosen of it, ``training/`` how far that is fine-tuned; ``finalists/`` has a complete export per
+    finalist; ``result.json`` is written last.
     """
 
     def __init__(
@@ -163,6 +166,7 @@ class Run:
                     )
             result = self._finalise(prepared, budgets_us, found, uniform)
             write_json(self.folder / RESULT, {**result, "search": asdict(report)})
+            forget_checkpoints(self.folder)
             return self.result()
 
     def measure(self) -> Measured:
@@ -249,29 +253,13 @@ class Run:
                 )
         return shares
 
-    def finish(self, prepared: Prepared, one: Evaluated, budget_us: float, title: str) -> Finalist:
-        """Fine-tune, export and measure one genome; done once per genome and seed."""
-        return finish(
-            self.folder / FINALISTS / one.genome.key(),
-            one.genome,
-            prepared,
-            replace(self.settings.finetune, seed=self.settings.seed),
-            budget_us=budget_us,
-            supernet_quality=one.quality,
-            reporter=self.reporter,
-            title=title,
-        )
-
     def best_of(
         self, prepared: Prepared, evaluated: Sequence[Evaluated], budget_us: float, title: str
     ) -> list[Finalist]:
         """Fine-tuned genomes for one budget, best on validation rows first, those measured over it last."""
-        chosen = self._chosen(prepared, evaluated, budget_us)
-        finalists = [
-            self.finish(prepared, one, budget_us, f"{title} {number} of {len(chosen)}")
-            for number, one in enumerate(chosen, 1)
-        ]
-        return sorted(finalists, key=lambda one: (one.measured_us <= budget_us, one.valid_quality), reverse=True)
+        (outcome,) = self._hold([self._contest(prepared, evaluated, budget_us, title)])
+        forget_checkpoints(self.folder)
+        return outcome.finalists
 
     def result(self) -> RunResult:
         """The finished run's result; ``InputError`` when it is not finished."""
@@ -299,7 +287,25 @@ class Run:
         with self._locked():
             measured = self.measure()
             prepared = self.prepare(self.anchored(measured, self.budgets_us(measured)))
-            return asdict(self.finish(prepared.at(budget_us), one, budget_us, "fine-tuning"))
+            contest = Contest("fine-tuning", prepared.at(budget_us), budget_us, (one,))
+            (outcome,) = self._hold([contest])
+            forget_checkpoints(self.folder)
+            return asdict(outcome.finalists[0])
+
+    def _contest(self, prepared: Prepared, evaluated: Sequence[Evaluated], budget_us: float, title: str) -> Contest:
+        """Of the candidates among these evaluations."""
+        return Contest(title, prepared, budget_us, tuple(self._chosen(prepared, evaluated, budget_us)))
+
+    def _hold(self, contests: Sequence[Contest]) -> list[Outcome]:
+        """What becomes of the candidates; every genome is fine-tuned once, whatever contests it is in."""
+        return hold(
+            self.folder,
+            contests,
+            replace(self.settings.finetune, seed=self.settings.seed),
+            workers=self.settings.workers,
+            address=self.address,
+            reporter=self.reporter,
+        )
 
     def _chosen(self, prepared: Prepared, evaluated: Sequence[Evaluated], budget_us: float) -> list[Evaluated]:
         """The candidates among these evaluations; kept, so that an interrupted run goes on with the same ones."""
@@ -329,12 +335,18 @@ class Run:
         self, prepared: Prepared, budgets_us: Sequence[float], found: list[Evaluated], uniform: list[Evaluated]
     ) -> dict[str, Any]:
         """What ``result.json`` says. Test rows are scored here alone, once everything is chosen."""
-        finalists, compared = {}, {}
+        searched, compared = dict[float, Contest](), dict[float, Contest]()
         for budget_us in budgets_us:
             where = f" for {budget_us:.0f} us" if len(budgets_us) > 1 else ""
             at = prepared.at(budget_us)
-            finalists[budget_us] = self._finalists(at, found, budget_us, f"finalist{where}")
-            compared[budget_us] = self._best_uniform(at, uniform, budget_us, f"best uniform{where}")
+            searched[budget_us] = self._contest(at, found, budget_us, f"finalist{where}")
+            if (rival := self._uniform_contest(at, uniform, budget_us, f"best uniform{where}")) is not None:
+                compared[budget_us] = rival
+        outcomes = self._hold([*searched.values(), *compared.values()])
+        finalists = dict(zip(searched, outcomes, strict=False))
+        best_uniform = dict(zip(compared, outcomes[len(searched) :], strict=True))
+        for budget_us, outcome in finalists.items():
+            self._check_within(outcome.finalists[0], budget_us)
         dense = Finalist(
             genome=prepared.teacher.genome.key(),
             supernet_quality=prepared.teacher_quality,
@@ -346,14 +358,16 @@ class Run:
             parameters=sum(parameter.numel() for parameter in prepared.teacher.parameters()),
         )
         budgets: list[dict[str, Any]] = []
-        for budget_us in budgets_us:
-            winner = self._tested(prepared, finalists[budget_us][0])
-            rows = [asdict(one) for one in finalists[budget_us]]
-            budgets.append({"budget_us": budget_us, "winner": winner, "finalists": rows})
-            if compared[budget_us]:
-                budgets[-1]["uniform"] = self._tested(prepared, compared[budget_us][0])
-        every = [one for rows in (*finalists.values(), *compared.values()) for one in rows]
-        made = {one.genome: self.folder / FINALISTS / one.genome for one in every}
+        for budget_us, outcome in finalists.items():
+            rows = [asdict(one) for one in outcome.finalists]
+            winner = self._tested(prepared, outcome.finalists[0])
+            told = [asdict(one) for one in outcome.stopped]
+            budgets.append({"budget_us": budget_us, "winner": winner, "finalists": rows, "stopped": told})
+            if budget_us in best_uniform:
+                rival_outcome = best_uniform[budget_us]
+                budgets[-1]["uniform"] = self._tested(prepared, rival_outcome.finalists[0])
+                budgets[-1]["uniform_stopped"] = [asdict(one) for one in rival_outcome.stopped]
+        steps = {folder for outcome in outcomes for folder in outcome.steps}
         studies = [open_study(self.folder / STUDY_FILE, name=name) for name in ("search", "uniform")]
         return {
             "budgets": budgets,
@@ -367,31 +381,29 @@ class Run:
             "fingerprint": prepared.measured.table.fingerprint.to_json(),
             "table_error": asdict(prepared.measured.table.error),
             "versions": versions(),
-            **costs(self.shared, self.table_folder, made.values(), *studies),
+            **costs(self.shared, self.table_folder, sorted(steps), *studies),
         }
 
-    def _finalists(self, prepared: Prepared, found: list[Evaluated], budget_us: float, title: str) -> list[Finalist]:
-        """Those of the search, best first; refused when the best is measured over the budget."""
-        finalists = self.best_of(prepared, found, budget_us, title)
-        if finalists[0].measured_us > budget_us:
+    def _check_within(self, best: Finalist, budget_us: float) -> None:
+        """Refuse a winner that was measured over the budget."""
+        if best.measured_us > budget_us:
             raise InputError(
-                f"no finalist was measured within {budget_us:.0f} us (the best took {finalists[0].measured_us:.0f} "
+                f"no finalist was measured within {budget_us:.0f} us (the best took {best.measured_us:.0f} "
                 f"us): is the machine busy? remove {self.folder / CANDIDATES} and {self.folder / FINALISTS} and run "
                 "the same command"
             )
-        return finalists
 
-    def _best_uniform(
+    def _uniform_contest(
         self, prepared: Prepared, uniform: list[Evaluated], budget_us: float, title: str
-    ) -> list[Finalist]:
-        """Fine-tuned uniform genomes, best first; none when the machine meets the budget with none of them."""
+    ) -> Contest | None:
+        """Of uniform genomes; none when the machine meets the budget with none of them."""
         if not uniform:
-            return []
+            return None
         try:
-            return self.best_of(prepared, uniform, budget_us, title)
+            return self._contest(prepared, uniform, budget_us, title)
         except InputError as error:  # a comparison that fails must not cost the winner
             self.reporter.say(f"no uniform genome to compare with: {error}")
-            return []
+            return None
 
     def _tested(self, prepared: Prepared, one: Finalist, model: CrossEncoder | None = None) -> dict[str, Any]:
         """A row of the result with its quality on the test rows: the only place that scores them."""
