@@ -20,7 +20,15 @@ from sparsefront.search.front import ERROR_ATTR, GENOME_ATTR, LINEAGE_ATTR, Eval
 from sparsefront.search.history import genome_in
 from sparsefront.search.interrupts import held_interrupts
 from sparsefront.search.pool import EvaluationPool, Finished
-from sparsefront.search.trials import Proposal, Running, end_trial, is_waiting, set_attrs, start_trial
+from sparsefront.search.trials import (
+    Proposal,
+    Running,
+    end_trial,
+    is_waiting,
+    refuse_another_space,
+    set_attrs,
+    start_trial,
+)
 from sparsefront.spaces import Genome, InputError, RunFailed, SearchSpace
 
 MOST_ATTEMPTS = 3
@@ -132,11 +140,12 @@ def search_loop(
         on_progress: called after that with what this call has done so far.
 
     Raises:
-        InputError: the sampler proposes a genome that is not in the space.
+        InputError: the study holds trials of another space, or the sampler proposes a genome that is not in this one.
         EvaluationFailed: more failed; the line holds the first genome that did, and why.
         StudyFailed: the storage refuses; every result told before is in it.
     """
     require_directions(study)
+    refuse_another_space(study, space)
     feasible = FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us)
     loop = _Loop(study, feasible, pool, evaluations, ahead, early_exit, on_result, on_progress, most_failed_share)
     return loop.run()

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sparsefront.search.front import GENOME_ATTR
-from sparsefront.spaces import Genome, SearchSpace
+from sparsefront.spaces import Genome, InputError, SearchSpace
 
 
 class Proposal(NamedTuple):
@@ -61,6 +61,24 @@ def end_trial(
     study.sampler.after_trial(study, trial, state, values)
     storage.set_trial_state_values(running.trial_id, state=state, values=values)
     return trial
+
+
+def refuse_another_space(study: optuna.Study, space: SearchSpace) -> None:
+    """:class:`InputError` that says what differs when the study holds a trial of another space."""
+    own = space.distributions()
+    for trial in study.get_trials(deepcopy=False):
+        where = (
+            f"study {study.study_name!r} was made with another space than {space.name!r}: its trial {trial.number} has"
+        )
+        for name, there in trial.distributions.items():
+            if name not in own:
+                raise InputError(f"{where} a parameter {name!r}, which this one does not have")
+            if there != own[name]:
+                raise InputError(f"{where} {name} = {there}, expected {own[name]}")
+        if (key := trial.user_attrs.get(GENOME_ATTR)) and len(trial.params) == len(own):
+            here = space.from_params(trial.params).key()
+            if here != key:
+                raise InputError(f"{where} genome {key}, which its parameters make {here} here")
 
 
 def is_waiting(study: optuna.Study) -> bool:

@@ -8,11 +8,14 @@ import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
 import pytest
+from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 from tests.search.landscape import Landscape
@@ -25,7 +28,7 @@ from sparsefront.search.pool import Finished, SerialPool
 from sparsefront.search.sampler import ReinforcedEvolutionSampler
 from sparsefront.search.studies import open_study
 from sparsefront.search.trials import Proposal
-from sparsefront.spaces import Genome, InputError
+from sparsefront.spaces import Genome, InputError, SearchSpace, Widths
 
 
 class ShuffledPool:
@@ -471,6 +474,38 @@ def test_evaluations_that_ended_early_are_counted(landscape: Landscape) -> None:
         predict_many=landscape.predict_many, budget_us=landscape.budget_us, evaluations=20, early_exit=True,
     )  # fmt: skip
     assert 0 < report.ended_early < 20
+
+
+@pytest.mark.parametrize(
+    ("other", "line"),
+    [
+        (
+            {"layers": 3},
+            r"another space than 'joint': its trial \d+ has a parameter 'layer.*', which this one does not",
+        ),
+        ({"granule": 32}, r"its trial \d+ has .*ffn_units.* = IntDistribution.*, expected IntDistribution"),
+        ({"keep": (100, 60)}, r"its trial \d+ has genome h.*, which its parameters make h"),
+    ],
+)
+def test_a_study_of_another_space_is_refused_by_what_differs(other: dict[str, Any], line: str) -> None:
+    def space_of(layers: int = 2, granule: int = 16, keep: tuple[int, ...] = (100, 50)) -> SearchSpace:
+        widths = Widths(layers=layers, heads=2, ffn_units=64)
+        return SearchSpace.preset("joint", widths=widths, ffn_granule=granule, keep_percents=keep)
+
+    def searched(space: SearchSpace, study: optuna.Study) -> LoopReport:
+        study.sampler = RandomSampler(space=space, predict_many=costs, budget_us=1e9, seed=0)
+        pool = SerialPool(lambda genome: {"quality": 0.5})
+        return search_loop(study, space, pool, predict_many=costs, budget_us=1e9, evaluations=4)
+
+    def costs(genomes: Sequence[Genome]) -> NDArray[np.float64]:
+        return np.array([float(sum(one.column("ffn_units"))) for one in genomes])
+
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    assert searched(space_of(**other), study).complete == 4
+    before = len(study.trials)
+    with pytest.raises(InputError, match=line):
+        searched(space_of(), study)
+    assert len(study.trials) == before
 
 
 def test_a_sampler_that_proposes_outside_the_space_is_refused(landscape: Landscape) -> None:
