@@ -76,12 +76,13 @@ class Critic:
         self._mean, self._scale = float(quality.mean()), max(float(quality.std()), 1e-12)
         points = np.sqrt(features[-_MOST_POINTS:])
         targets = (quality - self._mean) / self._scale
+        begin: Floats
         if start is None:
             begin, steps = np.append(np.zeros(points.shape[1] + 1), np.log(_NOISE)), _MOST_STEPS
         else:
             begin, steps = start._logarithms, _MORE_STEPS
         found = minimize(_loss, begin, (points, targets), method="L-BFGS-B", jac=True, options={"maxiter": steps})
-        self._logarithms = np.asarray(found.x, np.float64)
+        self._logarithms: Floats = np.asarray(found.x, np.float64)
         self._weights = np.exp(self._logarithms[:-2])
         self._signal, self._noise = (float(one) for one in np.exp(self._logarithms[-2:]))
         kernel = self._signal * _matern(_distance(points, points, self._weights))

@@ -218,7 +218,10 @@ class Mutator:
         if opinion is not None and self.options.learn and self.options.hints:
             expected = opinion(axes.genomes(self._moved(list(indices.values())))).reshape(len(indices), -1)
             gains = dict(zip(indices, expected[:, :-1] - expected[:, -1:], strict=True))
-        found = [Situation(indices[base], *self._bases[base], gains[base], *rest) for base, *rest in bases]
+        found = [
+            Situation(indices[base], *self._bases[base], gains[base], target_us, shape)
+            for base, target_us, shape in bases
+        ]
         for base in indices:
             self._bases.move_to_end(base)
         while len(self._bases) > _CACHED_BASES:
@@ -361,7 +364,7 @@ class Mutator:
         """
         weighed = self._weighed(situations)
         indices, room_us = weighed.base[of], weighed.room_us[of]
-        paths, masks, picks, fills = [], [], [], []
+        steps: list[tuple[Indices, NDArray[np.bool_], Indices, NDArray[np.bool_]]] = []
         for step in range(chosen.shape[1]):
             active = np.flatnonzero(chosen[:, step] >= 0)
             if not len(active):
@@ -369,16 +372,15 @@ class Mutator:
             pick, fill = chosen[active, step], filling[active, step]
             allowed = self._allowed(weighed, of[active], indices[active], room_us[active], fill)
             allowed[np.arange(len(active)), pick] = True  # a table measured again may disagree about the margin
-            for column, part in ((paths, active), (masks, allowed), (picks, pick), (fills, fill)):
-                column.append(part)
+            steps.append((active, allowed, pick, fill))
             indices[active, self.axes.axis[pick]] = self.axes.index[pick]
             room_us[active] -= weighed.change_us[of[active], pick]
-        path, pick = np.concatenate(paths), torch.from_numpy(np.concatenate(picks))
-        logits = weighed.logits[torch.from_numpy(of[path]), torch.from_numpy(np.concatenate(fills)).long()]
-        forbidden = ~torch.from_numpy(np.concatenate(masks))
+        path, mask, picks, fills = (np.concatenate(column) for column in zip(*steps, strict=True))
+        logits = weighed.logits[torch.from_numpy(of[path]), torch.from_numpy(fills).long()]
+        forbidden = ~torch.from_numpy(mask)
         log_probs = torch.log_softmax(logits.masked_fill(forbidden, float("-inf")), dim=-1)
         entropy = -(log_probs.exp() * log_probs.masked_fill(forbidden, 0.0)).sum(-1).mean()
-        of_moves = log_probs.gather(1, pick[:, None])[:, 0]
+        of_moves = log_probs.gather(1, torch.from_numpy(picks)[:, None])[:, 0]
         return torch.zeros(len(of)).index_add(0, torch.from_numpy(path), of_moves), entropy
 
     def _step(self, loss: torch.Tensor) -> None:
