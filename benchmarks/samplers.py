@@ -29,6 +29,7 @@ from common import RESULTS, Target, write_result
 from landscape import Landscape
 from optuna.samplers import BaseSampler
 from rivals import LocalSearch, ParetoEvolution, RegularisedEvolution, optuna_sampler, uniform_space
+from threadpoolctl import threadpool_limits
 
 from sparsefront.search.baselines import RandomSampler
 from sparsefront.search.feasible import FeasibleSpace, PredictMany
@@ -127,7 +128,10 @@ def searched(cell: Cell, evaluations: int) -> dict[str, Any]:
             study, FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us), landscape.importance
         )
     pool = SerialPool(lambda genome: {"quality": landscape.evaluated(genome, seed=seed)})
-    report = search_loop(study, space, pool, predict_many=predict_many, budget_us=budget_us, evaluations=evaluations)
+    with threadpool_limits(limits=1):  # one search per processor
+        report = search_loop(
+            study, space, pool, predict_many=predict_many, budget_us=budget_us, evaluations=evaluations
+        )
     found = sorted(evaluated_of(study), key=lambda one: one.number)
     seen, us = np.array([one.quality for one in found]), np.array([one.latency_us for one in found])
     true = landscape.quality([one.genome for one in found])
