@@ -147,7 +147,7 @@ def searched(
     study = open_study(path, name="search", sampler=sampler)
     return search_loop(
         study, space, pool, predict_many=predict_many, budget_us=budget_us, evaluations=evaluations,
-        ahead=ahead_of(pool), early_exit=True, on_result=on_result,
+        ahead=ahead_of(pool), on_result=on_result,
     )  # fmt: skip
 
 
