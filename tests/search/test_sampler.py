@@ -114,6 +114,7 @@ def test_beats_its_own_seeds(critic: bool) -> None:
         budget_us=landscape.budget_us,
         seed=0,
         evolution=EvolutionOptions(critic=critic, whole=0.0),  # pruning pays here
+        mutator=MutatorOptions(learning_rate=0.1 if critic else 0.03),
     )
     study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
     evaluate(study, landscape, 90)
