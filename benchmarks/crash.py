@@ -121,7 +121,7 @@ def main() -> None:
                 driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
             starts += 1
         if len(killed) < kills:
-            time.sleep(rng.uniform(0.5, 25.0))
+            time.sleep(rng.uniform(0.5, 20.0))
             if driver.poll() is None:
                 with suppress(psutil.Error):  # it ended by itself just now
                     killed.append((kill_one(psutil.Process(driver.pid), rng), time.time() - started))

@@ -43,7 +43,7 @@ def real(work: Path, quick: bool) -> list[dict[str, Any]]:
     prepared, settings = ad_log(work.parent.parent / "benchmark-landscapes" / NAME)
     budget_us = BUDGET_SHARE * prepared.measured.dense_us
     space = space_of(prepared.backbone.widths, settings)
-    evaluations = 20 if quick else 120
+    evaluations = 20 if quick else 60
     rows = []
     for repeat in range(1 if quick else 3):
         for workers in (1, 2):

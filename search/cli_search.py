@@ -77,7 +77,8 @@ def search(
     workers: Annotated[str, typer.Option(help="Parallel evaluations; auto: as many as there are CPUs for.")] = "auto",
     cpus_per_worker: Annotated[float, typer.Option(help="CPUs that Ray reserves for each, also fractions.")] = 1.0,
     address: Annotated[
-        str | None, typer.Option(help="Evaluate on a running Ray cluster: HOST:PORT, ray://HOST:PORT or auto.")
+        str | None,
+        typer.Option(help="Evaluate and fine-tune on a running Ray cluster: HOST:PORT, ray://HOST:PORT or auto."),
     ] = None,
     most_failed_share: Annotated[
         float, typer.Option(help="Share of the evaluations that may fail before the search ends.")
@@ -88,7 +89,9 @@ def search(
     share: Annotated[
         Path | None, typer.Option("--prepared", help="Take latency table, teacher and supernet from this run folder.")
     ] = None,
-    finalists: Annotated[int, typer.Option(help="Genomes of the front that are fine-tuned and measured.")] = 2,
+    finalists: Annotated[
+        int, typer.Option(help="Genomes of the front that are fine-tuned; the poorer ones are stopped early.")
+    ] = 4,
     uniform: Annotated[
         str, typer.Option(help="Uniform genomes swept for comparison: largest, all or none.")
     ] = "largest",

@@ -107,7 +107,8 @@ class SearchSettings(_Settings):
         cpus_per_worker: CPUs, also fractions, that each is given.
         most_failed_share: of the evaluations may fail before the search ends.
         search_rows: validation rows that an evaluation scores; finalists are always judged on all of them.
-        finalists: genomes of the front that are fine-tuned and measured.
+        finalists: genomes of the front that are fine-tuned, the poorer half of them only in part; the others are
+            measured.
         finetune: how.
         uniform: uniform genomes evaluated for comparison: ``all``, ``largest`` (those that no other within the budget
             exceeds in every field) or ``none``.
@@ -127,7 +128,7 @@ class SearchSettings(_Settings):
     cpus_per_worker: Positive = 1.0
     most_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.2
     search_rows: Count = 2000
-    finalists: Count = 2
+    finalists: Count = 4
     finetune: TrainOptions = TrainOptions(
         epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0
     )

@@ -144,7 +144,7 @@ def test_export_fine_tunes_another_genome(finished: Finished, cli: Cli, tmp_path
 
 
 def test_export_refuses_an_unknown_genome(finished: Finished, cli: Cli, tmp_path: Path) -> None:
-    unknown = Genome.uniform(2, heads=2, ffn_units=64).key()
+    unknown = Genome.uniform(2, heads=2, ffn_units=1).key()  # no space offers such a width
     refused(cli("export", finished.folder, "--genome", unknown, "--out", tmp_path / "x"), unknown, "not among the 12")
     refused(cli("export", finished.folder, "--genome", "big", "--out", tmp_path / "x"), "--genome", "big")
     assert not (tmp_path / "x").exists()

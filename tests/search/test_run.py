@@ -17,6 +17,7 @@ from sparsefront.search.run import LOCK, Run
 from sparsefront.search.run_file import RUN, RunFile
 from sparsefront.search.run_result import FINALISTS, RESULT, front_rows, read_result, read_run
 from sparsefront.search.settings import PrepareSettings, SearchSettings
+from sparsefront.search.steps import step_seconds
 from sparsefront.spaces import Genome, InputError
 
 
@@ -56,6 +57,19 @@ def test_a_run_interrupted_at_its_finalists_goes_on_with_the_same_ones(
                 raise
             shutil.rmtree(folder / FINALISTS)
     assert {row["genome"] for row in found} == {row["genome"] for row in finished.at["finalists"]}
+
+
+def test_the_result_tells_of_every_candidate_and_no_checkpoint_is_left(finished: Finished) -> None:
+    candidates = [*finished.at["finalists"], *finished.at["stopped"]]
+    assert len({row["genome"] for row in candidates}) == len(candidates) == 2
+    for row in (*finished.at["stopped"], *finished.at["uniform_stopped"]):
+        assert row["share"] in (0.25, 0.5) and 0 <= row["quality"] <= 1
+        assert not (finished.folder / FINALISTS / row["genome"]).exists()
+    assert finished.at["winner"]["genome"] in [row["genome"] for row in finished.at["finalists"]]
+    training = finished.folder / "training"
+    assert not list(training.glob("*/*checkpoint*")) and list(training.glob("*/rungs.json"))
+    (tuned,) = training.glob("tuned-*")
+    assert finished.report["wall_seconds"]["finalists"] > step_seconds(tuned) > 0
 
 
 def test_a_run_may_be_moved(finished: Finished, tmp_path: Path) -> None:
