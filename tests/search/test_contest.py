@@ -148,6 +148,7 @@ def test_the_winner_is_that_of_training_all_to_the_end_and_who_was_stopped_is_to
     assert [path.name for path in tuned.iterdir()] == ["step.json"], "Tune's own state is thrown away"
 
 
+@pytest.mark.slow
 def test_contests_run_together_and_each_has_a_finalist(own: Prepared, tmp_path: Path, local_ray: None) -> None:
     searched, uniform = contest(own, [BEST, MIDDLE]), contest(own, [WORST, LAST], "best uniform")
     first, second = held(tmp_path, [searched, uniform])
@@ -168,6 +169,7 @@ def test_candidates_without_a_rival_need_no_tune(own: Prepared, tmp_path: Path, 
 # -- what was done is not done again ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_what_is_neither_done_nor_stopped_is_trained(
     own: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +221,7 @@ def test_only_what_is_neither_done_nor_stopped_is_trained(
     assert held(tmp_path, [both])[0] == outcome and len(asked) == 1
 
 
+@pytest.mark.slow
 def test_more_finalists_later_are_compared_with_those_that_are_made(own: Prepared, tmp_path: Path) -> None:
     (before,) = held(tmp_path, [contest(own, [BEST])])
     FineTuning(tmp_path, BEST).note(Rungs({0.25: 1.1, 0.5: 1.1}))  # better than anything can be
@@ -259,6 +262,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_training_goes_on(
     assert whole.finalists[0].valid_quality == pytest.approx(found[0].finalists[0].valid_quality, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_leaves_what_the_next_one_goes_on_from(
     own: Prepared, finished: Finished, tmp_path: Path
 ) -> None:
@@ -309,6 +313,7 @@ def test_a_damaged_checkpoint_is_told_before_anything_is_started(
     assert not (tmp_path / "mark").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_training_is_told_by_the_worker(own: Prepared, tmp_path: Path, local_ray: None) -> None:
     other = FineTuning(tmp_path, LAST)
 
@@ -362,6 +367,7 @@ def test_when_all_fail_the_first_reason_is_told(own: Prepared, tmp_path: Path, l
     assert not list(tmp_path.glob("finalists/*")) and not list((tmp_path / TRAINING).glob("tuned-*"))
 
 
+@pytest.mark.slow
 def test_one_that_dies_too_often_is_left_out_and_told(
     own: Prepared, tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
