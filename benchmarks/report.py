@@ -211,10 +211,10 @@ def samplers(result: dict[str, Any]) -> str:
     for landscape, space in dict.fromkeys((row["landscape"], row["space"]) for row in rows):
         own = [row for row in rows if (row["landscape"], row["space"]) == (landscape, space)]
         head = [f"{name} at {count}" for name in ("best", "hypervolume") for count in counts]
-        lines += ["", f"| {landscape}, {space} | " + " | ".join(head) + " | ms |", "|---|" + "---|" * (len(head) + 1)]
+        lines += ["", f"| {landscape}, {space} | " + " | ".join(head) + " |", "|---|" + "---|" * len(head)]
         for row in own:
             cells = [_interval(row, f"{name}_at_{count}") for name in ("best", "hypervolume") for count in counts]
-            lines.append(f"| {row['method']} | " + " | ".join(cells) + f" | {row['overhead_ms']:.1f} |")
+            lines.append(f"| {row['method']} | " + " | ".join(cells) + " |")
     picture = "![Best of each sampler against evaluations](benchmarks/results/samplers.png)"
     return "\n".join([*lines, "", *missed_briefly(result), source(result), "", picture])
 
