@@ -24,6 +24,7 @@ from common import Target, save_picture, write_result
 from landscape import Landscape
 from ray.cluster_utils import Cluster
 from record_landscape import ad_log
+from threadpoolctl import threadpool_limits
 
 from sparsefront.search.explore import ahead_of, fitness_pool, sampler_of, space_of
 from sparsefront.search.front import Evaluated
@@ -45,7 +46,7 @@ def real(work: Path, quick: bool) -> list[dict[str, Any]]:
     space = space_of(prepared.backbone.widths, settings)
     evaluations = 20 if quick else 60
     rows = []
-    for repeat in range(1 if quick else 3):
+    for repeat in range(1 if quick else 2):
         for workers in (1, 2):
             sampler = sampler_of(settings, space, prepared, [budget_us])
             with fitness_pool(prepared, settings.model_copy(update={"workers": workers})) as pool:
@@ -142,13 +143,14 @@ def searched(
     path: Path, sampler: Any, space: Any, pool: EvaluationPool, predict_many: Any, budget_us: float, evaluations: int,
     on_result: Callable[[Evaluated], None] | None = None,
 ) -> LoopReport:  # fmt: skip
-    """A new study in SQLite."""
+    """A new study on disk."""
     path.unlink(missing_ok=True)
     study = open_study(path, name="search", sampler=sampler)
-    return search_loop(
-        study, space, pool, predict_many=predict_many, budget_us=budget_us, evaluations=evaluations,
-        ahead=ahead_of(pool), on_result=on_result,
-    )  # fmt: skip
+    with threadpool_limits(limits=1):  # as a search of the command line has it
+        return search_loop(
+            study, space, pool, predict_many=predict_many, budget_us=budget_us, evaluations=evaluations,
+            ahead=ahead_of(pool), on_result=on_result,
+        )  # fmt: skip
 
 
 def figures(report: LoopReport, workers: int) -> dict[str, float]:
