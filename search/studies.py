@@ -31,9 +31,10 @@ def open_study(storage: str | Path | BaseStorage, *, name: str, sampler: BaseSam
     """
     if not isinstance(storage, BaseStorage):
         storage = _storage(storage)
-    study = optuna.create_study(
-        storage=storage, study_name=name, sampler=sampler, directions=list(DIRECTIONS), load_if_exists=True
-    )
+    try:  # Optuna's create_study(load_if_exists=True) writes to a journal even where it only loads
+        study = optuna.load_study(storage=storage, study_name=name, sampler=sampler)
+    except KeyError:
+        study = optuna.create_study(storage=storage, study_name=name, sampler=sampler, directions=list(DIRECTIONS))
     try:
         require_directions(study)
     except ValueError as error:
