@@ -24,6 +24,7 @@ from sparsefront.search.trials import (
     Proposal,
     Running,
     end_trial,
+    is_running,
     is_waiting,
     refuse_another_space,
     set_attrs,
@@ -252,9 +253,8 @@ class _Loop:
 
     def _abandon(self) -> None:
         """Leave nothing running in the study; what was in flight is the first thing asked next time."""
-        storage = self.study._storage
         for running in list(self.flying.values()):
-            if storage.get_trial(running.trial_id).state == TrialState.RUNNING:
+            if is_running(self.study, running):
                 self._enqueue(running.genome, end_trial(self.study, running, TrialState.FAIL))
         self.flying.clear()
 

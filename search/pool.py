@@ -179,9 +179,9 @@ class RayPool:
         self._threads, self._cpus_per_worker = threads_per_worker, cpus
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            _start_ray(workers * cpus, address)
+            start_ray(workers * cpus, address)
         try:
-            workers = workers or max(1, int(_cpus(ray.cluster_resources) / cpus))
+            workers = workers or max(1, int(cpus_in(ray.cluster_resources) / cpus))
             _require_free(workers, cpus)
             self._build = build
             self._payload = ray.put(payload)
@@ -189,7 +189,7 @@ class RayPool:
             ray.get([actor.ready.remote() for actor in self._actors])
         except BaseException as error:
             self.shutdown()
-            if missing := _missing_module(error):
+            if missing := missing_module(error):
                 raise InputError(
                     f"a machine of the cluster cannot import {missing!r}: install the same sparsefront there"
                 ) from error
@@ -249,7 +249,7 @@ class RayPool:
         """A new actor for one that died; none where its machine is gone, since Ray would let it wait for ever."""
         self._actors.remove(dead)
         ray.kill(dead)
-        if len(self._actors) >= int(_cpus(ray.cluster_resources) / self._cpus_per_worker):
+        if len(self._actors) >= int(cpus_in(ray.cluster_resources) / self._cpus_per_worker):
             if not self._actors:
                 raise RunFailed("the cluster has no CPU left for a worker; the same command goes on when it has")
             return None
@@ -261,7 +261,7 @@ class RayPool:
         return remote.remote(self._build, self._payload, self._threads)
 
 
-def _start_ray(wanted: float, address: str | None) -> None:
+def start_ray(wanted: float, address: str | None) -> None:
     if address is None:
         cpus = os.cpu_count() or 1
         if wanted > cpus:  # known before Ray spends seconds on starting
@@ -298,7 +298,7 @@ def _require_answer(address: str) -> None:
         raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error
 
 
-def _missing_module(error: BaseException | None) -> str | None:
+def missing_module(error: BaseException | None) -> str | None:
     """The module that an actor could not import, if that is why it did not start."""
     found = re.search(r"ModuleNotFoundError: No module named '([^']+)'", str(error))
     return found.group(1) if found else None
@@ -308,15 +308,15 @@ def _require_free(workers: int, cpus: float) -> None:
     """Ray lets an actor that does not fit wait for ever and says nothing; so ask first."""
     wanted = workers * cpus
     asked = f"{wanted:g} CPUs asked for ({workers} workers x {cpus:g})"
-    there = _cpus(ray.cluster_resources)
+    there = cpus_in(ray.cluster_resources)
     if wanted > there:
         raise InputError(f"{asked}, the cluster has {there:g}")
     deadline = time.monotonic() + _RELEASE_SECONDS  # a pool that was just shut down frees its CPUs a moment later
-    while (free := _cpus(ray.available_resources)) < wanted:
+    while (free := cpus_in(ray.available_resources)) < wanted:
         if time.monotonic() > deadline:
             raise InputError(f"{asked}, only {free:g} of the cluster's {there:g} are free")
         time.sleep(0.1)
 
 
-def _cpus(resources: Callable[[], dict[str, float]]) -> float:
+def cpus_in(resources: Callable[[], dict[str, float]]) -> float:
     return float(resources().get("CPU", 0))

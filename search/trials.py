@@ -58,9 +58,16 @@ def end_trial(
     """Tell how a running trial has ended; the study's sampler hears of it."""
     storage = study._storage
     trial = storage.get_trial(running.trial_id)
-    study.sampler.after_trial(study, trial, state, values)
-    storage.set_trial_state_values(running.trial_id, state=state, values=values)
+    try:
+        study.sampler.after_trial(study, trial, state, values)
+    finally:  # what was evaluated counts, whatever the sampler makes of it
+        storage.set_trial_state_values(running.trial_id, state=state, values=values)
     return trial
+
+
+def is_running(study: optuna.Study, running: Running) -> bool:
+    """Whether the trial has not ended yet."""
+    return study._storage.get_trial(running.trial_id).state == TrialState.RUNNING
 
 
 def refuse_another_space(study: optuna.Study, space: SearchSpace) -> None:

@@ -35,7 +35,7 @@ from sparsefront.search.fine_tuning import (
 )
 from sparsefront.search.fitness import FitnessData
 from sparsefront.search.halving import Halving
-from sparsefront.search.pool import _cpus, _missing_module, _start_ray
+from sparsefront.search.pool import cpus_in, missing_module, start_ray
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Advance
 from sparsefront.spaces import InputError, RunFailed
@@ -146,7 +146,7 @@ def _ray(address: str | None) -> Iterator[None]:
     """Ray, started unless this process has it already."""
     ours = not ray.is_initialized()
     if ours:
-        _start_ray(1, address)
+        start_ray(1, address)
     try:
         yield
     finally:
@@ -157,8 +157,8 @@ def _ray(address: str | None) -> Iterator[None]:
 def _share(trials: int, workers: int) -> Share:
     """How the free processors are shared out. Tune would wait for ever, and silently, for one that is taken."""
     deadline = time.monotonic() + _RELEASE_SECONDS  # a pool that was just shut down frees its CPUs a moment later
-    there = int(_cpus(ray.cluster_resources))
-    while (free := int(_cpus(ray.available_resources))) < there and time.monotonic() < deadline:
+    there = int(cpus_in(ray.cluster_resources))
+    while (free := int(cpus_in(ray.available_resources))) < there and time.monotonic() < deadline:
         time.sleep(0.1)
     if free < 1:
         raise InputError(f"fine-tuning needs a CPU, but all {there} that Ray has are taken by other actors or tasks")
@@ -239,7 +239,7 @@ def _failures(trials: Sequence[Any]) -> dict[str, str]:
 
 def _why(error: str) -> str:
     """One line for what Tune says of a trial that it gave up."""
-    if missing := _missing_module(RuntimeError(error)):
+    if missing := missing_module(RuntimeError(error)):
         raise InputError(f"a machine of the cluster cannot import {missing!r}: install the same sparsefront there")
     if "died" in error:
         return f"its worker died {MOST_DEATHS} times; is there memory enough?"
