@@ -8,7 +8,9 @@ import json
 import math
 import operator
 import os
+import shlex
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +56,7 @@ def write_result(
     """Prints rows and targets and writes ``folder/NAME.json``; a quick run writes ``NAME.quick.json`` beside it."""
     result = {
         "benchmark": name,
-        "command": f"python benchmarks/{name}.py{' --quick' if quick else ''}",
+        "command": _command(name),
         "quick": quick,
         **about_this_machine(),
         "seeds": list(seeds),
@@ -105,6 +107,18 @@ def about_this_machine() -> dict[str, Any]:
         },
         "versions": _versions(),
     }  # fmt: skip
+
+
+def _command(name: str) -> str:
+    """What was asked for, without the folders of whoever asked."""
+    asked = iter(sys.argv[1:])
+    kept = ["python", f"benchmarks/{name}.py"]
+    for one in asked:
+        if one in ("--work", "--data"):
+            next(asked, None)
+        elif one != "--report":
+            kept.append(one)
+    return shlex.join(kept)
 
 
 def _commit() -> str:
