@@ -104,7 +104,7 @@ class MutatorOptions:
         fill: probability that a child is filled up to its target after its free moves.
         most_fills: filling moves per child.
         exploration: share of the uniform distribution mixed into the policy.
-        learning_rate: of Adam; where no critic judges children, rewards alone are few and noisy: a third is better.
+        learning_rate: of Adam; where no critic judges children, rewards alone are few and noisy, and want less.
         entropy: weight of the entropy bonus.
         hidden: width of the network.
         learn: False keeps the policy uniform over the allowed moves.
