@@ -193,10 +193,6 @@ class Mutator:
 
     # -- proposing ---------------------------------------------------------------------------------------------------
 
-    def situation(self, base: Genome, *, target_us: float, shape: Floats) -> Situation:
-        """The situation of a base genome."""
-        return self.situations([(base, target_us, shape)])[0]
-
     def situations(
         self, bases: Sequence[tuple[Genome, float, Floats]], *, opinion: Opinion | None = None
     ) -> list[Situation]:

@@ -6,6 +6,7 @@ from tests.search.landscape import Landscape
 
 from sparsefront.search.critic import (
     Critic,
+    Floats,
     _loss,
     expected_hypervolume,
     expected_improvement,
@@ -14,12 +15,17 @@ from sparsefront.search.critic import (
 from sparsefront.search.front import hypervolume
 
 
-def test_ranks_unseen_genomes_and_knows_what_it_has_seen() -> None:
+def drawn(count: int) -> tuple[Floats, Floats]:
+    """(count, features) and (count,) quality of random genomes."""
     landscape = Landscape(layers=6)
     rng = np.random.default_rng(0)
-    genomes = [landscape.space.sample(rng) for _ in range(160)]
+    genomes = [landscape.space.sample(rng) for _ in range(count)]
     quality = np.array([landscape.quality(genome) for genome in genomes])
-    features = genome_features(genomes, space=landscape.space, importance=landscape.importance)
+    return genome_features(genomes, space=landscape.space, importance=landscape.importance), quality
+
+
+def test_ranks_unseen_genomes_and_knows_what_it_has_seen() -> None:
+    features, quality = drawn(160)
     critic = Critic(features[:100], quality[:100])
     mean, deviation = critic.predict(features[100:])
     assert np.corrcoef(mean, quality[100:])[0, 1] > 0.9
@@ -29,11 +35,7 @@ def test_ranks_unseen_genomes_and_knows_what_it_has_seen() -> None:
 
 
 def test_standing_is_the_mean_on_the_critic_s_own_scale() -> None:
-    landscape = Landscape(layers=6)
-    rng = np.random.default_rng(0)
-    genomes = [landscape.space.sample(rng) for _ in range(60)]
-    quality = np.array([landscape.quality(genome) for genome in genomes])
-    features = genome_features(genomes, space=landscape.space, importance=landscape.importance)
+    features, quality = drawn(60)
     critic = Critic(features[:40], quality[:40])
     critic.add(features[40], quality[40])
     mean, _ = critic.predict(features)
@@ -43,11 +45,7 @@ def test_standing_is_the_mean_on_the_critic_s_own_scale() -> None:
 
 
 def test_a_fit_from_another_critic_is_about_as_good() -> None:
-    landscape = Landscape(layers=6)
-    rng = np.random.default_rng(0)
-    genomes = [landscape.space.sample(rng) for _ in range(200)]
-    quality = np.array([landscape.quality(genome) for genome in genomes])
-    features = genome_features(genomes, space=landscape.space, importance=landscape.importance)
+    features, quality = drawn(200)
     fresh = Critic(features[:120], quality[:120])
     warm = Critic(features[:120], quality[:120], start=Critic(features[:40], quality[:40]))
     errors = [np.abs(one.predict(features[120:])[0] - quality[120:]).mean() for one in (fresh, warm)]
@@ -55,11 +53,7 @@ def test_a_fit_from_another_critic_is_about_as_good() -> None:
 
 
 def test_points_added_later_count_like_the_first_ones_whatever_their_order() -> None:
-    landscape = Landscape(layers=6)
-    rng = np.random.default_rng(0)
-    genomes = [landscape.space.sample(rng) for _ in range(160)]
-    quality = np.array([landscape.quality(genome) for genome in genomes])
-    features = genome_features(genomes, space=landscape.space, importance=landscape.importance)
+    features, quality = drawn(160)
     forwards, backwards = Critic(features[:60], quality[:60]), Critic(features[:60], quality[:60])
     few = np.abs(forwards.predict(features[120:])[0] - quality[120:]).mean()
     for at in range(60, 120):

@@ -33,7 +33,7 @@ def situation_of(mutator: Mutator, landscape: Landscape, target: float = 1.0) ->
     base = landscape.space.from_params(
         {name: index[name.partition(".")[2]] for name in landscape.space.distributions()}
     )
-    return mutator.situation(base, target_us=target * landscape.budget_us, shape=SHAPE)
+    return mutator.situations([(base, target * landscape.budget_us, SHAPE)])[0]
 
 
 def test_an_untrained_policy_is_uniform_over_the_moves_within_the_target(landscape: Landscape) -> None:
@@ -131,7 +131,7 @@ def test_no_move_within_the_target_gives_the_base_back(landscape: Landscape) -> 
     mutator = mutator_of(landscape)
     base = landscape.space.smallest
     exact = float(landscape.predict_many([base])[0])
-    situation = mutator.situation(base, target_us=exact - 1, shape=SHAPE)
+    (situation,) = mutator.situations([(base, exact - 1, SHAPE)])
     (children,) = mutator.propose([situation], 3, np.random.default_rng(0))
     assert [mutator.moves(children, child) for child in range(3)] == [[], [], []]
     assert (children.indices == situation.base).all()
@@ -176,7 +176,7 @@ def test_the_policy_sees_what_is_expected_of_every_single_move(landscape: Landsc
     better &= hinted.axes.values[hinted.axes.axis, hinted.axes.index] > 1
     assert (situation.gain == 3.0 * better).all() and better.any()
     assert not blind.situations([shape], opinion=opinion)[0].gain.any()
-    assert not hinted.situation(*shape[:1], target_us=shape[1], shape=SHAPE).gain.any()
+    assert not hinted.situations([shape])[0].gain.any()
 
 
 def test_children_that_are_all_judged_alike_teach_nothing(landscape: Landscape) -> None:
