@@ -85,23 +85,40 @@ def hold(
         out = {*failed, *(one.genome for one in stopped)}
         left = [one for one in contest.candidates if one.genome.key() not in out]
         finalists = [
-            finish(
-                run / FINALISTS / one.genome.key(),
-                one.genome,
-                contest.prepared,
-                options,
-                tuning=FineTuning(run, one.genome),
-                budget_us=contest.budget_us,
-                supernet_quality=one.quality,
-                reporter=reporter,
-                title=f"{contest.title} {number} of {len(left)}",
-            )
+            _finished(run, contest, one, options, reporter, f"{contest.title} {number} of {len(left)}")
             for number, one in enumerate(left, 1)
         ]
+        # A machine may be slower now than when it measured the candidates; who was stopped then stands in.
+        waiting = sorted(stopped, key=lambda one: (one.share, one.quality))
+        while waiting and not any(one.measured_us <= contest.budget_us for one in finalists):
+            again = waiting.pop().genome
+            reporter.say(
+                f"{contest.title} {again}: trained to its end, since none so far was measured within the budget"
+            )
+            (candidate,) = (one for one in contest.candidates if one.genome.key() == again)
+            finalists.append(_finished(run, contest, candidate, options, reporter, f"{contest.title} instead"))
+        made = {one.genome for one in finalists}
         finalists.sort(key=lambda one: (one.measured_us <= contest.budget_us, one.valid_quality), reverse=True)
         steps = [*tuned.steps, *(run / FINALISTS / one.genome for one in finalists)]
-        outcomes.append(Outcome(finalists, stopped, failed, steps))
+        outcomes.append(Outcome(finalists, [one for one in stopped if one.genome not in made], failed, steps))
     return outcomes
+
+
+def _finished(
+    run: Path, contest: Contest, one: Evaluated, options: TrainOptions, reporter: Reporter, title: str
+) -> Finalist:
+    """One of the candidates trained to its end, exported, measured and scored."""
+    return finish(
+        run / FINALISTS / one.genome.key(),
+        one.genome,
+        contest.prepared,
+        options,
+        tuning=FineTuning(run, one.genome),
+        budget_us=contest.budget_us,
+        supernet_quality=one.quality,
+        reporter=reporter,
+        title=title,
+    )
 
 
 def tune(

@@ -166,6 +166,26 @@ def test_candidates_without_a_rival_need_no_tune(own: Prepared, tmp_path: Path, 
     assert first.steps == [tmp_path / FINALISTS / LAST.key()]
 
 
+def test_who_was_stopped_stands_in_when_nobody_else_is_measured_within_the_budget(
+    own: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = [Stopped(WORST.key(), 0.25, 0.9), Stopped(LAST.key(), 0.5, 0.5), Stopped(MIDDLE.key(), 0.5, 0.6)]
+    slow = {BEST.key(), MIDDLE.key()}
+
+    def measured(*arguments: Any, **options: Any) -> Any:
+        found = finish(*arguments, **options)
+        return replace(found, measured_us=2e9 if found.genome in slow else 1.0)
+
+    monkeypatch.setattr(contests, "tune", lambda *_, **__: contests.Outcome([], stopped))
+    monkeypatch.setattr(contests, "finish", measured)
+    notes = Notes()
+    (outcome,) = held(tmp_path, [contest(own, [BEST, MIDDLE, LAST, WORST])], reporter=notes)
+    assert [one.genome for one in outcome.finalists] == [LAST.key(), BEST.key(), MIDDLE.key()]
+    assert [one.genome for one in outcome.stopped] == [WORST.key()], "it is not needed"
+    stood_in = [line for line in notes.lines if "trained to its end" in line]
+    assert [MIDDLE.key() in stood_in[0], LAST.key() in stood_in[1], len(stood_in)] == [True, True, 2]
+
+
 # -- what was done is not done again ---------------------------------------------------------------------------------
 
 
