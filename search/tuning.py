@@ -133,7 +133,7 @@ def tune_all(
                 max_concurrent_trials=share.trials,
                 max_failures=MOST_DEATHS - 1,
                 reuse_actors=True,
-                storage_path=str(scratch),
+                storage_path=str(scratch.resolve()),  # a relative path would be read as a URI
                 raise_on_failed_trial=False,
                 callbacks=[_Told(advance, already=len(every) - len(open_ones), trials=len(every))],
                 verbose=0,

@@ -380,10 +380,13 @@ def test_a_machine_without_the_run_folder_is_told(
         held(tmp_path, [contest(own, [BEST, LAST])])
 
 
-def test_when_all_fail_the_first_reason_is_told(own: Prepared, tmp_path: Path, local_ray: None) -> None:
+def test_when_all_fail_the_first_reason_is_told_also_in_a_run_folder_with_a_relative_path(
+    own: Prepared, tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     wild = replace(OPTIONS, learning_rate=1e30)
     with pytest.raises(RunFailed, match=r"no fine-tuning of finalist came to its end: FloatingPointError: the"):
-        held(tmp_path, [contest(own, [BEST, LAST])], wild)
+        held(Path("."), [contest(own, [BEST, LAST])], wild)
     assert not list(tmp_path.glob("finalists/*")) and not list((tmp_path / TRAINING).glob("tuned-*"))
 
 
