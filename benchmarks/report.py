@@ -252,13 +252,14 @@ def scaling(result: dict[str, Any]) -> str:
     lines = [
         "**Scaling** (simulated workers sleep as long as recorded evaluations took):",
         "",
-        "| workers | evaluations/s | share of their time computing | driver, ms per evaluation |",
-        "|---|---|---|---|",
+        "| workers | evaluations/s | share of their time computing | sampler, ms per evaluation | rest of the driver |",
+        "|---|---|---|---|---|",
     ]
     for cell, workers in dict.fromkeys((row["cell"], row["workers"]) for row in rows if "workers" in row):
         own = [row for row in rows if (row["cell"], row.get("workers")) == (cell, workers)]
-        mean = {name: np.mean([row[name] for row in own]) for name in ("evaluations_per_second", "busy", "overhead_ms")}
-        cells = f"{mean['evaluations_per_second']:.1f} | {mean['busy']:.1%} | {mean['overhead_ms']:.1f}"
+        mean = {name: np.mean([row[name] for row in own]) for name in own[0] if isinstance(own[0][name], float)}
+        cells = f"{mean['evaluations_per_second']:.1f} | {mean['busy']:.1%} | {mean['sampler_ms']:.1f}"
+        cells += f" | {mean['overhead_ms']:.1f} ms"
         lines.append(f"| {workers} {cell} | {cells} |")
     lost = rows[-1]
     lines += [

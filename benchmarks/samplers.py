@@ -145,7 +145,7 @@ def searched(cell: Cell, evaluations: int) -> dict[str, Any]:
     return {
         "landscape": name, "space": preset, "method": method, "seed": seed, "evaluations": len(found),
         "best": best, "hypervolume": volume, "winner": found[int(np.argmax(seen))].genome.key(),
-        "overhead_ms": report.overhead_ms, "duplicates_avoided": report.duplicates_avoided,
+        "duplicates_avoided": report.duplicates_avoided,
         "rejected_infeasible": report.rejected_infeasible,
     }  # fmt: skip
 
@@ -165,7 +165,6 @@ def rows_of(cells: list[dict[str, Any]], at: tuple[int, ...]) -> list[dict[str, 
         runs = list(group)
         row: dict[str, Any] = {
             "landscape": landscape, "space": space, "method": METHODS[number], "seeds": len(runs),
-            "overhead_ms": float(np.median([one["overhead_ms"] for one in runs])),
         }  # fmt: skip
         draws = rng.integers(len(runs), size=(10_000, len(runs)))
         counts = [count for count in at if count <= EVERY * len(runs[0]["best"])]

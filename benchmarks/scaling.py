@@ -1,11 +1,11 @@
 """How a search scales: real workers, simulated ones that sleep as long as recorded evaluations took, a lost machine.
 
-Real workers evaluate the built-in task's supernet (benchmarks/record_landscape.py ad_log prepares it). Simulated ones
-sleep for the seconds that the landscape's evaluations took, so that only the driver's share is measured; *busy* is the
-share of the workers' time in which they computed. The lost machine is one of two raylets on this one, killed in
-mid-search.
+Real workers evaluate a supernet that benchmarks/record_landscape.py has prepared: the built-in task's, whose
+evaluations are short, and Home Depot's if it is there. Simulated ones sleep for the seconds that the landscape's
+evaluations took, so that only the driver's share is measured; *busy* is the share of the workers' time in which they
+computed. The lost machine is one of two raylets on this one, killed in mid-search.
 
-    python benchmarks/scaling.py [--quick] [--work FOLDER]
+    python benchmarks/scaling.py [--quick] [--data FOLDER] [--work FOLDER]
 """
 
 from __future__ import annotations
@@ -22,26 +22,31 @@ import optuna
 import ray
 from common import Target, save_picture, write_result
 from landscape import Landscape
+from numpy.typing import NDArray
 from ray.cluster_utils import Cluster
-from record_landscape import ad_log
+from record_landscape import ad_log, home_depot
 from threadpoolctl import threadpool_limits
 
 from sparsefront.search.explore import ahead_of, fitness_pool, sampler_of, space_of
 from sparsefront.search.front import Evaluated
 from sparsefront.search.loop import LoopReport, search_loop
 from sparsefront.search.pool import EvaluationPool, RayPool
+from sparsefront.search.prepare import Prepared
 from sparsefront.search.sampler import ReinforcedEvolutionSampler
+from sparsefront.search.settings import SearchSettings
 from sparsefront.search.studies import open_study
 from sparsefront.spaces import Genome
 
 REPOSITORY = Path(__file__).parent.parent
 NAME, BUDGET_SHARE = "ad_log", 1 / 6
 SIMULATED = (8, 16, 32, 64)
+EACH = 30
+"""Evaluations per simulated worker: at the end of a search workers run out of work, which is to be a small part."""
+ROWS = 1500
 
 
-def real(work: Path, quick: bool) -> list[dict[str, Any]]:
+def real(work: Path, task: str, prepared: Prepared, settings: SearchSettings, quick: bool) -> list[dict[str, Any]]:
     """Evaluations per second of the same search with one and with two workers, in turn."""
-    prepared, settings = ad_log(work.parent.parent / "benchmark-landscapes" / NAME)
     budget_us = BUDGET_SHARE * prepared.measured.dense_us
     space = space_of(prepared.backbone.widths, settings)
     evaluations = 20 if quick else 60
@@ -49,10 +54,10 @@ def real(work: Path, quick: bool) -> list[dict[str, Any]]:
     for repeat in range(1 if quick else 2):
         for workers in (1, 2):
             sampler = sampler_of(settings, space, prepared, [budget_us])
-            with fitness_pool(prepared, settings.model_copy(update={"workers": workers})) as pool:
-                path = work / f"real-{workers}-{repeat}.db"
+            with fitness_pool(prepared, settings.model_copy(update={"workers": workers, "search_rows": ROWS})) as pool:
+                path = work / f"real-{task}-{workers}-{repeat}.db"
                 report = searched(path, sampler, space, pool, prepared.measured.predict_many, budget_us, evaluations)
-            rows.append({"cell": "real", "workers": workers, "repeat": repeat, **figures(report, workers)})
+            rows.append({"cell": f"real, {task}", "workers": workers, "repeat": repeat, **figures(report, workers)})
             print(rows[-1], flush=True)
     return rows
 
@@ -62,10 +67,10 @@ def simulated(work: Path, quick: bool) -> list[dict[str, Any]]:
     landscape = Landscape.load(NAME)
     rows = []
     for workers in SIMULATED[:1] if quick else SIMULATED:
-        evaluations = (4 if quick else 12) * workers
+        evaluations = (4 if quick else EACH) * workers
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         try:
-            with RayPool(sleeper, NAME, workers=workers) as pool:
+            with RayPool(sleeper, recorded(landscape), workers=workers) as pool:
                 report = searched_landscape(work / f"simulated-{workers}.db", landscape, pool, evaluations)
         finally:
             ray.shutdown()
@@ -93,7 +98,7 @@ def lost_machine(work: Path, quick: bool) -> dict[str, Any]:
             cluster.remove_node(second, allow_graceful=False)
 
     try:
-        with RayPool(sleeper, NAME, workers=4) as pool:
+        with RayPool(sleeper, recorded(landscape), workers=4) as pool:
             report = searched_landscape(work / "lost.db", landscape, pool, evaluations, on_result=tell)
             left = pool.size
     finally:
@@ -110,10 +115,14 @@ def lost_machine(work: Path, quick: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sleeper(name: str) -> Callable[[Genome], dict[str, float]]:
+def recorded(landscape: Landscape) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(evaluations,) seconds and quality."""
+    return landscape.first["seconds"].to_numpy(), landscape.first["quality"].to_numpy()
+
+
+def sleeper(evaluations: tuple[NDArray[np.float64], NDArray[np.float64]]) -> Callable[[Genome], dict[str, float]]:
     """In an actor: as long as one of the recorded evaluations took, drawn by the genome."""
-    recorded = Landscape.load(name).first
-    seconds, quality = recorded["seconds"].to_numpy(), recorded["quality"].to_numpy()
+    seconds, quality = evaluations
 
     def fitness(genome: Genome, bar: float | None = None) -> dict[str, float]:
         at = int(np.random.default_rng(list(genome.key().encode())).integers(len(seconds)))
@@ -159,32 +168,45 @@ def figures(report: LoopReport, workers: int) -> dict[str, float]:
         "evaluations_per_second": report.evaluations / report.seconds,
         "seconds_per_evaluation": report.computing_seconds / report.evaluations,
         "busy": report.computing_seconds / (report.seconds * workers),
+        "sampler_ms": report.sampler_ms,
         "overhead_ms": report.overhead_ms,
     }
 
 
 def targets_of(rows: list[dict[str, Any]]) -> list[Target]:
     """What is claimed of the three parts."""
-    rates = {
-        workers: float(np.median([row["evaluations_per_second"] for row in rows if row.get("workers") == workers]))
-        for workers in (1, 2)
-    }
     many = [row for row in rows if row["cell"] == "simulated"][-1]
     lost = rows[-1]
     overhead = max(row["overhead_ms"] for row in rows if "overhead_ms" in row)
+    thinking = max(row["overhead_ms"] + row["sampler_ms"] for row in rows if "overhead_ms" in row)
     return [
-        Target("two real workers against one, evaluations per second", ">=", 1.85, rates[2] / rates[1]),
+        *(
+            Target(f"{cell}: two workers against one, evaluations per second", ">=", 1.85, gain_of_two(rows, cell))
+            for cell in dict.fromkeys(row["cell"] for row in rows if "repeat" in row)
+        ),
         Target(f"{many['workers']} simulated workers, share of their time computing", ">=", 0.95, many["busy"]),
-        Target("driver's time per evaluation, largest of all, ms", "<=", 3.0, overhead),
+        Target("driver's time per evaluation beside the sampler's, largest of all, ms", "<=", 3.0, overhead),
+        Target("driver's time per evaluation with the sampler's, largest of all, ms", "<=", 3.0, thinking),
         Target("lost machine: evaluations lost or twice", "<=", 0.0, float(lost["lost"] + lost["twice"])),
     ]
 
 
+def gain_of_two(rows: list[dict[str, Any]], cell: str) -> float:
+    """Rate of two workers over that of one, medians of the repeats."""
+    one, two = (
+        np.median(
+            [row["evaluations_per_second"] for row in rows if (row["cell"], row.get("workers")) == (cell, workers)]
+        )
+        for workers in (1, 2)
+    )
+    return float(two / one)
+
+
 def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
     """Share of the workers' time in which they computed."""
-    for cell, mark in (("real", "o"), ("simulated", "s")):
+    for cell in dict.fromkeys(row["cell"] for row in rows if "workers" in row):
         found = [row for row in rows if row["cell"] == cell]
-        axes.plot([row["workers"] for row in found], [row["busy"] for row in found], mark, label=f"{cell} workers")
+        axes.plot([row["workers"] for row in found], [row["busy"] for row in found], "o", label=f"{cell} workers")
     axes.axhline(0.95, color="grey", lw=0.7)
     axes.set(xscale="log", xlabel="workers", ylabel="share of their time computing", ylim=(0, 1.02))
     axes.legend()
@@ -194,12 +216,17 @@ def main() -> None:
     """All three."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer evaluations, eight simulated workers")
+    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / "home_depot")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-scaling")
     arguments = parser.parse_args()
     quick = arguments.quick
     work = arguments.work / ("quick" if quick else "full")
     work.mkdir(parents=True, exist_ok=True)
-    rows = [*real(work, quick), *simulated(work, quick), lost_machine(work, quick)]
+    landscapes = REPOSITORY / "runs" / "benchmark-landscapes"
+    rows = real(work, "ad_log", *ad_log(landscapes / "ad_log"), quick)
+    if arguments.data.exists() and not quick:
+        rows += real(work, "home_depot", *home_depot(landscapes / "home_depot", arguments.data, quick), quick)
+    rows += [*simulated(work, quick), lost_machine(work, quick)]
     write_result("scaling", rows, targets_of(rows), [0], quick)
     save_picture("scaling", quick, lambda _, axes: draw(axes, rows))
 

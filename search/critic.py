@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,17 +116,27 @@ class Critic:
 
     def predict(self, features: Floats) -> tuple[Floats, Floats]:
         """(points,) mean and standard deviation of the noise-free quality."""
-        cross = self._signal * _matern(_distance(np.sqrt(features), self._points[: self._count], self._weights))
+        cross = self._signal * _matern(_distance(np.sqrt(features), self._known_points, self._weights))
         solved = solve_triangular(self._known_factor, cross.T, lower=True, check_finite=False)
         variance = np.maximum(self._signal - (solved**2).sum(axis=0), 1e-12)
         mean = solved.T @ self._whitened[: self._count]
         return self._mean + self._scale * mean, self._scale * np.sqrt(variance)
 
     def standing(self, features: Floats) -> Floats:
-        """(points,) mean of the noise-free quality in standard deviations of the qualities: cheaper than both."""
-        cross = self._signal * _matern(_distance(np.sqrt(features), self._points[: self._count], self._weights))
+        """(points,) mean of the noise-free quality in standard deviations of the qualities.
+
+        Cheaper than :meth:`predict`, and in single precision: it is asked of every move from every base.
+        """
         known = self._known_factor, self._whitened[: self._count]
-        return np.asarray(cross @ solve_triangular(*known, lower=True, trans="T", check_finite=False), np.float64)
+        pulls = self._signal * solve_triangular(*known, lower=True, trans="T", check_finite=False)
+        distance = _distance(
+            *(one.astype(np.float32) for one in (np.sqrt(features), self._known_points, self._weights))
+        )
+        return np.asarray(_matern(distance) @ pulls.astype(np.float32), np.float64)
+
+    @property
+    def _known_points(self) -> Floats:
+        return self._points[: self._count]
 
     @property
     def _known_factor(self) -> Floats:
@@ -169,15 +180,16 @@ def _loss(logarithms: Floats, points: Floats, targets: Floats) -> tuple[float, F
     return loss, gradient + away / _PRIOR**2
 
 
-def _distance(left: Floats, right: Floats, weights: Floats) -> Floats:
-    """(left, right) distances with squared differences weighted per feature."""
+def _distance(left: Any, right: Any, weights: Any) -> Any:
+    """(left, right) distances with squared differences weighted per feature, in the precision of what is given."""
     a, b = left * np.sqrt(weights), right * np.sqrt(weights)
     square = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
-    return np.asarray(np.sqrt(np.maximum(square, 0)))
+    return np.sqrt(np.maximum(square, 0))
 
 
-def _matern(distance: Floats) -> Floats:
-    return np.asarray((1 + _ROOT3 * distance) * np.exp(-_ROOT3 * distance))
+def _matern(distance: Any) -> Any:
+    scaled = _ROOT3 * distance
+    return (1 + scaled) * np.exp(-scaled)
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: Floats) -> Floats:

@@ -20,6 +20,7 @@ from sparsefront.spaces import Genome, SearchSpace
 
 FIRST_FIT = 20
 """Evaluations that the critic needs at least."""
+_MOST_ADDED = 125
 
 
 class Aim(NamedTuple):
@@ -103,10 +104,11 @@ class Judge:
 def _fits(known: int) -> list[int]:
     """After how many evaluations, of so many, the critic's hyperparameters are fitted.
 
-    When a quarter more is known: fitting then costs less per evaluation than asking the critic does.
+    When a quarter more is known: fitting then costs less per evaluation than asking the critic does. At the latest
+    after 125 more, since what is added to a full critic makes every question dearer.
     """
     found, fitted = [], FIRST_FIT
     while fitted <= known:
         found.append(fitted)
-        fitted += max(5, fitted // 4)
+        fitted += min(max(5, fitted // 4), _MOST_ADDED)
     return found

@@ -67,7 +67,8 @@ class LoopReport:
         complete: evaluations complete in the study, earlier calls included.
         seconds: wall clock of the call.
         computing_seconds: time the pool spent in the fitness, all its workers together.
-        overhead_ms: time the driver did not wait for the pool, per evaluation.
+        sampler_ms: time the sampler took to propose, per evaluation; workers that genomes are asked ahead for compute.
+        overhead_ms: time the driver neither waited for the pool nor for the sampler, per evaluation.
         rejected_infeasible: proposals beyond the budget, not evaluated.
         ended_early: evaluations that the fitness ended on a part of the rows, the genome being below its bar.
         duplicates_avoided: proposals already evaluated or in flight, not evaluated again.
@@ -81,6 +82,7 @@ class LoopReport:
     complete: int
     seconds: float
     computing_seconds: float
+    sampler_ms: float
     overhead_ms: float
     rejected_infeasible: int
     ended_early: int
@@ -174,6 +176,7 @@ class _Loop:
     complete: int = 0
     computing: float = 0.0
     waiting: float = 0.0
+    sampling: float = 0.0
     rejected: int = 0
     ended_early: int = 0
     known: list[tuple[float, float]] = field(default_factory=list)  # latency_us and quality of what is complete
@@ -218,7 +221,8 @@ class _Loop:
             complete=self.complete,
             seconds=seconds,
             computing_seconds=self.computing,
-            overhead_ms=1000 * (seconds - self.waiting) / max(count, 1),
+            sampler_ms=1000 * self.sampling / max(count, 1),
+            overhead_ms=1000 * (seconds - self.waiting - self.sampling) / max(count, 1),
             rejected_infeasible=self.rejected,
             ended_early=self.ended_early,
             duplicates_avoided=self.duplicates,
@@ -309,7 +313,9 @@ class _Loop:
                 except SpaceExhausted:
                     return []
             if isinstance(sampler, ProposesGenomes) and not is_waiting(self.study):
+                since = time.perf_counter()
                 proposals = sampler.proposals(self.study, room)
+                self.sampling += time.perf_counter() - since
                 if not proposals:
                     return []
                 self._check_inside(proposals)
@@ -337,7 +343,9 @@ class _Loop:
     def _asked(self) -> Running:
         """What any sampler of Optuna's kind proposes, or somebody has queued."""
         space = self.feasible.space
+        since = time.perf_counter()
         trial = self.study.ask(dict(space.distributions()))
+        self.sampling += time.perf_counter() - since
         genome = space.from_params(trial.params)
         latency_us = float(self.feasible.predict_many([genome])[0])
         running = Running(trial.number, trial._trial_id, genome, latency_us)

@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from sparsefront.search.curves import ImportanceCurves
-from sparsefront.search.feasible import FeasibleSpace, PredictMany, SpaceExhausted
+from sparsefront.search.feasible import ENUMERABLE, FeasibleSpace, PredictMany, SpaceExhausted
 from sparsefront.search.front import LINEAGE_ATTR, Evaluated, front, nondominated, require_directions
 from sparsefront.search.history import History, genome_in
 from sparsefront.search.judge import FIRST_FIT, Aim, Judge
@@ -27,6 +27,7 @@ from sparsefront.spaces.genome import FIELDS
 from sparsefront.spaces.genomes import Genomes
 
 _RETRIES = 4
+_LESSONS = 25
 KEEP = FIELDS.index("keep_percent")
 
 
@@ -45,7 +46,8 @@ class EvolutionOptions:
             space that prunes tokens contains one that does not; without this, chance hardly ever finds back to it.
         critic_from: evaluations after which the critic picks; before, and with 0 ``children`` to spare, chance does.
         critic: False lets chance pick always.
-        learn_every: evaluations after which the policy learns from what they earned and from imagined ones.
+        learn_every: evaluations after which the policy learns from what they earned and from imagined ones; one in 25
+            of those known once that is more, so that learning does not outgrow the rest.
         imagined: bases then, whose children the critic judges for the policy to learn from.
         judged: children of each of these.
     """
@@ -197,7 +199,8 @@ class ReinforcedEvolutionSampler(BaseSampler):
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        if state == TrialState.COMPLETE and self._feasible.exhausted(self._history.taken(study)):
+        listable = self._space.size <= ENUMERABLE
+        if state == TrialState.COMPLETE and listable and self._feasible.exhausted(self._history.taken(study)):
             stop_quietly(study)
 
     # -- learning ----------------------------------------------------------------------------------------------------
@@ -214,7 +217,8 @@ class ReinforcedEvolutionSampler(BaseSampler):
                 base = Genome.parse(lineage["base"]), target, _shape(inside, target)
                 self._lessons.append((base, [Move(*move) for move in lineage["moves"]], reward))
             self._history.add(one)
-            if len(self._history) % self._options.learn_every == 0 and self.mutator.options.learn:
+            known = len(self._history)
+            if known % max(self._options.learn_every, known // _LESSONS) == 0 and self.mutator.options.learn:
                 self._learn()
                 self._imagine(one.number)
 
