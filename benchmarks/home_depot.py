@@ -52,7 +52,12 @@ METHODS = {
     "random joint": {"sampler": "random", "space": "joint"},
     "best uniform": {"uniform": "all"},
 }
-GAINS = {"best uniform": 0.008, "random joint": 0.0, "searched weights": 0.0}  # AUC that is claimed, per rival
+GAINS = {
+    "best uniform": {"1/3": 0.0086, "1/6": 0.015, "1/12": 0.02},
+    "random joint": dict.fromkeys(SHARES, 0.0),
+    "searched weights": dict.fromkeys(SHARES, 0.0),
+}
+"""AUC that is claimed, per rival and budget."""
 RESAMPLES = 200
 KEEP_PERCENTS = (100, 90, 80, 70, 50, 30)
 FINETUNE = TrainOptions(epochs=0.35, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0)
@@ -70,7 +75,7 @@ def main() -> None:
     work = arguments.work / ("quick" if quick else "full")
     work.mkdir(parents=True, exist_ok=True)
     task = Task.from_file(write_task(work, arguments.data, quick))
-    seeds = (0,) if quick else (0, 1)
+    seeds = (0,) if quick else (0, 1, 2)
     memory = PeakMemory(work / "peak_memory_gib.txt")
     with memory:
         bench = Bench(work, task, quick)
@@ -85,9 +90,9 @@ def main() -> None:
 
 
 def cells_of(seeds: tuple[int, ...]) -> list[tuple[str, str, int]]:
-    """Every (method, share, seed), what is needed most first."""
+    """Every (method, share, seed), what is needed most first: the main claim of every seed, then the other rivals."""
     cells = [(method, share, seed) for seed in seeds for share in SHARES for method in METHODS]
-    return sorted(cells, key=lambda cell: cell[0] == "searched weights" and cell[2] > 0)
+    return sorted(cells, key=lambda cell: (cell[0] in ("searched weights", "random joint"), cell[2]))
 
 
 class Bench:
@@ -345,7 +350,9 @@ def targets(rows: list[dict[str, Any]]) -> list[Target]:
         if row["cell"] == "searched joint minus rival":
             where = "over all budgets" if row["at"] == "all" else f"at {row['at']} of the dense latency"
             name = f"test AUC {where}, searched joint minus {row['rival']}, mean of {len(row['seeds'])} seeds"
-            claims.append(Target(name, ">=", GAINS[row["rival"]], row["test_auc"]))
+            gains = GAINS[row["rival"]]
+            claimed = float(np.mean(list(gains.values()))) if row["at"] == "all" else gains[row["at"]]
+            claims.append(Target(name, ">=", claimed, row["test_auc"]))
     winners = [row for row in rows if "budget_us" in row]
     chosen = max(row["measured_us"] / row["budget_us"] for row in winners)
     claims.append(Target("largest latency of a winner when it was chosen, share of its budget", "<=", 1.0, chosen))

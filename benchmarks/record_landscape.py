@@ -1,8 +1,8 @@
 """Evaluates thousands of genomes on a real supernet and keeps them, so that samplers can be compared in seconds.
 
 A third are random, some are uniform, the rest are what real searches of several samplers looked at, at three budgets
-and in two spaces; some are evaluated again on other validation rows, which gives the noise of an evaluation. An
-interrupted recording goes on.
+and in two spaces; some are evaluated again on other validation rows, which gives the noise of an evaluation. All lie
+within the largest of the budgets, as all that a search evaluates do. An interrupted recording goes on.
 
     python benchmarks/record_landscape.py TASK [--quick] [--data FOLDER] [--work FOLDER]
 
@@ -56,7 +56,7 @@ class Counts:
     rows: int
 
 
-FULL, QUICK = Counts(1100, 300, 90, 200, 1500), Counts(30, 10, 30, 10, 200)
+FULL, QUICK = Counts(1100, 200, 90, 150, 1000), Counts(30, 10, 30, 10, 200)
 
 
 class Recorder:
@@ -127,9 +127,7 @@ def record(work: Path, prepared: Prepared, settings: SearchSettings, counts: Cou
     with fitness_pool(prepared, settings) as pool:
         recorder = Recorder(pool, path, seed=SEED, rows=counts.rows)
         recorder.evaluate(random_genomes(prepared, settings, counts.random), "random")
-        uniform = uniform_space(space_of(prepared.backbone.widths, settings))
-        rng = np.random.default_rng(SEED)
-        recorder.evaluate([uniform.sample(rng) for _ in range(counts.uniform)], "uniform")
+        recorder.evaluate(uniform_genomes(prepared, settings, counts.uniform), "uniform")
         for share in SHARES.values():
             for preset in ("joint", "weights"):
                 for name in SAMPLERS:
@@ -143,20 +141,36 @@ def record(work: Path, prepared: Prepared, settings: SearchSettings, counts: Cou
 
 
 def random_genomes(prepared: Prepared, settings: SearchSettings, count: int) -> list[Genome]:
-    """Half of any shape and cost, half within one of the budgets; half of each keep all tokens."""
+    """Some of any shape within the largest budget, some close to one of them; about half of each keep all tokens."""
     rng = np.random.default_rng(SEED)
+    spaces = [space_of(prepared.backbone.widths, settings, name) for name in ("joint", "weights")]
+    predict_many, budgets_us = prepared.measured.predict_roughly, budgets_of(prepared)
+    close = [
+        FeasibleSpace(space=space, predict_many=predict_many, budget_us=budget_us)
+        for budget_us in budgets_us
+        for space in spaces
+    ]
     found: dict[Genome, None] = {}
-    for at in range(20 * count):
-        if len(found) == count:
-            break
-        space = space_of(prepared.backbone.widths, settings, ("joint", "weights")[at % 2])
-        if at % 4 < 2:
-            found.setdefault(random_shape(space, rng))
-        else:
-            budget_us = tuple(SHARES.values())[at // 4 % 3] * prepared.measured.dense_us
-            feasible = FeasibleSpace(space=space, predict_many=prepared.measured.predict_roughly, budget_us=budget_us)
-            found.setdefault(feasible.random(rng))
-    return list(found)
+    while len(found) < count:
+        drawn = [random_shape(spaces[at % 2], rng) for at in range(2 * len(close))]
+        within = predict_many(drawn) <= max(budgets_us)
+        found |= dict.fromkeys(genome for genome, fits in zip(drawn, within, strict=True) if fits)
+        found |= dict.fromkeys(one.random(rng) for one in close)
+    return list(found)[:count]
+
+
+def uniform_genomes(prepared: Prepared, settings: SearchSettings, count: int) -> list[Genome]:
+    """Drawn from those within the largest budget."""
+    space = uniform_space(space_of(prepared.backbone.widths, settings))
+    rng = np.random.default_rng(SEED)
+    drawn = list(dict.fromkeys(space.sample(rng) for _ in range(100 * count)))
+    within = prepared.measured.predict_roughly(drawn) <= max(budgets_of(prepared))
+    return [genome for genome, fits in zip(drawn, within, strict=True) if fits][:count]
+
+
+def budgets_of(prepared: Prepared) -> list[float]:
+    """In microseconds."""
+    return [share * prepared.measured.dense_us for share in SHARES.values()]
 
 
 def along_a_search(
