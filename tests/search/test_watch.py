@@ -66,8 +66,9 @@ def test_looks_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparsefront.search.watch.time.monotonic", lambda: now[0])
     watch = Watch([100.0], [one(0, 0.5, 10.0)], optuna.samplers.RandomSampler())
     report = LoopReport(
-        evaluations=1, complete=1, seconds=2.0, computing_seconds=1.0, sampler_ms=1.0, overhead_ms=1.0, rejected_infeasible=0,
-        ended_early=4, duplicates_avoided=3, failed_attempts=0, failed=2, recovered=0, exhausted=False,
+        evaluations=1, complete=1, seconds=2.0, computing_seconds=1.0, sampler_ms=1.0, overhead_ms=1.0,
+        rejected_infeasible=0, ended_early=4, duplicates_avoided=3, failed_attempts=0, failed=2, recovered=0,
+        exhausted=False,
     )  # fmt: skip
     facts = watch.facts(report)
     assert (facts["failed"], facts["ended early"]) == ("2", "4")
