@@ -32,14 +32,14 @@ class Encoded:
         hidden: ``(batch, tokens_left, width)``; ``(batch, 1, width)``, the [CLS] row, when only that was asked for.
         mask: ``(batch, tokens_left)`` bool, true at real tokens.
         scores: per layer ``(batch, tokens_there)`` attention received, for the layers that scored (others ``None``).
-        positions: per layer ``(batch, tokens_there)``, where in the sequence its scores' tokens stand; past the last
-            token where a sequence has fewer. ``None`` without scores.
+        positions: per layer ``(batch, tokens_there)``, where in the sequence the tokens stand that its attention sees;
+            past the last token where a sequence has fewer.
     """
 
     hidden: Tensor
     mask: Tensor
     scores: list[Tensor | None]
-    positions: list[Tensor | None]
+    positions: list[Tensor]
 
 
 class Embeddings(nn.Module):
@@ -202,14 +202,14 @@ class ElasticEncoder(nn.Module):
         needed = genome.scoring_layers(cls_only_last=cls_only)
         ranking, positions = leading_first(mask), positions_of(mask)
         collected: list[Tensor | None] = []
-        places: list[Tensor | None] = []
+        places: list[Tensor] = []
         for index, (layer, gene) in enumerate(zip(self.elastic_layers, genome, strict=True)):
             last = cls_only and index == len(genome) - 1
             gate = gates[index] if gates is not None else None
             score = bool(gene.heads) and not last and (needed[index] or index in score_layers)
             hidden, scores = layer.attend(hidden, mask, gene.heads, cls_only=last, score=score, gates=gate)
             collected.append(scores)
-            places.append(None if scores is None else positions)
+            places.append(positions)
             if last:
                 mask = mask[:, :1]
             elif gene.keep_percent < 100:

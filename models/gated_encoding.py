@@ -42,13 +42,13 @@ def encode_gated(
     presence = real.float()
     ranking, positions = leading_first(real), positions_of(real)
     collected: list[Tensor | None] = []
-    places: list[Tensor | None] = []
+    places: list[Tensor] = []
     for index, (layer, gene) in enumerate(zip(encoder.elastic_layers, genome, strict=True)):
         last = index == len(genome) - 1
         score = bool(gene.heads) and not last
         hidden, scores = layer.attend(hidden, real, gene.heads, cls_only=last, score=score, presence=presence)
         collected.append(scores)
-        places.append(None if scores is None else positions)
+        places.append(positions)
         if scores is not None:
             ranking = scores.detach()
         if not last and gates.covers(index):

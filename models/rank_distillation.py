@@ -62,9 +62,9 @@ class RankTeacher:
         """Weighted mean over the layers; those that did not score, for want of heads, are left out."""
         losses = []
         for layer in self.layers:
-            scores, positions = encoded.scores[layer], encoded.positions[layer]
-            if scores is not None and positions is not None:
-                wanted, there = self._at(batch, positions)
+            scores = encoded.scores[layer]
+            if scores is not None:
+                wanted, there = self._at(batch, encoded.positions[layer])
                 losses.append(rank_loss(scores, wanted, there, top=self.top))
         return self.weight * torch.stack(losses).mean() if losses else torch.zeros(())
 

@@ -70,7 +70,7 @@ def test_the_loss_finds_the_tokens_that_are_left_after_pruning() -> None:
     )
     # A teacher that agrees with what the student's second layer says of the survivors.
     positions, scores = encoded.positions[1], encoded.scores[1]
-    assert positions is not None and scores is not None
+    assert scores is not None
     wanted = np.zeros(int(rows.offsets[-1]), np.float32)
     for place, row in enumerate(batch.index.tolist()):
         for position, score in zip(positions[place].tolist(), scores[place].tolist(), strict=True):
