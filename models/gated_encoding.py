@@ -5,13 +5,24 @@ Forward it equals the encoder that gathers (:class:`sparsefront.models.encoder.E
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from sparsefront.models.encoder import ElasticEncoder, Encoded
-from sparsefront.models.selection import leading_first, positions_of, ranks
-from sparsefront.models.token_gates import GateSample
+from sparsefront.models.selection import leading_first, positions_of
 from sparsefront.spaces import Genome
+
+
+class Gates(Protocol):
+    """Says which tokens stay: :class:`sparsefront.models.token_gates.GateSample`, or another rule to compare with."""
+
+    def covers(self, layer: int) -> bool:
+        """Whether a layer may drop tokens."""
+
+    def kept(self, layer: int, scores: Tensor, alive: Tensor) -> Tensor:
+        """Multipliers ``(batch, tokens)`` in [0, 1], 1 for [CLS]; both arguments have the same shape."""
 
 
 def encode_gated(
@@ -20,7 +31,7 @@ def encode_gated(
     attention_mask: Tensor,
     token_type_ids: Tensor,
     *,
-    gates: GateSample,
+    gates: Gates,
     genome: Genome | None = None,
 ) -> Encoded:
     """Encode a padded batch; only the [CLS] row of the last layer, which does not prune.
@@ -53,7 +64,7 @@ def encode_gated(
             ranking = scores.detach()
         if not last and gates.covers(index):
             alive = presence > 0
-            presence = presence * gates.kept(index, ranks(ranking, alive), alive)
+            presence = presence * gates.kept(index, ranking, alive)
             positions = positions.masked_fill(presence == 0, input_ids.shape[1])
         hidden = layer.feed(hidden, gene.ffn_units)
     return Encoded(hidden, torch.ones_like(real[:, :1]), collected, places)

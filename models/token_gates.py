@@ -14,6 +14,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from sparsefront.models.selection import ranks
+
 Shape = Literal["prefix", "bins"]
 TEMPERATURE = 2 / 3
 STRETCH = (-0.1, 1.1)
@@ -62,7 +64,7 @@ class GateSample:
         """Whether there are gates for a layer."""
         return self.first_layer <= layer < self.first_layer + len(self.prunes)
 
-    def kept(self, layer: int, ranks: Tensor, alive: Tensor) -> Tensor:
+    def kept(self, layer: int, scores: Tensor, alive: Tensor) -> Tensor:
         """Multipliers ``(batch, tokens)`` of 0 or 1 after a layer's attention; [CLS] always stays.
 
         A token's bin is its rank over the number of tokens that are alive beside [CLS], so a bin is the same share of
@@ -70,12 +72,12 @@ class GateSample:
 
         Args:
             layer: of the encoder.
-            ranks: ``(batch, tokens)``, 0 the best; see :func:`sparsefront.models.selection.ranks`.
+            scores: ``(batch, tokens)``, higher stays longer.
             alive: ``(batch, tokens)`` bool.
         """
         keeps = self.keeps[layer - self.first_layer]
         others = (alive.sum(1, keepdim=True) - 1).clamp_min(1)
-        bins = (ranks * len(keeps) // others).clamp_max(len(keeps) - 1)
+        bins = (ranks(scores, alive) * len(keeps) // others).clamp_max(len(keeps) - 1)
         kept = 1 - (1 - keeps[bins]) * self.prunes[layer - self.first_layer]
         cls = torch.zeros_like(alive)
         cls[:, 0] = True

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsefront.models.selection import ranks, select_tokens
+from sparsefront.models.selection import select_tokens
 from sparsefront.models.token_gates import GateSample, TokenGates, hard_concrete
 
 
@@ -32,8 +32,7 @@ def test_a_prefix_of_bins_is_top_k(tokens: int, percent: int, seed: int) -> None
     scores = torch.rand(3, tokens, generator=generator).round(decimals=1)  # with ties
     alive = torch.rand(3, tokens, generator=generator) < 0.7
     alive[:, 0] = True
-    order = ranks(scores, alive)
-    kept = GateSample.of_schedule((percent,)).kept(0, order, alive).bool() & alive
+    kept = GateSample.of_schedule((percent,)).kept(0, scores, alive).bool() & alive
     # select_tokens counts from a whole sequence, so give it each row's own tokens.
     for row in range(3):
         own = alive[row].nonzero()[:, 0]
@@ -45,9 +44,9 @@ def test_closed_layers_keep_all() -> None:
     sample = GateSample(prunes=torch.tensor([0.0, 1.0]), keeps=torch.zeros(2, 4), first_layer=1)
     assert [sample.covers(layer) for layer in range(4)] == [False, True, True, False]
     alive = torch.ones(1, 5, dtype=torch.bool)
-    order = ranks(torch.rand(1, 5), alive)
-    assert sample.kept(1, order, alive).tolist() == [[1, 1, 1, 1, 1]]
-    assert sample.kept(2, order, alive).tolist() == [[1, 0, 0, 0, 0]]
+    scores = torch.rand(1, 5)
+    assert sample.kept(1, scores, alive).tolist() == [[1, 1, 1, 1, 1]]
+    assert sample.kept(2, scores, alive).tolist() == [[1, 0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("shape", ["prefix", "bins"])
