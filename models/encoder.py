@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsefront.models.config import SparseBertConfig
-from sparsefront.models.selection import attention_received, leading_first, select_tokens
+from sparsefront.models.selection import attention_received, leading_first, positions_of, select_tokens
 from sparsefront.spaces import Genome, LayerGene
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
@@ -31,12 +31,15 @@ class Encoded:
     Attributes:
         hidden: ``(batch, tokens_left, width)``; ``(batch, 1, width)``, the [CLS] row, when only that was asked for.
         mask: ``(batch, tokens_left)`` bool, true at real tokens.
-        scores: per layer ``(batch, tokens)`` attention received, for the layers asked to score (others ``None``).
+        scores: per layer ``(batch, tokens_there)`` attention received, for the layers that scored (others ``None``).
+        positions: per layer ``(batch, tokens_there)``, where in the sequence the tokens stand that its attention sees;
+            past the last token where a sequence has fewer.
     """
 
     hidden: Tensor
     mask: Tensor
     scores: list[Tensor | None]
+    positions: list[Tensor]
 
 
 class Embeddings(nn.Module):
@@ -74,7 +77,15 @@ class ElasticLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def attend(
-        self, hidden: Tensor, mask: Tensor, heads: int, *, cls_only: bool, score: bool, gates: LayerGates | None
+        self,
+        hidden: Tensor,
+        mask: Tensor,
+        heads: int,
+        *,
+        cls_only: bool = False,
+        score: bool = False,
+        gates: LayerGates | None = None,
+        presence: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Self-attention of the first ``heads`` heads with residual and norm.
 
@@ -85,6 +96,9 @@ class ElasticLayer(nn.Module):
             cls_only: compute only the [CLS] row.
             score: also return the attention each token received.
             gates: multipliers of the heads' outputs.
+            presence: ``(batch, tokens)`` in [0, 1], how much of each token is still there: attention to it is
+                multiplied by that before it is normalised, and tokens at 0 do not vote for others. Tokens at 0 change
+                nothing, as if they had been gathered out, but a gradient reaches their presence.
 
         Returns:
             ``(batch, tokens or 1, width)`` and scores ``(batch, tokens)`` or ``None``.
@@ -98,11 +112,18 @@ class ElasticLayer(nn.Module):
             query = self._project(self.query, rows, inner)
             key = self._project(self.key, hidden, inner)
             value = self._project(self.value, hidden, inner)
-            if score or self.training:  # at short lengths the fused kernel's backward takes longer than all of this
+            if (
+                score or self.training or presence is not None
+            ):  # at short lengths the fused kernel's backward takes longer than all of this
                 logits = query @ key.transpose(-1, -2) * self.head_size**-0.5
                 logits = logits.float().masked_fill(~mask[:, None, None, :], float("-inf"))
                 probabilities = logits.softmax(-1)
-                scores = attention_received(probabilities, mask) if score else None
+                voters = mask
+                if presence is not None:
+                    present = probabilities * presence[:, None, None, :]
+                    probabilities = present / present.sum(-1, keepdim=True).clamp_min(1e-30)
+                    voters = mask & (presence > 0)
+                scores = attention_received(probabilities, voters) if score else None
                 context = probabilities.to(value.dtype) @ value
             else:
                 context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
@@ -112,7 +133,7 @@ class ElasticLayer(nn.Module):
             mixed = functional.linear(context, self.output.weight[:, :inner], self.output.bias)
         return self.attention_norm(rows + self.dropout(mixed)), scores
 
-    def feed(self, hidden: Tensor, units: int, *, gates: LayerGates | None) -> Tensor:
+    def feed(self, hidden: Tensor, units: int, *, gates: LayerGates | None = None) -> Tensor:
         """FFN of the first ``units`` units with residual and norm: ``(batch, tokens, width)`` -> the same shape."""
         if units == 0:
             out = self.ffn_out.bias.expand_as(hidden)
@@ -179,14 +200,16 @@ class ElasticEncoder(nn.Module):
         mask = attention_mask.bool()
         hidden = self.embeddings(input_ids, token_type_ids)
         needed = genome.scoring_layers(cls_only_last=cls_only)
-        ranking = leading_first(mask)
+        ranking, positions = leading_first(mask), positions_of(mask)
         collected: list[Tensor | None] = []
+        places: list[Tensor] = []
         for index, (layer, gene) in enumerate(zip(self.elastic_layers, genome, strict=True)):
             last = cls_only and index == len(genome) - 1
             gate = gates[index] if gates is not None else None
             score = bool(gene.heads) and not last and (needed[index] or index in score_layers)
             hidden, scores = layer.attend(hidden, mask, gene.heads, cls_only=last, score=score, gates=gate)
             collected.append(scores)
+            places.append(positions)
             if last:
                 mask = mask[:, :1]
             elif gene.keep_percent < 100:
@@ -194,10 +217,11 @@ class ElasticEncoder(nn.Module):
                 kept, survives = select_tokens(ranking, mask, gene.keep_percent)
                 hidden = hidden.gather(1, kept[..., None].expand(-1, -1, hidden.shape[-1]))
                 ranking, mask = ranking.gather(1, kept), survives
+                positions = positions.gather(1, kept).masked_fill(~survives, input_ids.shape[1])
             elif scores is not None:
                 ranking = scores.detach()
             hidden = layer.feed(hidden, gene.ffn_units, gates=gate)
-        return Encoded(hidden, mask, collected)
+        return Encoded(hidden, mask, collected, places)
 
     def check(self, genome: Genome) -> Genome:
         """The genome, or ``ValueError`` when this model is too small for it."""

@@ -31,6 +31,26 @@ def leading_first(mask: Tensor) -> Tensor:
     return -torch.arange(tokens, device=mask.device, dtype=torch.float32).expand(mask.shape[0], tokens)
 
 
+def positions_of(mask: Tensor) -> Tensor:
+    """Places ``(batch, tokens)`` of a sequence's tokens before any is pruned; at padding past the last place."""
+    tokens = mask.shape[1]
+    return torch.arange(tokens, device=mask.device).masked_fill(~mask, tokens)
+
+
+def ranks(scores: Tensor, present: Tensor) -> Tensor:
+    """Rank ``(batch, tokens)`` of each present token among the others of its sequence, 0 the best; ties go to the
+    earlier token, as in :func:`select_tokens`.
+
+    [CLS] (position 0) and tokens that are not present come last: what stands there means nothing.
+    """
+    ranked = scores.masked_fill(~present, float("-inf"))
+    ranked[:, 0] = float("-inf")
+    order = ranked.argsort(dim=1, descending=True, stable=True)
+    return torch.empty_like(order).scatter_(
+        1, order, torch.arange(scores.shape[1], device=scores.device).expand_as(order)
+    )
+
+
 def select_tokens(scores: Tensor, mask: Tensor, keep_percent: int) -> tuple[Tensor, Tensor]:
     """Rows to gather so that each sequence keeps ``1 + ceil((n - 1) * share)`` of its own n real tokens.
 

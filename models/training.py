@@ -21,6 +21,7 @@ from torch.nn import functional
 from sparsefront.models.batching import PAD_TO, Precision, TensorBatch, autocast, best_device, to_tensors
 from sparsefront.models.checkpoint import Checkpoints, Position, identity_of, restore, save
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.rank_distillation import RankTeacher
 from sparsefront.models.rows import Batch, TokenRows
 from sparsefront.spaces import Genome
 
@@ -92,6 +93,7 @@ def train(
     *,
     teacher_logits: NDArray[np.float32] | None = None,
     genomes: GenomeSource | None = None,
+    ranking: RankTeacher | None = None,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> TrainReport:
@@ -104,14 +106,15 @@ def train(
         teacher_logits: ``(rows,)`` logits of the frozen teacher; needed when ``distil_share`` is positive.
         genomes: draws the genomes that one step runs (elastic training), from nothing but the generator it is given;
             the model's own genome by default.
+        ranking: from which early layers learn which tokens matter; none by default.
         progress: called with (tokens seen, tokens in all).
         checkpoints: where and when to keep the training; it goes on from the checkpoint that is there. The model must
             then be the one that it began with.
 
     Raises:
         InputError: if the checkpoint is damaged or of another training.
-        ValueError: if there are no rows, or distillation is asked for without teacher logits, or they do not fit the
-            rows.
+        ValueError: if there are no rows, or distillation is asked for without teacher logits, or what a teacher says
+            does not fit the rows or the model.
         FloatingPointError: if the loss stops being finite.
     """
     if not len(rows):
@@ -120,11 +123,15 @@ def train(
         raise ValueError("distil_share is positive, but there are no teacher logits")
     if teacher_logits is not None and len(teacher_logits) != len(rows):
         raise ValueError(f"teacher_logits must have {len(rows)} entries, got {len(teacher_logits)}")
+    if ranking is not None and not np.array_equal(ranking.offsets, rows.offsets):
+        raise ValueError("ranking must be of the rows that are trained on, got one of others")
+    if ranking is not None and max(ranking.layers) >= len(model.genome) - 1:
+        raise ValueError(f"ranking teaches layers {ranking.layers}, but only those before the last rank tokens")
     target = torch.from_numpy(mix_targets(rows.target, teacher_logits, options.distil_share))
     device = best_device()
     model.to(device)
     with _training(model, options):
-        position, losses = _fit(model, rows, options, target, genomes, progress, checkpoints)
+        position, losses = _fit(model, rows, options, target, genomes, ranking, progress, checkpoints)
     tail = losses[-max(1, len(losses) // 10) :]
     return TrainReport(steps=len(losses), final_loss=float(np.mean(tail)), share=position.share)
 
@@ -151,13 +158,17 @@ def _fit(
     options: TrainOptions,
     target: Tensor,
     genomes: GenomeSource | None,
+    ranking: RankTeacher | None,
     progress: Progress | None,
     checkpoints: Checkpoints | None,
 ) -> tuple[Position, list[float]]:
     """Where the training ended, and the loss of every step."""
     device = next(model.parameters()).device
     total = max(1, round(options.epochs * int(rows.lengths.sum())))
-    identity = {} if checkpoints is None else identity_of(model, rows, target, vars(options))
+    identity = {}
+    if checkpoints is not None:
+        taught = {} if ranking is None else {"ranking": ranking.identity}
+        identity = identity_of(model, rows, target, {**vars(options), **taught})
     rng = np.random.default_rng(options.seed)
     torch.manual_seed(options.seed)
     optimizer = _optimizer(model, options)
@@ -176,7 +187,7 @@ def _fit(
         tensors = to_tensors(batch, device)
         wanted = target[tensors.index.cpu()].to(device)
         drawn = genomes(rng) if genomes is not None else (None,)
-        losses.append(_step(model, tensors, wanted, drawn, optimizer, options))
+        losses.append(_step(model, tensors, wanted, drawn, ranking, optimizer, options))
         seen = at.tokens + int(batch.attention_mask.sum())
         before, at = at, Position(min(1.0, seen / total), epoch, number + 1, seen)
         if progress is not None:
@@ -217,6 +228,7 @@ def _step(
     batch: TensorBatch,
     target: Tensor,
     genomes: Sequence[Genome | None],
+    ranking: RankTeacher | None,
     optimizer: torch.optim.Optimizer,
     options: TrainOptions,
 ) -> float:
@@ -225,8 +237,17 @@ def _step(
     loss_sum = 0.0
     for genome in genomes:
         with autocast(target.device, options.precision):
-            encoded = model.encoder(batch.input_ids, batch.attention_mask, batch.token_type_ids, genome=genome)
-        loss = functional.binary_cross_entropy_with_logits(model.rank(encoded), target) / len(genomes)
+            encoded = model.encoder(
+                batch.input_ids,
+                batch.attention_mask,
+                batch.token_type_ids,
+                genome=genome,
+                score_layers=() if ranking is None else ranking.layers,
+            )
+        loss = functional.binary_cross_entropy_with_logits(model.rank(encoded), target)
+        if ranking is not None:
+            loss = loss + ranking.loss(batch, encoded)
+        loss = loss / len(genomes)
         loss.backward()
         loss_sum += loss.item()
     if not math.isfinite(loss_sum):

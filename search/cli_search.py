@@ -100,6 +100,9 @@ def search(
     ffn_granule: Annotated[int | None, typer.Option(help="FFN units are offered in multiples of this.")] = None,
     teacher_epochs: Annotated[float, typer.Option(help="Epochs of the teacher.")] = 2.0,
     elastic_epochs: Annotated[float, typer.Option(help="Epochs of the supernet.")] = 1.0,
+    rank_weight: Annotated[
+        float, typer.Option(help="Weight of the teacher's ranking of tokens in the supernet's training.")
+    ] = 0.0,
     finetune_epochs: Annotated[float, typer.Option(help="Epochs of each finalist.")] = 1.0,
     effort: Annotated[str, typer.Option(help="Profiling effort: quick or normal.")] = "quick",
     as_json: Json = False,
@@ -169,6 +172,7 @@ def search(
         effort=effort,
         teacher=options("teacher", epochs=teacher_epochs, seed=seed),
         elastic=options("elastic", epochs=elastic_epochs, seed=seed),
+        rank_weight=rank_weight,
         seed=seed,
     )
     if task is None:

@@ -54,9 +54,13 @@ def space_of(widths: Widths, settings: SearchSettings, name: str | None = None) 
 
 
 def sampler_of(
-    settings: SearchSettings, space: SearchSpace, prepared: Prepared, budgets_us: Sequence[float]
+    settings: SearchSettings,
+    space: SearchSpace,
+    prepared: Prepared,
+    budgets_us: Sequence[float],
+    designs: Sequence[Genome] = (),
 ) -> BaseSampler:
-    """The sampler that the settings name; Optuna's own know of no budget."""
+    """The sampler that the settings name, ours beginning with the designs; Optuna's own know of no budget."""
     predict_many = prepared.measured.predict_many
     if settings.sampler == "random":
         return RandomSampler(space=space, predict_many=predict_many, budget_us=budgets_us, seed=settings.seed)
@@ -70,6 +74,7 @@ def sampler_of(
         predict_many=predict_many,
         budget_us=budgets_us,
         importance=ImportanceCurves(heads=order.head_importance, ffn_units=order.ffn_importance),
+        designs=designs,
         seed=settings.seed,
     )
 
@@ -82,15 +87,17 @@ def explore(
     *,
     pool: EvaluationPool,
     reporter: Reporter,
+    designs: Sequence[Genome] = (),
 ) -> tuple[LoopReport, list[Evaluated]]:
     """The search: evaluate ``settings.evaluations`` genomes; what is in the folder's study counts.
 
     It stays a little below every budget (``AIM_SHARE``): the best genomes lie close to whatever limit it has, and the
-    table may err on any of them.
+    table may err on any of them. It begins with the designs, brought to the choices of the space.
     """
     limits_us = [AIM_SHARE * budget_us for budget_us in budgets_us]
     space = space_of(prepared.backbone.widths, settings)
-    sampler = sampler_of(settings, space, prepared, limits_us)
+    offered = [] if space.tied else [space.below(one) for one in designs]
+    sampler = sampler_of(settings, space, prepared, limits_us, offered)
     study = open_study(folder / STUDY_FILE, name="search", sampler=sampler)
     return _loop(study, space, pool, prepared, limits_us, settings.evaluations, settings, reporter, "searching")
 

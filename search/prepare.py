@@ -22,6 +22,7 @@ from sparsefront.models.backbone import Backbone
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.importance import UnitOrder, fisher_importance
 from sparsefront.models.metrics import quality
+from sparsefront.models.rank_distillation import RankTeacher, layers_to_teach, teacher_token_scores
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
@@ -206,9 +207,13 @@ def prepare(
     *,
     measured: Measured,
     focus_us: tuple[float, ...],
+    preset: str = "joint",
     reporter: Reporter,
 ) -> Prepared:
-    """Steps 2 and 3: the teacher with its unit order, then the supernet trained around ``focus_us``."""
+    """Steps 2 and 3: the teacher with its unit order, then the supernet trained around ``focus_us``.
+
+    The supernet sees genomes of the space ``preset``: of all three fields, or with all heads and units.
+    """
     with reporter.step("tokenising") as advance:
         rows = task.tokenise(backbone.tokenizer)
         advance(1, 1)
@@ -228,10 +233,12 @@ def prepare(
         "options": vars(settings.elastic),
         "genomes_per_step": settings.genomes_per_step,
         "focus_shares": [round(budget / measured.dense_us, 2) for budget in focus_us],
+        **({} if preset == "joint" else {"space": preset}),
+        **({"rank_weight": settings.rank_weight} if settings.rank_weight else {}),
     }
 
     def build_supernet(target: Path) -> dict[str, Any]:
-        space = SearchSpace.preset("joint", widths=backbone.widths)
+        space = SearchSpace.preset(preset, widths=backbone.widths)
         curriculum = Curriculum(
             space,
             measured.predict_roughly,
@@ -242,6 +249,7 @@ def prepare(
         supernet = backbone.cross_encoder(seed=settings.seed)
         supernet.load_state_dict(teacher.state_dict())
         order.apply(supernet)
+        ranking = _ranking(teacher, rows["train"], settings, reporter) if settings.rank_weight else None
         with reporter.step("training the supernet") as advance:
             report = train(
                 supernet,
@@ -249,6 +257,7 @@ def prepare(
                 settings.elastic,
                 teacher_logits=logits,
                 genomes=curriculum,
+                ranking=ranking,
                 progress=advance,
             )
         supernet.cpu().save_pretrained(target)
@@ -293,6 +302,14 @@ def _build_teacher(
     valid_quality = quality(task.spec.metric, valid.positive, valid.target, score_rows(teacher, valid))
     teacher.cpu().save_pretrained(target)
     return {"valid_quality": valid_quality, "steps": report.steps, "final_loss": report.final_loss}
+
+
+def _ranking(teacher: CrossEncoder, rows: TokenRows, settings: PrepareSettings, reporter: Reporter) -> RankTeacher:
+    """What the teacher's last layer attends to in every training row."""
+    with reporter.step("teacher's ranking of tokens") as advance:
+        scores = teacher_token_scores(teacher, rows, progress=advance)
+    layers = layers_to_teach(len(teacher.genome))
+    return RankTeacher(scores, rows.offsets, layers=layers, weight=settings.rank_weight)
 
 
 def _load_logits(path: Path, rows: int) -> NDArray[np.float32]:

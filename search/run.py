@@ -19,6 +19,7 @@ from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
+from sparsefront.models.token_schedule import ScheduleOptions
 from sparsefront.search.anchor import anchor_at
 from sparsefront.search.budget import budgets_of, check_asked, feasible_budgets
 from sparsefront.search.candidates import choose
@@ -41,6 +42,7 @@ from sparsefront.search.run_result import (
     front_rows,
     read_result,
 )
+from sparsefront.search.schedules import By, LearnedSchedule, learn, schedules_in
 from sparsefront.search.settings import PrepareSettings, SearchSettings
 from sparsefront.search.steps import difference, read_record, run_step, write_json
 from sparsefront.search.studies import open_study
@@ -157,7 +159,13 @@ class Run:
             prepared = self.prepare(self.anchored(measured, budgets_us))
             with fitness_pool(prepared, self.settings, address=self.address) as pool:
                 report, found = explore(
-                    self.folder, prepared, self.settings, budgets_us, pool=pool, reporter=self.reporter
+                    self.folder,
+                    prepared,
+                    self.settings,
+                    budgets_us,
+                    pool=pool,
+                    reporter=self.reporter,
+                    designs=[one.genome for one in schedules_in(self.shared)],
                 )
                 uniform: list[Evaluated] = []
                 if self.settings.uniform != "none":
@@ -233,8 +241,26 @@ class Run:
             self.preparation,
             measured=measured,
             focus_us=tuple(share * measured.dense_us for share in shares),
+            preset="tokens" if self.settings.space == "tokens" else "joint",
             reporter=self.reporter,
         )
+
+    def learn_schedule(self, target_share: float, options: ScheduleOptions, *, by: By = "latency") -> LearnedSchedule:
+        """A token schedule within a share of what the dense model costs; all heads and units stay.
+
+        It is kept in the run folder; a search that takes its prepared steps from there begins with it.
+        """
+        self.check()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            if not (self.folder / RUN).exists():
+                write_json(self.folder / RUN, self.record().model_dump(mode="json"))
+            prepared = self.prepare(self.measure())
+            return learn(self.folder, prepared, target_share, options, by=by, reporter=self.reporter)
+
+    def supernet(self) -> CrossEncoder:
+        """The trained supernet; ``InputError`` before it is."""
+        return CrossEncoder.from_pretrained(self.shared / "supernet")
 
     def _focus_shares(self, own: tuple[float, ...]) -> tuple[float, ...]:
         """Shares of the dense latency that the supernet is trained around: this run's, or those of a shared one."""

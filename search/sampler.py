@@ -115,6 +115,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         budget_us: latency budget, or several.
         importance: Fisher importance per unit; without it every unit counts the same.
         population_size: parents kept beside the front, the best by MnasNet score.
+        designs: genomes to begin with, before its own seeds; those beyond the budget or outside the space are left out.
         seed: None draws one.
         reward: what children earn.
         mutator: settings of the policy.
@@ -129,6 +130,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         budget_us: float | Sequence[float],
         importance: ImportanceCurves | None = None,
         population_size: int = 16,
+        designs: Sequence[Genome] = (),
         seed: int | None = None,
         reward: Reward | None = None,
         mutator: MutatorOptions | None = None,
@@ -149,7 +151,8 @@ class ReinforcedEvolutionSampler(BaseSampler):
         self.mutator = Mutator(
             space=space, predict_many=predict_many, importance=importance, seed=self._seed, options=mutator
         )
-        self._seeds = _in_turn([seed_genomes(one, importance) for one in within])
+        fitting = [one for one in designs if space.contains(one) and self._feasible.fits([one])[0]]
+        self._seeds = tuple(dict.fromkeys([*fitting, *_in_turn([seed_genomes(one, importance) for one in within])]))
         self._history = History(space)
         self._lessons: list[tuple[tuple[Genome, float, np.ndarray], list[Move], float]] = []
         self._judge = Judge(space=space, importance=importance, first=self._options.critic_from)

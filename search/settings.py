@@ -59,6 +59,8 @@ class PrepareSettings(_Settings):
         teacher: how the teacher is fine-tuned.
         elastic: how the supernet is trained from it.
         genomes_per_step: genomes that one step of elastic training runs.
+        rank_weight: weight, in elastic training, of the order in which the teacher's last layer attends to tokens; 0:
+            early layers find out by themselves.
         seed: of everything here.
     """
 
@@ -77,6 +79,7 @@ class PrepareSettings(_Settings):
         epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0
     )
     genomes_per_step: Count = 2
+    rank_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     seed: Seed = 0
 
     @property

@@ -88,6 +88,21 @@ class SearchSpace:
         """Number of genomes in the space."""
         return math.prod(len(values) for values in self._axes().values())
 
+    def below(self, genome: Genome) -> Genome:
+        """The largest genome of the space that exceeds this one nowhere, the smallest choice where there is none; for
+        designs that stand between the choices. ``ValueError`` when it has another depth, or in a tied space."""
+        if self.tied or len(genome) != self.widths.layers:
+            raise ValueError(f"space {self.name!r} of {self.widths.layers} layers has nothing below {genome}")
+        return Genome.from_columns(
+            **{
+                field: [
+                    max((one for one in values if one <= value), default=values[0])
+                    for value, values in zip(genome.column(field), self.choices[field], strict=True)
+                ]
+                for field in FIELDS
+            }
+        )
+
     def contains(self, genome: Genome) -> bool:
         """Whether every value of the genome is offered (and, in a tied space, the same in all layers)."""
         if len(genome) != self.widths.layers:

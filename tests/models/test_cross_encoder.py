@@ -236,7 +236,7 @@ def test_rank_is_fp32_under_bf16_autocast(dtype: torch.dtype) -> None:
     model = make_model(GENOME)
     hidden = torch.randn(500, 1, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model.rank(Encoded(hidden, torch.ones(500, 1, dtype=torch.bool), []))
+        logits = model.rank(Encoded(hidden, torch.ones(500, 1, dtype=torch.bool), [], []))
         spoiled = functional.linear(hidden[:, 0], model.head.weight, model.head.bias)[:, 0]
     assert logits.dtype == torch.float32
     expected = hidden[:, 0].double() @ model.head.weight[0].double() + model.head.bias.double()

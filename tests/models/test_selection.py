@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparsefront.models.selection import attention_received, leading_first, select_tokens
+from sparsefront.models.selection import attention_received, leading_first, positions_of, ranks, select_tokens
 from sparsefront.spaces import kept_tokens
 
 
@@ -102,3 +102,17 @@ def test_a_short_row_keeps_its_own_share() -> None:
     assert survives.tolist() == [[True, True, False, False], [True] * 4]
     assert positions[0, :2].tolist() == [0, 2], "padding never survives, however high its score"
     assert positions[1].tolist() == [0, 4, 5, 6]
+
+
+def test_ranks_are_the_order_of_selection() -> None:
+    scores = torch.tensor([[0.0, 0.3, 0.9, 0.3, 0.5], [9.0, 0.2, 0.1, 0.0, 0.0]])
+    present = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    found = ranks(scores, present)
+    assert found[0, 1:].tolist() == [2, 0, 3, 1], "ties go to the earlier token"
+    assert found[1, 1:3].tolist() == [0, 1]
+    assert found[0, 0] == 4 and (found[1, [0, 3, 4]] >= 2).all(), "[CLS] and what is not there come last"
+
+
+def test_positions_end_where_a_sequence_does() -> None:
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    assert positions_of(mask).tolist() == [[0, 1, 2], [0, 3, 3]]

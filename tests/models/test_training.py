@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from sklearn.metrics import roc_auc_score
 from tests.models.tiny import make_config, make_rows
 from torch import Tensor, nn
 
-from sparsefront.models.batching import PAD_TO
+from sparsefront.models.batching import PAD_TO, to_tensors
+from sparsefront.models.checkpoint import Checkpoints
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.rank_distillation import RankTeacher
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.training import TrainOptions, mix_targets, train
-from sparsefront.spaces import Genome
+from sparsefront.spaces import Genome, InputError
 
 DENSE = Genome.uniform(2, heads=4, ffn_units=32)
 SMALL = Genome.parse("h1.f8.k0.60-h1.f8.k1.00")
@@ -295,3 +298,57 @@ def test_dropout_of_the_options_lasts_for_the_training() -> None:
     train(model, rows, TrainOptions(dropout=0.0, precision="fp32"), progress=watch)
     assert seen == {0.0}
     assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.3}
+
+
+# -- ranking distillation --------------------------------------------------------------------------------------------
+
+
+LOW = 55
+"""Tokens below it are what the teacher looks at: nothing that the label would teach."""
+
+
+def ranking_of(rows: TokenRows, *, layers: tuple[int, ...] = (0,)) -> RankTeacher:
+    return RankTeacher((rows.input_ids < LOW).astype(np.float32), rows.offsets, layers=layers)
+
+
+def agreement(model: CrossEncoder, rows: TokenRows) -> float:
+    """Share of the pairs of a low and another token of a row that the first layer ranks as the teacher does."""
+    (batch,) = (to_tensors(one, torch.device("cpu")) for one in rows.batches(batch_size=len(rows)))
+    with torch.no_grad():
+        encoded = model.encoder(batch.input_ids, batch.attention_mask, batch.token_type_ids, score_layers=(0,))
+    scores = encoded.scores[0]
+    assert scores is not None
+    there = batch.attention_mask.bool()
+    there[:, 0] = False
+    low, high = there & (batch.input_ids < LOW), there & (batch.input_ids >= LOW)
+    pairs = low[:, :, None] & high[:, None, :]
+    return float((scores[:, :, None] > scores[:, None, :])[pairs].float().mean())
+
+
+def test_ranking_distillation_teaches_the_first_layer_the_teacher_s_order() -> None:
+    rows = toy_rows()
+    found = {}
+    for name, ranking in (("with", ranking_of(rows)), ("without", None)):
+        model = fresh()
+        train(model, rows, FAST, ranking=ranking)
+        found[name] = agreement(model, toy_rows(seed=5))
+        assert auc(model, toy_rows(seed=5)) > 0.9, "and the task is learnt all the same"
+    assert found["with"] > 0.85
+    assert found["with"] > found["without"] + 0.2
+
+
+def test_ranking_of_other_rows_or_layers_is_refused() -> None:
+    rows = toy_rows()
+    with pytest.raises(ValueError, match="ranking must be of the rows that are trained on"):
+        train(fresh(), rows, FAST, ranking=ranking_of(toy_rows(20)))
+    with pytest.raises(ValueError, match="only those before the last rank tokens"):
+        train(fresh(), rows, FAST, ranking=ranking_of(rows, layers=(1,)))
+
+
+def test_a_checkpoint_without_the_ranking_is_of_another_training(tmp_path: Path) -> None:
+    rows, path = toy_rows(60), tmp_path / "training.safetensors"
+    keep = Checkpoints(path, shares=(0.5,), reached=lambda share: False)
+    train(fresh(), rows, FAST, ranking=ranking_of(rows), checkpoints=keep)
+    assert path.exists()
+    with pytest.raises(InputError, match="another training"):
+        train(fresh(), rows, FAST, checkpoints=keep)

@@ -1,0 +1,70 @@
+"""Encoding with token gates: what would be gathered out is masked out, so that gradients reach the gates.
+
+Forward it equals the encoder that gathers (:class:`sparsefront.models.encoder.ElasticEncoder`).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sparsefront.models.encoder import ElasticEncoder, Encoded
+from sparsefront.models.selection import leading_first, positions_of
+from sparsefront.spaces import Genome
+
+
+class Gates(Protocol):
+    """Says which tokens stay: :class:`sparsefront.models.token_gates.GateSample`, or another rule to compare with."""
+
+    def covers(self, layer: int) -> bool:
+        """Whether a layer may drop tokens."""
+
+    def kept(self, layer: int, scores: Tensor, alive: Tensor) -> Tensor:
+        """Multipliers ``(batch, tokens)`` in [0, 1], 1 for [CLS]; both arguments have the same shape."""
+
+
+def encode_gated(
+    encoder: ElasticEncoder,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    token_type_ids: Tensor,
+    *,
+    gates: Gates,
+    genome: Genome | None = None,
+) -> Encoded:
+    """Encode a padded batch; only the [CLS] row of the last layer, which does not prune.
+
+    Args:
+        encoder: a supernet or a model of its own widths.
+        input_ids: ``(batch, tokens)``, [CLS] first, padding at the end.
+        attention_mask: ``(batch, tokens)``, non-zero at real tokens.
+        token_type_ids: ``(batch, tokens)``.
+        gates: which tokens stay; layers that they do not cover keep all.
+        genome: widths to run; its own keep shares are ignored. The encoder's by default.
+
+    Returns:
+        hidden ``(batch, 1, width)``; scores per layer ``(batch, tokens)``, 0 at tokens that are gone.
+    """
+    genome = encoder.genome if genome is None else encoder.check(genome)
+    real = attention_mask.bool()
+    hidden = encoder.embeddings(input_ids, token_type_ids)
+    presence = real.float()
+    ranking, positions = leading_first(real), positions_of(real)
+    collected: list[Tensor | None] = []
+    places: list[Tensor] = []
+    for index, (layer, gene) in enumerate(zip(encoder.elastic_layers, genome, strict=True)):
+        last = index == len(genome) - 1
+        score = bool(gene.heads) and not last
+        hidden, scores = layer.attend(hidden, real, gene.heads, cls_only=last, score=score, presence=presence)
+        collected.append(scores)
+        places.append(positions)
+        if scores is not None:
+            ranking = scores.detach()
+        if not last and gates.covers(index):
+            alive = presence > 0
+            presence = presence * gates.kept(index, ranking, alive)
+            positions = positions.masked_fill(presence == 0, input_ids.shape[1])
+        hidden = layer.feed(hidden, gene.ffn_units)
+    return Encoded(hidden, torch.ones_like(real[:, :1]), collected, places)

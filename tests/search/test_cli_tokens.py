@@ -1,0 +1,65 @@
+"""The command ``tokens``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.search.conftest import Cli
+from tests.search.test_cli import refused
+from tests.search.tiny import write_backbone
+
+from sparsefront.spaces import Genome
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three layers, so that two may prune."""
+    return write_backbone(tmp_path_factory.mktemp("deep"), layers=3)
+
+
+def test_a_schedule_is_shown_explained_and_kept(cli: Cli, task_file: Path, deep: Path, tmp_path: Path) -> None:
+    asked = [
+        *("tokens", task_file, "--backbone", deep, "--out", tmp_path / "run", "--steps", 20, "--by", "multiply-adds"),
+        *("--teacher-epochs", 1, "--elastic-epochs", 1, "--rank-weight", 0.5),
+    ]
+    first = cli(*asked, "--target", 0.6, "--explain", 7, "--json")
+    assert first.status == 0, first.err
+    report = first.json
+    genome = Genome.parse(report["key"])
+    assert genome.column("heads") == (2, 2, 2) and report["multiply_adds_share"] <= 0.6
+    words, counts = report["words"], [len(one) for one in report["words"]]
+    assert words[0][0] == "[CLS]" == words[-1][0] and words[0][-1] == "[SEP]"
+    assert counts == [counts[0], *genome.lengths(counts[0])[:-1]]
+    assert set(words[2]) <= set(words[1]) <= set(words[0])
+
+    shown = cli(*asked, "--target", 0.6, "--explain", 7)
+    assert shown.status == 0
+    for part in (
+        f"layer 0     {genome.layers[0].keep_percent} %",
+        "[CLS]",
+        "█",
+        "row 7",
+        "after layer 1",
+        report["key"],
+    ):
+        assert part in shown.out, shown.out
+    assert "fine-tuning the teacher" not in shown.err, "nothing is made twice"
+
+    more = cli(*asked, "--target", 0.8, "--json")
+    assert more.status == 0, more.err
+    other = more.json
+    assert 0.6 < other["multiply_adds_share"] <= 0.8 and "words" not in other
+    assert len(list((tmp_path / "run" / "schedules").iterdir())) == 2
+
+
+def test_bad_input_is_one_line(cli: Cli, task_file: Path, deep: Path, tmp_path: Path) -> None:
+    asked = ["tokens", task_file, "--backbone", deep, "--out", tmp_path / "run"]
+    refused(cli(*asked, "--target", 1.5), "--target: expected a share between 0 and 1, got 1.5")
+    refused(cli(*asked, "--by", "joules"), "--by: expected latency or multiply-adds, got 'joules'")
+    refused(cli(*asked, "--space", "weights"), "--space: expected tokens or joint, got 'weights'")
+    refused(cli(*asked, "--shape", "ring"), "shape must be one of prefix, bins, got 'ring'")
+    refused(cli(*asked, "--steps", 0), "steps must be at least 1, got 0")
+    refused(cli(*asked, "--explain", 601), "--explain: expected a row from 1 to 600, got 601")
+    refused(cli(*asked, "--rank-weight", -1), "rank_weight", "-1")
+    assert not (tmp_path / "run").exists()
