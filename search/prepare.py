@@ -19,6 +19,7 @@ from sparsefront.latency.runtime import Runtime
 from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.table import LatencyTable
 from sparsefront.models.backbone import Backbone
+from sparsefront.models.checkpoint import Checkpoints
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.importance import UnitOrder, fisher_importance
 from sparsefront.models.metrics import quality
@@ -223,8 +224,11 @@ def prepare(
     teacher_result = run_step(
         folder / "teacher",
         teacher_inputs,
-        lambda target: _build_teacher(target, task, backbone, rows, settings, reporter),
+        lambda target: _build_teacher(
+            target, task, backbone, rows, settings, reporter, _checkpoints(folder / "teacher")
+        ),
     )
+    _checkpoints(folder / "teacher").path.unlink(missing_ok=True)
     teacher = CrossEncoder.from_pretrained(folder / "teacher")
     order = UnitOrder.load(str(folder / "teacher" / "order.safetensors"))
     logits = _load_logits(folder / "teacher" / "logits.safetensors", len(rows["train"]))
@@ -259,12 +263,14 @@ def prepare(
                 genomes=curriculum,
                 ranking=ranking,
                 progress=advance,
+                checkpoints=_checkpoints(folder / "supernet"),
             )
         supernet.cpu().save_pretrained(target)
         return {"steps": report.steps, "final_loss": report.final_loss}
 
     # Budgets within a hundredth of the dense latency of each other share a supernet; the table's noise is no larger.
     run_step(folder / "supernet", elastic_inputs, build_supernet)
+    _checkpoints(folder / "supernet").path.unlink(missing_ok=True)
     supernet = CrossEncoder.from_pretrained(folder / "supernet")
     return Prepared(
         measured=measured,
@@ -280,6 +286,11 @@ def prepare(
     )
 
 
+def _checkpoints(step: Path) -> Checkpoints:
+    """Of the training of a step, beside its folder: what an interruption leaves, the same command goes on from."""
+    return Checkpoints(step.with_name(f".{step.name}.training.safetensors"))
+
+
 def _build_teacher(
     target: Path,
     task: Task,
@@ -287,10 +298,11 @@ def _build_teacher(
     rows: dict[str, TokenRows],
     settings: PrepareSettings,
     reporter: Reporter,
+    checkpoints: Checkpoints,
 ) -> dict[str, Any]:
     teacher = backbone.cross_encoder(seed=settings.seed)
     with reporter.step("fine-tuning the teacher") as advance:
-        report = train(teacher, rows["train"], settings.teacher, progress=advance)
+        report = train(teacher, rows["train"], settings.teacher, progress=advance, checkpoints=checkpoints)
     with reporter.step("teacher's scores") as advance:
         logits = score_rows(teacher, rows["train"], progress=advance)
     save_file({"logits": logits}, target / "logits.safetensors")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from sparsefront.latency.table import LatencyTable
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.task import Task
 from sparsefront.search.prepare import Prepared, check_length
-from sparsefront.search.progress import Silent
+from sparsefront.search.progress import Advance, Silent
 from sparsefront.search.run import Run
 from sparsefront.spaces import InputError
 
@@ -58,6 +61,45 @@ def test_the_teachers_scores_are_kept_in_the_order_of_the_rows(prepared: Prepare
     assert prepared.teacher_logits.shape == logits.shape
     assert np.abs(prepared.teacher_logits - logits).max() < 0.05  # bf16 where the machine has it
     assert np.corrcoef(prepared.teacher_logits, logits)[0, 1] > 0.99
+
+
+class Listens(Silent):
+    """Hears how far one step is, and interrupts it as Ctrl-C would once it is past a share."""
+
+    def __init__(self, title: str, *, until: float = 2.0) -> None:
+        self.title, self.until, self.shares = title, until, list[float]()
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Advance]:
+        def advance(done: int, total: int, facts: Mapping[str, str] | None = None) -> None:
+            if title == self.title:
+                self.shares.append(done / total)
+                if done > self.until * total:
+                    raise KeyboardInterrupt
+
+        yield advance
+
+
+@pytest.mark.parametrize(
+    ("step", "title"), [("teacher", "fine-tuning the teacher"), ("supernet", "training the supernet")]
+)
+def test_an_interrupted_training_goes_on(step: str, title: str, finished: Finished, tmp_path: Path) -> None:
+    copy = finished.copy(tmp_path / "copy")
+    whole = load_file(copy / step / "model.safetensors")
+    for name in ("supernet", step):
+        shutil.rmtree(copy / name, ignore_errors=True)
+    kept = copy / f".{step}.training.safetensors"
+    run = Run.reopen(copy, reporter=Listens(title, until=0.6))
+    with pytest.raises(KeyboardInterrupt):
+        run.prepare(run.measure())
+    assert kept.exists() and not (copy / step).exists()
+    listens = Listens(title)
+    run = Run.reopen(copy, reporter=listens)
+    run.prepare(run.measure())
+    assert 0.2 < listens.shares[0] < 0.75 and listens.shares[-1] == 1
+    assert not kept.exists()
+    for name, value in load_file(copy / step / "model.safetensors").items():
+        np.testing.assert_allclose(value, whole[name], atol=2e-2)
 
 
 def test_nothing_is_done_twice(finished: Finished, tmp_path: Path) -> None:

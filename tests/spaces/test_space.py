@@ -299,3 +299,24 @@ def test_choices_that_cannot_be(field: Field, per_layer: Any, line: str) -> None
     with pytest.raises(ValueError) as refusal:
         SearchSpace(name="own", widths=Widths(2, 2, 20), choices=choices)
     assert str(refusal.value) == line
+
+
+@given(spaces(), st.data())
+def test_below_is_the_largest_that_exceeds_nowhere(space: SearchSpace, data: st.DataObject) -> None:
+    values = {field: [data.draw(st.integers(0, UPPER[field])) for _ in range(space.widths.layers)] for field in FIELDS}
+    genome = Genome.from_columns(**values)
+    if space.tied:
+        with pytest.raises(ValueError, match="has nothing below"):
+            space.below(genome)
+        return
+    found = space.below(genome)
+    assert space.contains(found)
+    for field in FIELDS:
+        for choices, asked, got in zip(space.choices[field], genome.column(field), found.column(field), strict=True):
+            smaller = [one for one in choices if one <= asked]
+            assert got == (max(smaller) if smaller else choices[0])
+
+
+def test_nothing_is_below_a_genome_of_another_depth() -> None:
+    with pytest.raises(ValueError, match="has nothing below"):
+        SearchSpace.preset("joint", widths=MINILM).below(Genome.uniform(5, heads=12, ffn_units=1536))
