@@ -295,8 +295,9 @@ def rungs(result: dict[str, Any]) -> str:
     """What a first look at a part of the rows saves, and how often it is wrong."""
     rows = [row for row in result["rows"] if "early_share" in row]
     lines = [
-        "**Two rungs** on Home Depot, genomes that real searches met within 1/6 of the dense latency: how many are left "
-        "after a part of the rows for certainly missing the front, what that saves, and how right their estimates are:",
+        "**Two rungs** on Home Depot, genomes that real searches met within 1/6 of the dense latency: how many are "
+        "left after a part of the rows since they surely miss the front, what that saves, and how right the estimates "
+        "are:",
         "",
         "| search | genomes | left early | time saved | left wrongly | error of the estimates, over the stated one |",
         "|---|---|---|---|---|---|",
