@@ -21,6 +21,7 @@ from torch.nn import functional
 from sparsefront.models.batching import PAD_TO, Precision, TensorBatch, autocast, best_device, to_tensors
 from sparsefront.models.checkpoint import Checkpoints, Position, identity_of, restore, save
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.gated_encoding import Gates, encode_batch
 from sparsefront.models.rank_distillation import RankTeacher
 from sparsefront.models.rows import Batch, TokenRows
 from sparsefront.spaces import Genome
@@ -93,6 +94,7 @@ def train(
     *,
     teacher_logits: NDArray[np.float32] | None = None,
     genomes: GenomeSource | None = None,
+    gates: Gates | None = None,
     ranking: RankTeacher | None = None,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
@@ -106,6 +108,7 @@ def train(
         teacher_logits: ``(rows,)`` logits of the frozen teacher; needed when ``distil_share`` is positive.
         genomes: draws the genomes that one step runs (elastic training), from nothing but the generator it is given;
             the model's own genome by default.
+        gates: drop tokens by another rule than a genome's schedule; their own parameters are not trained here.
         ranking: from which early layers learn which tokens matter; none by default.
         progress: called with (tokens seen, tokens in all).
         checkpoints: where and when to keep the training; it goes on from the checkpoint that is there. The model must
@@ -127,11 +130,13 @@ def train(
         raise ValueError("ranking must be of the rows that are trained on, got one of others")
     if ranking is not None and max(ranking.layers) >= len(model.genome) - 1:
         raise ValueError(f"ranking teaches layers {ranking.layers}, but only those before the last rank tokens")
+    if gates is not None and checkpoints is not None:
+        raise ValueError("a training with gates cannot be kept: a checkpoint would not know them")
     target = torch.from_numpy(mix_targets(rows.target, teacher_logits, options.distil_share))
     device = best_device()
     model.to(device)
     with _training(model, options):
-        position, losses = _fit(model, rows, options, target, genomes, ranking, progress, checkpoints)
+        position, losses = _fit(model, rows, options, target, genomes, gates, ranking, progress, checkpoints)
     tail = losses[-max(1, len(losses) // 10) :]
     return TrainReport(steps=len(losses), final_loss=float(np.mean(tail)), share=position.share)
 
@@ -158,6 +163,7 @@ def _fit(
     options: TrainOptions,
     target: Tensor,
     genomes: GenomeSource | None,
+    gates: Gates | None,
     ranking: RankTeacher | None,
     progress: Progress | None,
     checkpoints: Checkpoints | None,
@@ -187,7 +193,7 @@ def _fit(
         tensors = to_tensors(batch, device)
         wanted = target[tensors.index.cpu()].to(device)
         drawn = genomes(rng) if genomes is not None else (None,)
-        losses.append(_step(model, tensors, wanted, drawn, ranking, optimizer, options))
+        losses.append(_step(model, tensors, wanted, drawn, gates, ranking, optimizer, options))
         seen = at.tokens + int(batch.attention_mask.sum())
         before, at = at, Position(min(1.0, seen / total), epoch, number + 1, seen)
         if progress is not None:
@@ -228,6 +234,7 @@ def _step(
     batch: TensorBatch,
     target: Tensor,
     genomes: Sequence[Genome | None],
+    gates: Gates | None,
     ranking: RankTeacher | None,
     optimizer: torch.optim.Optimizer,
     options: TrainOptions,
@@ -237,13 +244,8 @@ def _step(
     loss_sum = 0.0
     for genome in genomes:
         with autocast(target.device, options.precision):
-            encoded = model.encoder(
-                batch.input_ids,
-                batch.attention_mask,
-                batch.token_type_ids,
-                genome=genome,
-                score_layers=() if ranking is None else ranking.layers,
-            )
+            scoring = () if ranking is None else ranking.layers
+            encoded = encode_batch(model.encoder, batch, genome=genome, gates=gates, score_layers=scoring)
         loss = functional.binary_cross_entropy_with_logits(model.rank(encoded), target)
         if ranking is not None:
             loss = loss + ranking.loss(batch, encoded)

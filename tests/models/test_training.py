@@ -22,6 +22,7 @@ from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.rank_distillation import RankTeacher
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
+from sparsefront.models.token_gates import GateSample
 from sparsefront.models.training import TrainOptions, mix_targets, train
 from sparsefront.spaces import Genome, InputError
 
@@ -352,3 +353,27 @@ def test_a_checkpoint_without_the_ranking_is_of_another_training(tmp_path: Path)
     assert path.exists()
     with pytest.raises(InputError, match="another training"):
         train(fresh(), rows, FAST, checkpoints=keep)
+
+
+# -- gates -----------------------------------------------------------------------------------------------------------
+
+
+def test_training_with_gates_is_training_with_the_schedule() -> None:
+    rows, schedule = toy_rows(), DENSE.replace(0, "keep_percent", 60)
+    once = TrainOptions(epochs=1, learning_rate=1e-3, tokens_per_batch=256, precision="fp32", dropout=0.0)
+    gathered, masked = fresh(), fresh()
+    train(gathered, rows, once, genomes=lambda rng: (schedule,))
+    train(masked, rows, once, gates=GateSample.of_schedule((60,)))
+    for name, value in gathered.state_dict().items():
+        torch.testing.assert_close(masked.state_dict()[name], value, atol=1e-4, rtol=1e-3)
+    expected = score_rows(gathered, rows, genome=schedule, precision="fp32")
+    found = score_rows(masked, rows, gates=GateSample.of_schedule((60,)), precision="fp32")
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert np.abs(found - score_rows(masked, rows, precision="fp32")).max() > 1e-3, "the gates do drop tokens"
+
+
+def test_a_training_with_gates_cannot_be_kept(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a checkpoint would not know them"):
+        train(
+            fresh(), toy_rows(20), FAST, gates=GateSample.of_schedule((60,)), checkpoints=Checkpoints(tmp_path / "kept")
+        )
