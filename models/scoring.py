@@ -25,7 +25,7 @@ def score_rows(
     precision: Precision = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Logits ``(rows,)`` in the rows' own order.
+    """Logits in the rows' own order: ``(rows,)`` of one output, ``(rows, outputs)`` of several.
 
     Args:
         model: dense, slim or supernet.
@@ -36,10 +36,16 @@ def score_rows(
         precision: ``fp32`` for exact comparisons; ``auto`` takes bf16 where the hardware is fast at it.
         progress: called with (rows done, rows in all).
     """
-    logits = np.empty(len(rows), dtype=np.float32)
+    logits = no_logits(model, rows)
     batches = scoring_batches(rows, next(model.parameters()).device, tokens_per_batch=tokens_per_batch)
     score_batches(model, batches, logits, genome=genome, gates=gates, precision=precision, progress=progress)
     return logits
+
+
+def no_logits(model: CrossEncoder, rows: TokenRows) -> NDArray[np.float32]:
+    """Room for the model's logits of the rows, not filled."""
+    outputs: int = model.config.outputs
+    return np.empty(len(rows) if outputs == 1 else (len(rows), outputs), np.float32)
 
 
 def scoring_batches(rows: TokenRows, device: torch.device, *, tokens_per_batch: int = 4096) -> Iterator[TensorBatch]:
@@ -59,12 +65,12 @@ def score_batches(
     precision: Precision = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write the logits of the batches' rows where those rows stand in ``logits (rows,)``; the others stay as they are.
+    """Write the logits of the batches' rows where those rows stand in ``logits``; the others stay as they are.
 
     Args:
         model: dense, slim or supernet; left in the mode it was in.
         batches: on the model's device.
-        logits: of all rows, in their own order.
+        logits: of all rows, in their own order, as :func:`no_logits` makes room for them.
         genome: as for :func:`score_rows`.
         gates: likewise.
         precision: likewise.
@@ -76,7 +82,7 @@ def score_batches(
     for batch in batches:
         with autocast(batch.input_ids.device, precision):
             encoded = encode_batch(model.encoder, batch, genome=genome, gates=gates)
-        logits[batch.index.cpu().numpy()] = model.rank(encoded).cpu().numpy()
+        logits[batch.index.cpu().numpy()] = model.logits_of(encoded).cpu().numpy()
         done += len(batch.index)
         if progress is not None:
             progress(done, len(logits))
