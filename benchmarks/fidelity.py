@@ -22,9 +22,10 @@ from home_depot import FINETUNE, SHARES
 from record_landscape import REPOSITORY, home_depot, read_lines
 from scipy.stats import kendalltau, spearmanr
 
-from sparsefront.models.metrics import quality, standard_error
+from sparsefront.models.metrics import quality
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.training import TrainOptions, train
+from sparsefront.models.uncertainty import standard_error
 from sparsefront.search.curriculum import random_shape
 from sparsefront.search.explore import space_of
 from sparsefront.search.prepare import Prepared

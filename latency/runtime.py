@@ -27,7 +27,8 @@ class Session(Protocol):
     """A loaded model."""
 
     def run(self, feeds: Feeds) -> Logits:
-        """``input_ids``, ``attention_mask``, ``token_type_ids``, each (batch, tokens) -> logits (batch,)."""
+        """``input_ids``, ``attention_mask``, ``token_type_ids``, each (batch, tokens) -> logits (batch,), or (batch,
+        outputs) of a model of several outputs."""
 
 
 class Runtime(ABC):

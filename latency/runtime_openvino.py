@@ -80,14 +80,14 @@ class _Padded:
             return self._session.run(feeds)
         if tokens > self._tokens:
             raise InputError(f"rows of {tokens} tokens: the model was exported for at most {self._tokens}")
-        logits = np.empty(rows, np.float32)
+        parts: list[Logits] = []
         for start in range(0, rows, self._batch):
             here = min(self._batch, rows - start)
             room = ((0, self._batch - here), (0, self._tokens - tokens))
             padded = {name: np.pad(feeds[name][start : start + here], room) for name in INPUTS}
             padded[INPUTS[1]][here:, 0] = 1  # rows that fill a batch have one token, as any row has
-            logits[start : start + here] = self._session.run(padded)[:here]
-        return logits
+            parts.append(self._session.run(padded)[:here])
+        return np.concatenate(parts)
 
 
 def _properties(path: Path) -> dict[str, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,10 @@ class Backbone:
     def widths(self) -> Widths:
         """Bounds of the search space."""
         return self.config.widths
+
+    def with_classes(self, names: Sequence[object]) -> Backbone:
+        """The same encoder for a head with a logit per class, or with one logit where there are no names."""
+        return replace(self, config=self.config.with_classes(names))
 
     def cross_encoder(self, *, seed: int = 0) -> CrossEncoder:
         """A dense :class:`CrossEncoder` with these weights and a fresh head."""

@@ -81,7 +81,7 @@ def identity_of(model: CrossEncoder, rows: TokenRows, target: Tensor, options: M
     Args:
         model: as it is before the first step.
         rows: training rows.
-        target: ``(rows,)`` what is learnt of them, the teacher's share included.
+        target: ``(rows,)`` or ``(rows, classes)`` what is learnt of them, the teacher's share included.
         options: how to train, as JSON values.
     """
     return {

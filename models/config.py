@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -76,6 +77,28 @@ class SparseBertConfig(PretrainedConfig):  # type: ignore[misc]
 
 
 class CrossEncoderConfig(SparseBertConfig):
-    """A text cross-encoder: the encoder and one logit from [CLS]."""
+    """A text cross-encoder: the encoder and a head that makes ``outputs`` logits of [CLS], one per class or one only.
+
+    Where there are several, ``id2label`` names the classes.
+    """
 
     model_type = "sparsefront_cross_encoder"
+
+    outputs: int = 1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if type(self.outputs) is not int or self.outputs < 1:
+            raise ValueError(f"outputs must be a whole number of at least 1, got {self.outputs!r}")
+        if self.outputs > 1 and self.id2label is None:
+            kwargs.setdefault("num_labels", self.outputs)
+        super().__post_init__(**kwargs)
+        if self.outputs > 1 and len(self.id2label) != self.outputs:
+            raise ValueError(f"id2label must name {self.outputs} classes, got {len(self.id2label)}")
+
+    def with_classes(self, names: Sequence[object]) -> CrossEncoderConfig:
+        """The same encoder with a logit per class, or with one logit where there are no names."""
+        values = {**self.to_dict(), "outputs": len(names) or 1}
+        values["id2label"] = {index: str(name) for index, name in enumerate(names)} or None
+        values["label2id"] = {str(name): index for index, name in enumerate(names)} or None
+        changed: CrossEncoderConfig = type(self).from_dict(values)
+        return changed

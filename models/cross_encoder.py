@@ -1,4 +1,4 @@
-"""CrossEncoder: query and ad in one sequence, one logit from [CLS]."""
+"""CrossEncoder: a text or a pair in one sequence, one logit from [CLS] or one per class."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, Self
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.encoder import ElasticEncoder, Encoded
+from sparsefront.models.loss import label_loss
 from sparsefront.spaces import Genome, InputError
 
 
 class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
-    """Ranking model over an :class:`ElasticEncoder`; a supernet at full width, a served model once slimmed."""
+    """Model over an :class:`ElasticEncoder`; a supernet at full width, a served model once slimmed."""
 
     config_class = CrossEncoderConfig
     base_model_prefix = "encoder"
@@ -28,7 +28,7 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
     def __init__(self, config: CrossEncoderConfig) -> None:
         super().__init__(config)
         self.encoder = ElasticEncoder(config)
-        self.head = nn.Linear(config.hidden_size, 1)
+        self.head = nn.Linear(config.hidden_size, config.outputs)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -53,28 +53,29 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
         *,
         genome: Genome | None = None,
     ) -> SequenceClassifierOutput:
-        """Logits ``(batch, 1)`` of padded sequences ``(batch, tokens)``, and the BCE loss when labels are given.
+        """Logits ``(batch, outputs)`` of padded sequences ``(batch, tokens)``, and the loss when labels are given.
 
         Args:
             input_ids: ``(batch, tokens)``, [CLS] first, padding at the end.
             attention_mask: ``(batch, tokens)``; all real by default.
             token_type_ids: ``(batch, tokens)``; all zero by default.
-            labels: ``(batch,)`` in [0, 1]; soft labels are welcome.
+            labels: as the target of :func:`label_loss`; soft labels are welcome.
             genome: widths and keep schedule to run; the model's own by default.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        logits = self.rank(self.encoder(input_ids, mask, types, genome=genome))[:, None]
-        loss = None
-        if labels is not None:
-            loss = functional.binary_cross_entropy_with_logits(logits[:, 0].float(), labels.float())
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        logits = self.logits_of(self.encoder(input_ids, mask, types, genome=genome))
+        loss = None if labels is None else label_loss(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits.reshape(len(logits), -1))
 
-    def rank(self, encoded: Encoded) -> Tensor:
-        """Logits ``(batch,)`` of encoded sequences, always in fp32: in bf16 close logits would tie and spoil ranks."""
+    def logits_of(self, encoded: Encoded) -> Tensor:
+        """Logits of encoded sequences: ``(batch,)`` of one output, ``(batch, outputs)`` of several.
+
+        Always in fp32: in bf16 close logits would tie and spoil ranks.
+        """
         with torch.autocast(encoded.hidden.device.type, enabled=False):
-            logits: Tensor = self.head(encoded.hidden[:, 0].float())[:, 0]
-        return logits
+            logits: Tensor = self.head(encoded.hidden[:, 0].float())
+        return logits[:, 0] if self.config.outputs == 1 else logits
 
     def slim(self, genome: Genome) -> CrossEncoder:
         """The physically small model: ``slim(g)(x)`` equals ``self(x, genome=g)``."""

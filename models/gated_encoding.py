@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sparsefront.models.batching import TensorBatch
 from sparsefront.models.encoder import ElasticEncoder, Encoded
 from sparsefront.models.selection import leading_first, positions_of
 from sparsefront.spaces import Genome
@@ -68,3 +69,19 @@ def encode_gated(
             positions = positions.masked_fill(presence == 0, input_ids.shape[1])
         hidden = layer.feed(hidden, gene.ffn_units)
     return Encoded(hidden, torch.ones_like(real[:, :1]), collected, places)
+
+
+def encode_batch(
+    encoder: ElasticEncoder,
+    batch: TensorBatch,
+    *,
+    genome: Genome | None = None,
+    gates: Gates | None = None,
+    score_layers: tuple[int, ...] = (),
+) -> Encoded:
+    """Encode by the genome's own schedule, or by gates; ``score_layers`` as for the encoder, with gates all score."""
+    inputs = batch.input_ids, batch.attention_mask, batch.token_type_ids
+    if gates is None:
+        encoded: Encoded = encoder(*inputs, genome=genome, score_layers=score_layers)
+        return encoded
+    return encode_gated(encoder, *inputs, gates=gates, genome=genome)

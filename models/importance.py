@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from torch.nn import functional
 
 from sparsefront.models.batching import to_tensors
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.encoder import LayerGates
+from sparsefront.models.loss import label_loss
 from sparsefront.models.rows import TokenRows
 from sparsefront.spaces import InputError
 
@@ -116,7 +116,7 @@ def fisher_importance(
             for gene in genome
         ]
         encoded = model.encoder(tensors.input_ids, tensors.attention_mask, tensors.token_type_ids, gates=gates)
-        loss = functional.binary_cross_entropy_with_logits(model.rank(encoded), tensors.target, reduction="sum")
+        loss = label_loss(model.logits_of(encoded), tensors.target, reduction="sum")
         leaves = [leaf for gate in gates for leaf in (gate.heads, gate.units)]
         gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)  # a layer may have no units
         for layer in range(len(genome)):

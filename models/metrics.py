@@ -1,127 +1,162 @@
-"""Quality of a ranking model's logits, and how sure that number is. Higher is always better."""
+"""Quality of a model's logits. Higher is always better.
+
+Logits are (rows,) where a label is a number, and (rows, classes) where it is a class. Metrics that decide take a row
+for positive above logit 0, or for the class of the largest logit, the first of equal ones.
+"""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.special import expit
+from scipy.stats import rankdata
+from sklearn.metrics import average_precision_score, f1_score, matthews_corrcoef, roc_auc_score
 
-METRICS = ("auc", "average_precision", "log_loss")
+from sparsefront.models.task_file import Metric
+
+METRICS: tuple[Metric, ...] = get_args(Metric)
+OF_POSITIVES = ("auc", "average_precision", "f1")
+CORRELATIONS = ("pearson", "spearman", "pearson_spearman")
+DECIDING = ("accuracy", "f1", "macro_f1", "matthews")
+OF_CLASSES = ("accuracy", "macro_f1", "matthews")
+"""Those that rows with classes can be scored by."""
+OF_EVERY_KIND = ("auc", "average_precision", "f1", "macro_f1", "matthews")
+"""Those that rows of a rare kind decide as much as all others do, so that few of them make the quality uncertain."""
+
+_ROUNDING = 1e-5
+
+Floats = NDArray[np.float64]
+
+
+class Scored(NamedTuple):
+    """Rows that are fit to be scored: ``positive`` (rows,) bool, ``target`` (rows,), ``logits`` (rows,) or (rows,
+    classes), the last two float64."""
+
+    positive: NDArray[np.bool_]
+    target: Floats
+    logits: Floats
 
 
 def quality(metric: str, positive: NDArray[Any], target: NDArray[Any], logits: NDArray[Any]) -> float:
-    """``auc`` and ``average_precision`` of ``logits`` against ``positive``, or the negated ``log_loss`` (nats) against
-    ``target``.
+    """How well the logits fit the rows.
 
-    ``positive``: (rows,) bool; ``target``: (rows,) in [0, 1]; ``logits``: (rows,) real.
+    ``auc``, ``average_precision`` and ``f1`` are of the rows in ``positive``, as are ``accuracy`` and ``matthews``
+    where there are no classes. The negated ``log_loss`` (nats) is against ``target``. ``pearson`` is the correlation
+    of the target with the predicted one, the logit's sigmoid; ``spearman`` that of the ranks, equal values sharing
+    theirs; ``pearson_spearman`` the mean of both; 0 where all rows are predicted alike. ``macro_f1`` is the mean over
+    the classes that the rows hold. ``matthews`` of several classes is Gorodkin's (2004), 0 where all rows are told the
+    same.
+
+    Args:
+        metric: one of ``METRICS``.
+        positive: (rows,) bool; not read where the logits are of classes.
+        target: (rows,) in [0, 1], or the index of the class.
+        logits: (rows,), or (rows, classes).
+
+    Raises:
+        ValueError: rows that do not agree, or that have no such quality.
     """
-    flags, targets, scores = _checked(metric, positive, target, logits)
-    if metric == "auc":
-        return float(roc_auc_score(flags, scores))
-    if metric == "average_precision":
-        return float(average_precision_score(flags, scores))
-    return -float(_losses(targets, scores).mean())
+    return _quality(metric, checked(metric, positive, target, logits))
 
 
-def standard_error(metric: str, positive: NDArray[Any], target: NDArray[Any], logits: NDArray[Any]) -> float:
-    """Standard error of ``quality`` over the draw of rows.
-
-    AUC: Hanley & McNeil (1982), "The meaning and use of the area under a ROC curve". Average precision: the binomial
-    approximation over the positives, as in Boyd, Eng & Page (2013). Log loss: of a mean.
-    """
-    value = quality(metric, positive, target, logits)
-    flags, targets, scores = _checked(metric, positive, target, logits)
-    positives = int(flags.sum())
-    negatives = len(flags) - positives
-    if metric == "auc":
-        both_positives_above = value / (2 - value)
-        both_negatives_below = 2 * value**2 / (1 + value)
-        variance = value * (1 - value)
-        variance += (positives - 1) * (both_positives_above - value**2)
-        variance += (negatives - 1) * (both_negatives_below - value**2)
-        return math.sqrt(max(0.0, variance) / (positives * negatives))
-    if metric == "average_precision":
-        return math.sqrt(max(0.0, value * (1 - value)) / positives)
-    return float(_losses(targets, scores).std() / math.sqrt(len(scores)))
-
-
-def paired_error(
-    metric: str, positive: NDArray[Any], target: NDArray[Any], logits: NDArray[Any], reference: NDArray[Any]
-) -> float:
-    """Standard error, over the draw of rows, of the quality of ``logits`` minus that of ``reference`` on the same rows.
-
-    What both models find easy or hard about the rows cancels out, so for models that are much alike it is far smaller
-    than either's own ``standard_error``. AUC: DeLong, DeLong & Clarke-Pearson (1988), "Comparing the areas under two or
-    more correlated receiver operating characteristic curves". Average precision: the same to first order, by the delta
-    method. Log loss: of the mean difference of rows. Every kind of rows that the metric tells apart needs two of them.
-
-    ``positive``, ``target``, ``logits``: as for ``quality``; ``reference``: (rows,) logits of the other model.
-    """
-    ours, theirs = (_shares(metric, *_checked(metric, positive, target, one)) for one in (logits, reference))
-    variance = 0.0
-    for kind, our, their in zip(("positive", "negative"), ours, theirs, strict=False):
-        if len(our) < 2:
-            named = "" if metric == "log_loss" else f"{kind} "
-            raise ValueError(f"the paired error of metric {metric!r} needs 2 {named}rows at least, got {len(our)}")
-        variance += float(np.var(our - their, ddof=1)) / len(our)
-    return math.sqrt(variance)
-
-
-def _shares(
-    metric: str, flags: NDArray[np.bool_], targets: NDArray[np.float64], scores: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], ...]:
-    """What every row adds to the quality: by positive rows (positives,) and negative rows (negatives,), or of all rows.
-
-    The rows of a kind were drawn independently, and to first order the quality moves as the sum of the kinds' means.
-    """
+def _quality(metric: str, rows: Scored) -> float:
+    if metric in DECIDING:
+        return _of_decisions(metric, *decisions(rows))
+    if metric == "pearson_spearman":
+        return (_correlation("pearson", rows) + _correlation("spearman", rows)) / 2
+    if metric in CORRELATIONS:
+        return _correlation(metric, rows)
     if metric == "log_loss":
-        return (-_losses(targets, scores),)
-    positives, negatives = scores[flags], scores[~flags]
-    positive, negative = np.sort(positives), np.sort(negatives)
-    if metric == "auc":  # placement values: the share of the other kind that a row stands on the right side of
-        return _below(negative, positives) / len(negative), 1 - _below(positive, negatives) / len(positive)
-    hits = len(positive) - np.searchsorted(positive, positive, side="left")  # rows at or above each positive one
-    false = len(negative) - np.searchsorted(negative, positive, side="left")
-    # One more positive (negative) row raises (lowers) the precision at every positive row that it stands at or above.
-    raised = np.concatenate([[0.0], np.cumsum(false / (hits + false) ** 2)])
-    lowered = np.concatenate([[0.0], np.cumsum(hits / (hits + false) ** 2)])
-    own = (hits / (hits + false))[np.searchsorted(positive, positives, side="left")]
-    gained = own + raised[np.searchsorted(positive, positives, side="right")]
-    lost = lowered[np.searchsorted(positive, negatives, side="right")]
-    return gained, -lost * len(negative) / len(positive)
+        return -float(losses(rows).mean())
+    score = roc_auc_score if metric == "auc" else average_precision_score
+    return float(score(rows.positive, rows.logits))
 
 
-def _below(ascending: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How many of ``ascending`` are less than each value, ties counted half."""
-    less, at_most = (np.searchsorted(ascending, values, side=side) for side in ("left", "right"))
-    return (less + at_most) / 2
+def _of_decisions(metric: str, true: NDArray[np.int64], told: NDArray[np.int64]) -> float:
+    if metric == "accuracy":
+        return float((true == told).mean())
+    if metric == "f1":
+        return float(f1_score(true, told, zero_division=0.0))
+    if metric == "macro_f1":
+        return float(f1_score(true, told, labels=np.unique(true), average="macro", zero_division=0.0))
+    return float(matthews_corrcoef(true, told))
 
 
-def _losses(target: NDArray[np.float64], logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Binary cross-entropy of each row for a soft target; scikit-learn's takes hard ones only."""
-    return np.logaddexp(0.0, logits) - target * logits
+def decisions(rows: Scored) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(rows,) true and told classes; without classes 1 is positive and 0 is not."""
+    if rows.logits.ndim == 2:
+        return rows.target.astype(np.int64), rows.logits.argmax(axis=1)
+    return rows.positive.astype(np.int64), (rows.logits > 0).astype(np.int64)
 
 
-def _checked(
-    metric: str, positive: NDArray[Any], target: NDArray[Any], logits: NDArray[Any]
-) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
+def losses(rows: Scored) -> Floats:
+    """(rows,) binary cross-entropy for a soft target; scikit-learn's takes hard ones only."""
+    return np.asarray(np.logaddexp(0.0, rows.logits) - rows.target * rows.logits, np.float64)
+
+
+def told_alike(logits: Floats) -> bool:
+    """Whether all rows (rows,) have the same logit, but for rounding: a model without attention sees no words."""
+    return float(np.ptp(logits)) <= _ROUNDING * float(np.abs(logits).max())
+
+
+def _correlation(metric: str, rows: Scored) -> float:
+    by_rank = metric == "spearman"
+    target, predicted = (rankdata(rows.target), rankdata(rows.logits)) if by_rank else (rows.target, expit(rows.logits))
+    if told_alike(rows.logits) or not np.ptp(predicted):
+        return 0.0
+    return float(np.corrcoef(target, predicted)[0, 1])
+
+
+def checked(metric: str, positive: NDArray[Any], target: NDArray[Any], logits: NDArray[Any]) -> Scored:
+    """Rows as they are scored; ``ValueError`` when they do not agree or have no such quality."""
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     flags = np.asarray(positive, dtype=bool)
     targets, scores = np.asarray(target, dtype=np.float64), np.asarray(logits, dtype=np.float64)
-    if flags.ndim != 1 or not flags.shape == targets.shape == scores.shape:
+    if flags.ndim != 1 or not flags.shape == targets.shape == scores.shape[:1] or scores.ndim > 2:
         raise ValueError(f"rows must agree, got shapes {flags.shape}, {targets.shape} and {scores.shape}")
+    if metric not in (OF_CLASSES if scores.ndim == 2 else set(METRICS) - {"macro_f1"}):
+        raise ValueError(f"metric {metric!r} does not fit logits of shape {scores.shape}")
     if not len(flags):
         raise ValueError(f"metric {metric!r} needs rows, got none")
-    bad = ~np.isfinite(scores)
+    bad = ~np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)
     if bad.any():
         raise ValueError(
             f"{int(bad.sum())} of {len(scores)} logits are not finite, the first at row {int(bad.argmax())}"
         )
-    if metric != "log_loss" and flags.all() == flags.any():
-        kind = "positive" if flags.any() else "negative"
-        raise ValueError(f"metric {metric!r} needs positive and negative rows, all {len(flags)} are {kind}")
-    return flags, targets, scores
+    if (missing := missing_kind(metric, flags, targets, with_classes=scores.ndim == 2)) is not None:
+        raise ValueError(f"metric {metric!r} needs {missing}")
+    return Scored(flags, targets, scores)
+
+
+def missing_kind(
+    metric: str,
+    positive: NDArray[np.bool_],
+    target: NDArray[Any],
+    *,
+    with_classes: bool,
+    classes: Sequence[object] = (),
+) -> str | None:
+    """What a metric needs of rows and these do not have, in words; ``None`` where nothing is missing.
+
+    Args:
+        metric: one of ``METRICS``.
+        positive: (rows,).
+        target: (rows,).
+        with_classes: whether the target is the index of a class.
+        classes: all that there should be, where that is known.
+    """
+    if metric in CORRELATIONS and target.min() == target.max():
+        return f"rows of different targets, all {len(target)} are {target[0]:g}"
+    if metric == "matthews" and with_classes and target.min() == target.max():
+        return f"rows of different classes, all {len(target)} are of one"
+    if metric in (*OF_POSITIVES, "matthews") and not with_classes and positive.all() == positive.any():
+        return f"positive and negative rows, all {len(positive)} are {'positive' if positive.any() else 'negative'}"
+    if metric == "macro_f1":
+        for index, name in enumerate(classes):
+            if not (target == index).any():
+                return f"rows of every class, none of {len(target)} is of class {name!r}"
+    return None

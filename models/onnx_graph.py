@@ -54,8 +54,8 @@ def build_graph(
     tokens), is written into the graph's properties for a runtime that compiles it for that; its inputs stay dynamic.
 
     Inputs ``input_ids``, ``attention_mask``, ``token_type_ids``: int64 (batch, tokens), both dynamic; padding, if any,
-    stands at the end of a row. Output ``logits``: float32 (batch,). Raises ``ValueError`` for an array that is missing,
-    not known, or not of the shape that the configuration asks for.
+    stands at the end of a row. Output ``logits``: float32 (batch,) of one output, (batch, outputs) of several. Raises
+    ``ValueError`` for an array that is missing, not known, or not of the shape that the configuration asks for.
     """
     model = _CrossEncoderGraph(config, checked_arrays(config, arrays), precision).build()
     if static_shape is not None:
@@ -162,7 +162,7 @@ class _CrossEncoderGraph:
         self.nodes = _Nodes()
         self.limit: int = config.max_position_embeddings
         heads = self.genome.column("heads")
-        # Behind the last layer with heads no token but [CLS] can reach the logit; -1: not even the first layer mixes.
+        # Behind the last layer with heads no token but [CLS] can reach a logit; -1: not even the first layer mixes.
         self.last_mixing = max((layer for layer, count in enumerate(heads) if count), default=-1)
         self.pruning = [
             layer for layer, gene in enumerate(self.genome) if gene.keep_percent < 100 and layer < self.last_mixing
@@ -189,11 +189,18 @@ class _CrossEncoderGraph:
             else:
                 hidden = self._norm(hidden, f"encoder.layers.{layer}.attention_norm", self._ffn_bias(layer))
             hidden = self._ffn(layer, hidden, cls_only=layer >= self.last_mixing)
-        weight = nodes.const(self.arrays["head.weight"].T, "head.weight")
-        logits = nodes.op("Gemm", hidden, weight, nodes.const(self.arrays["head.bias"], "head.bias"))
-        nodes.nodes.append(helper.make_node("Squeeze", [logits, nodes.ints(1)], [OUTPUT], name=OUTPUT))
+        head = [hidden, nodes.const(self.arrays["head.weight"].T, "head.weight")]
+        head.append(nodes.const(self.arrays["head.bias"], "head.bias"))
+        shape: list[str | int] = ["batch"]
+        if config.outputs == 1:
+            nodes.nodes.append(
+                helper.make_node("Squeeze", [nodes.op("Gemm", *head), nodes.ints(1)], [OUTPUT], name=OUTPUT)
+            )
+        else:
+            shape.append(config.outputs)
+            nodes.nodes.append(helper.make_node("Gemm", head, [OUTPUT], name=OUTPUT))
         inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in INPUTS]
-        output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch"])
+        output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape)
         graph = helper.make_graph(nodes.nodes, "cross_encoder", inputs, [output], nodes.initializers)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="sparsefront"

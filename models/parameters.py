@@ -32,7 +32,7 @@ def array_shapes(config: CrossEncoderConfig) -> dict[str, tuple[int, ...]]:
         shapes |= {f"{prefix}ffn_in.weight": (gene.ffn_units, width), f"{prefix}ffn_in.bias": (gene.ffn_units,)}
         shapes |= {f"{prefix}ffn_out.weight": (width, gene.ffn_units), f"{prefix}ffn_out.bias": (width,)}
         shapes |= {**_vectors(f"{prefix}attention_norm", width), **_vectors(f"{prefix}ffn_norm", width)}
-    return shapes | {"head.weight": (1, width), "head.bias": (1,)}
+    return shapes | {"head.weight": (config.outputs, width), "head.bias": (config.outputs,)}
 
 
 def checked_arrays(config: CrossEncoderConfig, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:

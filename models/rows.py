@@ -16,6 +16,8 @@ DTYPES: Final[dict[str, str]] = {
     "target": "float32",
     "positive": "bool",
 }
+CLASSES: Final = "classes"
+"""Name of the array, of one number, that rows with classes have besides."""
 MEGA_CHUNK_BATCHES: Final = 32
 """Shuffled rows are sorted by length inside chunks of about so many batches: little padding, yet random batches."""
 
@@ -43,8 +45,10 @@ class TokenRows:
     """Tokenised rows without padding: the tokens of row ``i`` are ``input_ids[offsets[i]:offsets[i + 1]]``.
 
     ``input_ids``: (total tokens,) int32, ``token_type_ids``: (total tokens,) int8, ``offsets``: (rows + 1,) int64,
-    ``target``: (rows,) float32 in [0, 1], what a model is trained on; ``positive``: (rows,) bool, what ranking
-    metrics count. Five flat arrays, so that Ray's object store and safetensors hold them without copies or pickle.
+    ``target``: (rows,) float32, what a model is trained on: in [0, 1], or the index of the class where there are
+    ``classes`` (how many; 0 where the label is a number); ``positive``: (rows,) bool, what metrics of positive rows
+    count: none of them where there are classes. Flat arrays, so that Ray's object store and safetensors hold them
+    without copies or pickle.
     """
 
     input_ids: NDArray[np.int32]
@@ -52,6 +56,7 @@ class TokenRows:
     offsets: NDArray[np.int64]
     target: NDArray[np.float32]
     positive: NDArray[np.bool_]
+    classes: int = 0
 
     def __post_init__(self) -> None:
         for name, dtype in DTYPES.items():
@@ -72,8 +77,20 @@ class TokenRows:
             )
         if rows and np.diff(self.offsets).min() < 1:
             raise ValueError("every row must have at least one token")
-        if rows and not (self.target.min() >= 0 and self.target.max() <= 1):  # written so that NaN fails too
+        if self.classes:
+            self._check_classes()
+        elif rows and not (self.target.min() >= 0 and self.target.max() <= 1):  # written so that NaN fails too
             raise ValueError(f"target must be in [0, 1], got {self.target.min()} to {self.target.max()}")
+
+    def _check_classes(self) -> None:
+        if self.classes < 2:
+            raise ValueError(f"classes must be 0 or at least 2, got {self.classes}")
+        whole = (self.target >= 0) & (self.target < self.classes) & (self.target == np.floor(self.target))
+        if not whole.all():
+            wrong = self.target[int(whole.argmin())]
+            raise ValueError(f"target must be the index of one of {self.classes} classes, got {wrong}")
+        if self.positive.any():
+            raise ValueError(f"no row of {self.classes} classes is positive, got {int(self.positive.sum())}")
 
     def __len__(self) -> int:
         return len(self.target)
@@ -87,6 +104,20 @@ class TokenRows:
     def positive_rate(self) -> float:
         """Share of positive rows; 0 when there are none at all."""
         return float(self.positive.mean()) if len(self) else 0.0
+
+    @property
+    def kinds(self) -> list[NDArray[np.int64]]:
+        """Places of the rows of each kind, rising: positive and negative ones, or those of each class, the last first.
+
+        A kind may have no rows, as have the positive ones where a label has no positive side.
+        """
+        kind = self.target if self.classes else self.positive
+        return [np.flatnonzero(kind == number) for number in reversed(range(self.classes or 2))]
+
+    @property
+    def logits_shape(self) -> tuple[int, ...]:
+        """Of the logits of a model of these rows: (rows,), or (rows, classes)."""
+        return (len(self), self.classes) if self.classes else (len(self),)
 
     def subset(self, indices: Any) -> TokenRows:
         """The rows at ``indices`` (integers, repeats allowed), in that order."""
@@ -103,24 +134,19 @@ class TokenRows:
             offsets=offsets,
             target=self.target[chosen],
             positive=self.positive[chosen],
+            classes=self.classes,
         )
 
     def stratified(self, n: int, seed: int) -> TokenRows:
-        """``n`` random rows with this table's positive rate, to the nearest row; all rows when there are no more."""
+        """``n`` random rows, of each kind as many as its share, to the nearest row; all rows when there are no more."""
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
         if n >= len(self):
             return self
         rng = np.random.default_rng(seed)
-        positives, negatives = np.flatnonzero(self.positive), np.flatnonzero(~self.positive)
-        wanted = round(n * self.positive_rate)
-        if n >= 2 and len(positives) and len(negatives):
-            wanted = min(max(wanted, 1), n - 1)  # a metric of ranking needs both kinds, however rare one is
-        wanted = min(max(wanted, n - len(negatives)), len(positives))
-        chosen = [
-            rng.choice(positives, size=wanted, replace=False),
-            rng.choice(negatives, size=n - wanted, replace=False),
-        ]
+        kinds = [kind for kind in self.kinds if len(kind)]
+        wanted = _shared_out(n, np.array([len(kind) for kind in kinds]))
+        chosen = [rng.choice(kind, size=size, replace=False) for kind, size in zip(kinds, wanted.tolist(), strict=True)]
         return self.subset(np.sort(np.concatenate(chosen)))
 
     def batches(
@@ -185,15 +211,33 @@ class TokenRows:
         )
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """The five arrays by name: for safetensors and for Ray's object store."""
-        return {name: getattr(self, name) for name in DTYPES}
+        """The arrays by name: for safetensors and for Ray's object store."""
+        arrays = {name: getattr(self, name) for name in DTYPES}
+        return {**arrays, CLASSES: np.array([self.classes], np.int64)} if self.classes else arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TokenRows:
         """Rows from what ``to_arrays`` returned; ``ValueError`` when a name, a type or a size is off."""
-        if set(arrays) != set(DTYPES):
+        if set(arrays) - {CLASSES} != set(DTYPES):
             raise ValueError(f"arrays must be {sorted(DTYPES)}, got {sorted(arrays)}")
-        return cls(**arrays)
+        classes = arrays.get(CLASSES, np.zeros(1, np.int64))
+        if classes.shape != (1,) or classes.dtype != np.int64:
+            raise ValueError(f"{CLASSES} must be one int64, got {classes.dtype} of shape {classes.shape}")
+        return cls(**{name: arrays[name] for name in DTYPES}, classes=int(classes[0]))
+
+
+def _shared_out(n: int, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(kinds,) rows of each kind that make ``n`` together, fewer than there are: each its share to the nearest row.
+
+    Every kind gets one where that is possible: a metric of ranking needs both kinds, however rare one is.
+    """
+    ends = np.round(n * (np.cumsum(sizes) / sizes.sum())).astype(np.int64)
+    wanted: NDArray[np.int64] = np.diff(ends, prepend=0)
+    if n >= len(sizes):
+        for kind in np.flatnonzero(wanted == 0):
+            wanted[wanted.argmax()] -= 1
+            wanted[kind] = 1
+    return wanted
 
 
 def _cut(order: NDArray[np.int64], lengths: NDArray[np.int64], limit: int, in_tokens: bool) -> list[NDArray[np.int64]]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sparsefront.models.batching import Precision, TensorBatch, autocast, to_tensors
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.gated_encoding import Gates, encode_batch
 from sparsefront.models.rows import TokenRows
 from sparsefront.spaces import Genome
 
@@ -19,24 +20,32 @@ def score_rows(
     rows: TokenRows,
     *,
     genome: Genome | None = None,
+    gates: Gates | None = None,
     tokens_per_batch: int = 4096,
     precision: Precision = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Logits ``(rows,)`` in the rows' own order.
+    """Logits in the rows' own order: ``(rows,)`` of one output, ``(rows, outputs)`` of several.
 
     Args:
         model: dense, slim or supernet.
         rows: what to score.
         genome: widths and keep schedule to run; the model's own by default.
+        gates: drop tokens by another rule than the genome's schedule.
         tokens_per_batch: padded tokens in one batch.
         precision: ``fp32`` for exact comparisons; ``auto`` takes bf16 where the hardware is fast at it.
         progress: called with (rows done, rows in all).
     """
-    logits = np.empty(len(rows), dtype=np.float32)
+    logits = no_logits(model, rows)
     batches = scoring_batches(rows, next(model.parameters()).device, tokens_per_batch=tokens_per_batch)
-    score_batches(model, batches, logits, genome=genome, precision=precision, progress=progress)
+    score_batches(model, batches, logits, genome=genome, gates=gates, precision=precision, progress=progress)
     return logits
+
+
+def no_logits(model: CrossEncoder, rows: TokenRows) -> NDArray[np.float32]:
+    """Room for the model's logits of the rows, not filled."""
+    outputs: int = model.config.outputs
+    return np.empty(len(rows) if outputs == 1 else (len(rows), outputs), np.float32)
 
 
 def scoring_batches(rows: TokenRows, device: torch.device, *, tokens_per_batch: int = 4096) -> Iterator[TensorBatch]:
@@ -52,16 +61,18 @@ def score_batches(
     logits: NDArray[np.float32],
     *,
     genome: Genome | None = None,
+    gates: Gates | None = None,
     precision: Precision = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write the logits of the batches' rows where those rows stand in ``logits (rows,)``; the others stay as they are.
+    """Write the logits of the batches' rows where those rows stand in ``logits``; the others stay as they are.
 
     Args:
         model: dense, slim or supernet; left in the mode it was in.
         batches: on the model's device.
-        logits: of all rows, in their own order.
+        logits: of all rows, in their own order, as :func:`no_logits` makes room for them.
         genome: as for :func:`score_rows`.
+        gates: likewise.
         precision: likewise.
         progress: called with (rows done, rows in all).
     """
@@ -70,8 +81,8 @@ def score_batches(
     done = 0
     for batch in batches:
         with autocast(batch.input_ids.device, precision):
-            encoded = model.encoder(batch.input_ids, batch.attention_mask, batch.token_type_ids, genome=genome)
-        logits[batch.index.cpu().numpy()] = model.rank(encoded).cpu().numpy()
+            encoded = encode_batch(model.encoder, batch, genome=genome, gates=gates)
+        logits[batch.index.cpu().numpy()] = model.logits_of(encoded).cpu().numpy()
         done += len(batch.index)
         if progress is not None:
             progress(done, len(logits))

@@ -1,4 +1,7 @@
-"""Splitting rows into train, valid and test: by group, by time, or at random. Pure functions of the rows and a seed."""
+"""Splitting rows into train, valid and test: as a column says, by group, by time, or at random.
+
+Pure functions of the rows and a seed.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,26 @@ import pandas as pd
 from numpy.typing import NDArray
 
 TRAIN, VALID, TEST = 0, 1, 2
+
+
+def column_split(values: Sequence[Any], names: Sequence[str]) -> NDArray[np.int8]:
+    """(rows,) codes: where each value stands among ``names``; -1 for one that is none of them."""
+    codes = {name: code for code, name in enumerate(names)}
+    return np.array([codes.get(value, -1) if isinstance(value, str) else -1 for value in values], np.int8)
+
+
+def hold_back(
+    codes: NDArray[np.int8], *, groups: Sequence[Any] | None = None, valid: float, seed: int
+) -> NDArray[np.int8]:
+    """(rows,) codes with a share of the training rows made valid: whole groups where they are given, (rows,)."""
+    train = np.flatnonzero(codes == TRAIN)
+    if groups is None:
+        held = random_split(len(train), valid=valid, test=0.0, seed=seed)
+    else:
+        held = group_split([groups[row] for row in train.tolist()], valid=valid, test=0.0, seed=seed)
+    changed = codes.copy()
+    changed[train] = held
+    return changed
 
 
 def random_split(rows: int, *, valid: float, test: float, seed: int) -> NDArray[np.int8]:
@@ -53,8 +76,9 @@ def group_split(groups: Sequence[Any], *, valid: float, test: float, seed: int) 
         split = min(holding, key=lambda s: filled[s] / shares[s])
         filled[split] += size
         split_of[group] = split
-    for split in (VALID, TEST):  # few groups: a small share may have got none though there are enough for all three
-        if not filled[split] and len(names) >= 3:
+    wanted = [split for split in (VALID, TEST) if shares[split]]
+    for split in wanted:  # few groups: a small share may have got none though there are enough for all
+        if not filled[split] and len(names) > len(wanted):
             donors = [g for g in order if split_of[g] == TRAIN]
             moved = min(reversed(donors), key=lambda g: int(sizes[g]))
             split_of[moved] = split

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from sparsefront.models.data_file import read_frame
 from sparsefront.models.labels import read_labels, shown_value
-from sparsefront.models.rows import TokenRows
-from sparsefront.models.splits import group_split, random_split, time_split
-from sparsefront.models.task_file import SPLITS, TaskFile, nearest
+from sparsefront.models.metrics import missing_kind
+from sparsefront.models.rows import CLASSES, TokenRows
+from sparsefront.models.splits import TRAIN, VALID, column_split, group_split, hold_back, random_split, time_split
+from sparsefront.models.task_file import SPLITS, ClassName, SplitSpec, TaskFile, nearest
 from sparsefront.models.tokens import (
     default_cache_dir,
     encode_texts,
@@ -42,9 +43,9 @@ BUILTIN: Final[dict[str, Any]] = {
 class Task:
     """Rows with text, a label and a split.
 
-    ``frame`` holds every row and column; ``target`` (rows,) float32 in [0, 1] and ``positive`` (rows,) bool are its
-    labels, ``split`` (rows,) int8 indexes ``SPLITS``. Rows are numbered from 1 in messages, the header not counted.
-    ``source`` is what :meth:`from_source` makes the same task of, ``None`` for rows from memory.
+    ``frame`` holds every row and column; ``labels`` are what is learnt of them, ``split`` (rows,) int8 indexes
+    ``SPLITS``. Rows are numbered from 1 in messages, the header not counted. ``source`` is what :meth:`from_source`
+    makes the same task of, ``None`` for rows from memory.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class Task:
         self.token_report: dict[str, float] | None = None
         _check_columns(frame, spec, origin)
         _check_texts(frame, spec, origin)
-        self.target, self.positive = read_labels(frame[spec.label.column], spec.label, origin)
         self.split = _split(frame, spec, origin)
-        _check_split(self.split, self.positive, spec, origin)
+        _check_split(self.split, spec.split, origin)
+        values = frame[spec.label.column]
+        self.labels: Final = read_labels(values, spec.label, origin, train=self.split == TRAIN)
+        self._check_kinds(origin)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Task:
@@ -115,6 +118,21 @@ class Task:
     def __len__(self) -> int:
         return len(self.frame)
 
+    @property
+    def target(self) -> NDArray[np.float32]:
+        """(rows,) what a model is trained on: in [0, 1], or the index of the class."""
+        return self.labels.target
+
+    @property
+    def positive(self) -> NDArray[np.bool_]:
+        """(rows,) which rows count as positive; none where the label has no positive side."""
+        return self.labels.positive
+
+    @property
+    def classes(self) -> tuple[ClassName, ...]:
+        """Names of the classes by index; none where the label is a number."""
+        return self.labels.classes
+
     def indices(self, split: str) -> NDArray[np.int64]:
         """Places in ``frame`` of the rows of ``split``, rising: the order of ``tokenise()[split]``."""
         if split not in SPLITS:
@@ -127,29 +145,32 @@ class Task:
         return _sha256({**self._row_key(), "max_length": self.spec.max_length, "metric": self.spec.metric})
 
     def report(self) -> dict[str, Any]:
-        """What the task holds, ready for JSON: rows and label rate by split, and token lengths once tokenised."""
-        splits = {}
+        """What the task holds, ready for JSON: rows and labels by split, and token lengths once tokenised."""
+        splits: dict[str, dict[str, Any]] = {}
         for name in SPLITS:
             index = self.indices(name)
-            splits[name] = {
-                "rows": len(index),
-                "row_share": len(index) / len(self),
-                "positive_rate": float(self.positive[index].mean()),
-                "target_mean": float(self.target[index].mean()),
-            }
+            splits[name] = {"rows": len(index), "row_share": len(index) / len(self), **self._label_report(index)}
             if self.spec.split.group:
                 splits[name]["groups"] = int(self.frame[self.spec.split.group].iloc[index].nunique())
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,
             "rows": len(self),
-            "positive_rate": float(self.positive.mean()),
-            "target_mean": float(self.target.mean()),
+            **({"classes": list(self.classes)} if self.classes else {}),
+            **self._label_report(np.arange(len(self))),
             "metric": self.spec.metric,
             "max_length": self.spec.max_length,
             "splits": splits,
             **({"tokens": self.token_report} if self.token_report else {}),
         }
+
+    def _label_report(self, index: NDArray[np.int64]) -> dict[str, Any]:
+        """Of some rows: how many are of each class, or their mean target and, where there are any, positive ones."""
+        target = self.target[index]
+        if self.classes:
+            return {"class_counts": np.bincount(target.astype(np.int64), minlength=len(self.classes)).tolist()}
+        rate = {} if self.spec.label.threshold is None else {"positive_rate": float(self.positive[index].mean())}
+        return {**rate, "target_mean": float(target.mean())}
 
     def tokenise(self, tokenizer: Any, cache_dir: str | Path | None = None) -> dict[str, TokenRows]:
         """The rows of each split as tokens, from the cache when it holds them.
@@ -188,10 +209,13 @@ class Task:
     def _rows(self, arrays: dict[str, NDArray[Any]]) -> TokenRows | None:
         """All rows in the frame's order, or None when the arrays are not those of this many rows."""
         tokens = {name: array for name, array in arrays.items() if name != "raw_lengths"}
+        labels: dict[str, NDArray[Any]] = {"target": self.target, "positive": self.positive}
+        if self.classes:
+            labels[CLASSES] = np.array([len(self.classes)], np.int64)
         if "raw_lengths" not in arrays or arrays["raw_lengths"].shape != (len(self),):
             return None
         try:
-            return TokenRows.from_arrays({**tokens, "target": self.target, "positive": self.positive})
+            return TokenRows.from_arrays({**tokens, **labels})
         except ValueError:
             return None
 
@@ -200,9 +224,28 @@ class Task:
         return {
             "data": self.data_sha256,
             "text": spec.text,
-            "label": spec.label.model_dump(),
-            "split": spec.split.model_dump(),
+            "label": _as_first_written(spec.label.model_dump(), "classes"),
+            "split": _as_first_written(spec.split.model_dump(), "column"),
         }
+
+    def _check_kinds(self, origin: str) -> None:
+        """Refuse a split that lacks a kind of rows which the metric tells apart."""
+        for name in SPLITS:
+            rows = self.indices(name)
+            missing = missing_kind(
+                self.spec.metric,
+                self.positive[rows],
+                self.target[rows],
+                with_classes=bool(self.classes),
+                classes=self.classes,
+            )
+            if missing is not None:
+                raise InputError(f"{origin}: split {name!r}: metric {self.spec.metric!r} needs {missing}")
+
+
+def _as_first_written(section: dict[str, Any], *later: str) -> dict[str, Any]:
+    """A section without the keys that came later and are not used: a task file's fingerprint outlives new keys."""
+    return {key: value for key, value in section.items() if value is not None or key not in later}
 
 
 def _sha256(value: dict[str, Any]) -> str:
@@ -214,8 +257,10 @@ def _check_columns(frame: pd.DataFrame, spec: TaskFile, origin: str) -> None:
     if len(repeated):
         raise InputError(f"{origin}: column {repeated[0]!r} stands there twice; expected different names")
     asked = [("text", name) for name in spec.text] + [("label.column", spec.label.column)]
-    asked += [("split.group", spec.split.group)] if spec.split.group else []
-    asked += [("split.time", spec.split.time)] if spec.split.time else []
+    split = spec.split
+    asked += [
+        (f"split.{key}", name) for key in ("column", "group", "time") if (name := getattr(split, key)) is not None
+    ]
     for key, name in asked:
         if name not in frame.columns:
             raise InputError(f"{origin}: no column {name!r} ({key}){nearest(name, frame.columns)}")
@@ -235,16 +280,41 @@ def _check_texts(frame: pd.DataFrame, spec: TaskFile, origin: str) -> None:
 
 def _split(frame: pd.DataFrame, spec: TaskFile, origin: str) -> NDArray[np.int8]:
     split = spec.split
-    if split.group is not None:
-        missing = (frame[split.group].isna() | (frame[split.group] == "")).to_numpy(dtype=bool)
-        if missing.any():
-            raise InputError(f"{origin}: row {int(missing.argmax()) + 1}: group {split.group!r} is missing")
-        groups = frame[split.group].tolist()
-        return group_split(groups, valid=split.valid, test=split.test, seed=split.seed)
+    groups = None if split.group is None else _groups(frame[split.group], split.group, origin)
+    valid, test = split.shares
+    if split.column is not None:
+        codes = _column(frame[split.column], split.column, origin)
+        if not valid:
+            return codes
+        if (codes == VALID).any():
+            row = int((codes == VALID).argmax())
+            raise InputError(
+                f"{origin}: row {row + 1}: split {split.column!r} is 'valid', and split.valid holds back {valid:g} of "
+                "the training rows; expected one of the two"
+            )
+        return hold_back(codes, groups=groups, valid=valid, seed=split.seed)
+    if groups is not None:
+        return group_split(groups, valid=valid, test=test, seed=split.seed)
     if split.time is not None:
         times = _times(frame[split.time], split.time, origin)
-        return time_split(times, valid=split.valid, test=split.test)
-    return random_split(len(frame), valid=split.valid, test=split.test, seed=split.seed)
+        return time_split(times, valid=valid, test=test)
+    return random_split(len(frame), valid=valid, test=test, seed=split.seed)
+
+
+def _groups(values: pd.Series[Any], name: str, origin: str) -> list[Any]:
+    missing = (values.isna() | (values == "")).to_numpy(dtype=bool)
+    if missing.any():
+        raise InputError(f"{origin}: row {int(missing.argmax()) + 1}: group {name!r} is missing")
+    return values.tolist()
+
+
+def _column(values: pd.Series[Any], name: str, origin: str) -> NDArray[np.int8]:
+    codes = column_split(values.tolist(), SPLITS)
+    if (codes < 0).any():
+        row = int((codes < 0).argmax())
+        shown = shown_value(values.iloc[row])
+        raise InputError(f"{origin}: row {row + 1}: split {name!r} is {shown}; expected one of {', '.join(SPLITS)}")
+    return codes
 
 
 def _times(values: pd.Series[Any], name: str, origin: str) -> NDArray[Any]:
@@ -263,16 +333,13 @@ def _times(values: pd.Series[Any], name: str, origin: str) -> NDArray[Any]:
     return times.to_numpy()
 
 
-def _check_split(codes: NDArray[np.int8], positive: NDArray[np.bool_], spec: TaskFile, origin: str) -> None:
+def _check_split(codes: NDArray[np.int8], spec: SplitSpec, origin: str) -> None:
     for code, name in enumerate(SPLITS):
-        rows = codes == code
-        count, positives = int(rows.sum()), int(positive[rows].sum())
-        if not count:
+        if (codes == code).any():
+            continue
+        if spec.column is None or (spec.valid and name == "valid"):
             raise InputError(
                 f"{origin}: split {name!r} has none of the {len(codes)} rows; expected more rows, or other shares"
             )
-        if spec.metric != "log_loss" and positives in (0, count):
-            kind = "positive" if positives else "negative"
-            raise InputError(
-                f"{origin}: all {count} rows of split {name!r} are {kind}; metric {spec.metric!r} needs both kinds"
-            )
+        more = ", or split.valid: the share of the training rows to hold back" if name == "valid" else ""
+        raise InputError(f"{origin}: no row's split {spec.column!r} is {name!r}; expected some{more}")

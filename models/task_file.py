@@ -13,9 +13,24 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from sparsefront.spaces import InputError
 
 SPLITS = ("train", "valid", "test")
-Metric = Literal["auc", "average_precision", "log_loss"]
+DEFAULT_SHARE = 0.1
+Metric = Literal[
+    "auc",
+    "average_precision",
+    "log_loss",
+    "pearson",
+    "spearman",
+    "pearson_spearman",
+    "accuracy",
+    "f1",
+    "macro_f1",
+    "matthews",
+]
 ColumnName = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+ClassName = int | str
+_RANKED: tuple[Metric, ...] = ("auc", "average_precision")
+_CORRELATED: tuple[Metric, ...] = ("pearson_spearman", "pearson", "spearman")
 
 
 class _Section(BaseModel):
@@ -26,66 +41,126 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _class_names(value: Any) -> Any:
+    """Names of classes, all of one kind; YAML's booleans and broken numbers are none."""
+    if not isinstance(value, list):
+        return value  # the type is refused by the field
+    for one in value:
+        if isinstance(one, bool) or not isinstance(one, (int, str)):
+            raise ValueError(
+                f"a class is a whole number or text, got {one!r} (in YAML, quote words such as yes and no)"
+            )
+    if len({type(one) for one in value}) > 1:
+        raise ValueError(f"classes must be all whole numbers or all text, got {value}")
+    if len(set(value)) < len(value):
+        raise ValueError(f"classes must differ, got {value}")
+    return value
+
+
 class LabelSpec(_Section):
     """Which column is the label and how it is read.
 
     ``binary``: 0, 1 or booleans. ``soft``: in [0, 1], positive from ``positive`` (default 0.5). ``graded``: in
-    ``range`` [lo, hi], trained on ``(grade - lo) / (hi - lo)``, positive from the grade ``positive``.
+    ``range`` [lo, hi], trained on ``(grade - lo) / (hi - lo)``; positive from the grade ``positive``, which only
+    metrics that count positives need. ``class``: whole numbers or text, one of ``classes`` (in this order; the sorted
+    values of the training rows by default).
     """
 
     column: ColumnName
-    kind: Literal["binary", "soft", "graded"]
+    kind: Literal["binary", "soft", "graded", "class"]
     range: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=2)] | None = (
         None
     )
     positive: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    classes: Annotated[list[ClassName], BeforeValidator(_class_names), Field(min_length=2)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.kind == "graded":
-            if self.range is None or self.positive is None:
-                raise ValueError(
-                    "a graded label needs range: [lowest, highest] and positive: the lowest positive grade"
-                )
+            if self.range is None:
+                raise ValueError("a graded label needs range: [lowest, highest]")
             if self.range[0] >= self.range[1]:
                 raise ValueError(f"range must be [lowest, highest], got {self.range}")
         elif self.range is not None:
             raise ValueError(f"range belongs to graded labels, not to {self.kind} ones")
         if self.kind == "binary" and self.positive is not None:
             raise ValueError("positive belongs to soft and graded labels; a binary label is positive at 1")
+        if self.kind == "class" and self.positive is not None:
+            raise ValueError("positive belongs to soft and graded labels; no class is the positive one")
+        if self.kind != "class" and self.classes is not None:
+            raise ValueError(f"classes belong to class labels, not to {self.kind} ones")
         low, high = self.bounds
-        if not low < self.threshold <= high:
+        if self.threshold is not None and not low < self.threshold <= high:
             raise ValueError(f"positive must be above {low:g} and at most {high:g}, got {self.threshold:g}")
         return self
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Lowest and highest label."""
+        """Lowest and highest label, where labels are numbers."""
         return (self.range[0], self.range[1]) if self.range is not None else (0.0, 1.0)
 
     @property
-    def threshold(self) -> float:
-        """The lowest label that counts as positive."""
-        return 0.5 if self.positive is None else self.positive
+    def threshold(self) -> float | None:
+        """The lowest label that counts as positive; ``None`` where none does."""
+        return 0.5 if self.positive is None and self.kind in ("binary", "soft") else self.positive
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those that such a label can be scored by; the first is the default."""
+        if self.kind == "class":
+            return ("accuracy", "macro_f1", "matthews")
+        if self.kind == "binary":
+            return (*_RANKED, "log_loss", "accuracy", "f1", "matthews")
+        ranked = () if self.threshold is None else _RANKED
+        return (*ranked, *_CORRELATED, "log_loss")
+
+
+def _share_by_default(data: dict[str, Any]) -> float | None:
+    return DEFAULT_SHARE if data.get("column") is None else None
 
 
 class SplitSpec(_Section):
-    """How rows are split: by ``group`` (no group crosses a split), by ``time`` (latest rows are test, those before them
-    valid), or at random when neither is given. ``valid`` and ``test`` are shares of all rows."""
+    """How rows are split: by ``column``, whose values are train, valid and test; by ``group`` (no group crosses a
+    split); by ``time`` (latest rows are test, those before them valid); or at random when none is given.
 
+    ``valid`` and ``test`` are shares of all rows. With ``column`` there is no ``test``, and ``valid`` is the share of
+    the training rows that is held back where the column has no valid ones: whole groups if ``group`` is given too.
+    """
+
+    column: ColumnName | None = None
     group: ColumnName | None = None
     time: ColumnName | None = None
-    valid: Share = 0.1
-    test: Share = 0.1
+    valid: Share | None = Field(default_factory=_share_by_default)
+    test: Share | None = Field(default_factory=_share_by_default)
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.group is not None and self.time is not None:
             raise ValueError(f"give group or time, not both; got group {self.group!r} and time {self.time!r}")
-        if self.valid + self.test >= 1:
+        if self.column is not None:
+            self._fits_a_column()
+        elif self.valid is None or self.test is None:
+            raise ValueError(f"valid and test must be shares of the rows, got {self.valid} and {self.test}")
+        elif self.valid + self.test >= 1:
             raise ValueError(f"valid + test must be below 1, got {self.valid:g} + {self.test:g}")
         return self
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Of the valid and of the test rows, 0 where no share is asked."""
+        return self.valid or 0.0, self.test or 0.0
+
+    def _fits_a_column(self) -> None:
+        if self.time is not None:
+            raise ValueError(f"give column or time, not both; got column {self.column!r} and time {self.time!r}")
+        if self.test is not None:
+            raise ValueError(f"column {self.column!r} says which rows are test; got test: {self.test:g} as well")
+        if self.group is not None and self.valid is None:
+            raise ValueError(
+                f"with column {self.column!r}, group {self.group!r} only holds back valid rows; give valid: SHARE, or "
+                "no group"
+            )
 
 
 class TaskFile(_Section):
@@ -97,7 +172,7 @@ class TaskFile(_Section):
     label: LabelSpec
     split: SplitSpec = SplitSpec()
     max_length: Annotated[int, Field(ge=4, le=512)] = 48
-    metric: Metric = "auc"
+    metric: Metric = Field(default_factory=lambda data: data["label"].metrics[0])
     name: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
@@ -106,6 +181,12 @@ class TaskFile(_Section):
             raise ValueError(f"the two text columns must differ, got {self.text}")
         if self.label.column in self.text:
             raise ValueError(f"the label column {self.label.column!r} is also a text column")
+        if self.metric not in self.label.metrics:
+            counts = self.label.kind == "graded" and self.metric in _RANKED
+            raise ValueError(
+                f"metric: got {self.metric!r}; a {self.label.kind} label{' without positive' if counts else ''} is "
+                f"scored by {', '.join(self.label.metrics[:-1])} or {self.label.metrics[-1]}"
+            )
         return self
 
     @classmethod

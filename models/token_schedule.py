@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from sparsefront.models.batching import PAD_TO, Precision, autocast, best_device, to_tensors
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.gated_encoding import encode_gated
+from sparsefront.models.loss import label_loss
 from sparsefront.models.rows import Batch, TokenRows
 from sparsefront.models.token_gates import Shape, TokenGates
 from sparsefront.models.training import Progress, mix_targets
@@ -217,7 +217,7 @@ def _fit(
                 genome=costs.genome(()),
             )
         wanted = target[tensors.index.cpu()].to(device)
-        task = functional.binary_cross_entropy_with_logits(model.rank(encoded), wanted)
+        task = label_loss(model.logits_of(encoded), wanted)
         ramp = min(1.0, (len(losses) + 1) / max(1.0, options.ramp_share * options.steps))
         saved, asked = 1 - costs.expected(gates.expected_shares()), (1 - target_share) * ramp
         short = saved - asked

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sparsefront.models.batching import PAD_TO, Precision, TensorBatch, autocast, best_device, to_tensors
 from sparsefront.models.checkpoint import Checkpoints, Position, identity_of, restore, save
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.gated_encoding import Gates, encode_batch
+from sparsefront.models.loss import label_loss
 from sparsefront.models.rank_distillation import RankTeacher
 from sparsefront.models.rows import Batch, TokenRows
 from sparsefront.spaces import Genome
@@ -93,6 +95,7 @@ def train(
     *,
     teacher_logits: NDArray[np.float32] | None = None,
     genomes: GenomeSource | None = None,
+    gates: Gates | None = None,
     ranking: RankTeacher | None = None,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
@@ -103,9 +106,11 @@ def train(
         model: dense, slim or supernet.
         rows: training rows.
         options: see :class:`TrainOptions`.
-        teacher_logits: ``(rows,)`` logits of the frozen teacher; needed when ``distil_share`` is positive.
+        teacher_logits: logits of the frozen teacher, ``(rows,)`` or ``(rows, classes)``; needed when ``distil_share``
+            is positive.
         genomes: draws the genomes that one step runs (elastic training), from nothing but the generator it is given;
             the model's own genome by default.
+        gates: drop tokens by another rule than a genome's schedule; their own parameters are not trained here.
         ranking: from which early layers learn which tokens matter; none by default.
         progress: called with (tokens seen, tokens in all).
         checkpoints: where and when to keep the training; it goes on from the checkpoint that is there. The model must
@@ -114,24 +119,28 @@ def train(
     Raises:
         InputError: if the checkpoint is damaged or of another training.
         ValueError: if there are no rows, or distillation is asked for without teacher logits, or what a teacher says
-            does not fit the rows or the model.
+            or the model does not fit the rows.
         FloatingPointError: if the loss stops being finite.
     """
     if not len(rows):
         raise ValueError("rows must not be empty, got none")
     if options.distil_share and teacher_logits is None:
         raise ValueError("distil_share is positive, but there are no teacher logits")
-    if teacher_logits is not None and len(teacher_logits) != len(rows):
-        raise ValueError(f"teacher_logits must have {len(rows)} entries, got {len(teacher_logits)}")
+    if teacher_logits is not None and teacher_logits.shape != rows.logits_shape:
+        raise ValueError(f"teacher_logits must be of shape {rows.logits_shape}, got {teacher_logits.shape}")
+    if model.config.outputs != max(1, rows.classes):
+        raise ValueError(f"rows of {rows.classes} classes do not fit a model of {model.config.outputs} outputs")
     if ranking is not None and not np.array_equal(ranking.offsets, rows.offsets):
         raise ValueError("ranking must be of the rows that are trained on, got one of others")
     if ranking is not None and max(ranking.layers) >= len(model.genome) - 1:
         raise ValueError(f"ranking teaches layers {ranking.layers}, but only those before the last rank tokens")
+    if gates is not None and checkpoints is not None:
+        raise ValueError("a training with gates cannot be kept: a checkpoint would not know them")
     target = torch.from_numpy(mix_targets(rows.target, teacher_logits, options.distil_share))
     device = best_device()
     model.to(device)
     with _training(model, options):
-        position, losses = _fit(model, rows, options, target, genomes, ranking, progress, checkpoints)
+        position, losses = _fit(model, rows, options, target, genomes, gates, ranking, progress, checkpoints)
     tail = losses[-max(1, len(losses) // 10) :]
     return TrainReport(steps=len(losses), final_loss=float(np.mean(tail)), share=position.share)
 
@@ -158,6 +167,7 @@ def _fit(
     options: TrainOptions,
     target: Tensor,
     genomes: GenomeSource | None,
+    gates: Gates | None,
     ranking: RankTeacher | None,
     progress: Progress | None,
     checkpoints: Checkpoints | None,
@@ -187,7 +197,7 @@ def _fit(
         tensors = to_tensors(batch, device)
         wanted = target[tensors.index.cpu()].to(device)
         drawn = genomes(rng) if genomes is not None else (None,)
-        losses.append(_step(model, tensors, wanted, drawn, ranking, optimizer, options))
+        losses.append(_step(model, tensors, wanted, drawn, gates, ranking, optimizer, options))
         seen = at.tokens + int(batch.attention_mask.sum())
         before, at = at, Position(min(1.0, seen / total), epoch, number + 1, seen)
         if progress is not None:
@@ -216,9 +226,22 @@ def _batches_from(rows: TokenRows, options: TrainOptions, at: Position) -> Itera
 def mix_targets(
     target: NDArray[np.float32], teacher_logits: NDArray[np.float32] | None, distil_share: float
 ) -> NDArray[np.float32]:
-    """Label and teacher's probability mixed; the BCE to the mixture is the mixture of both BCEs."""
+    """Label and teacher's probability mixed; the loss to the mixture is the mixture of both losses.
+
+    Args:
+        target: ``(rows,)`` in [0, 1], or the index of the class.
+        teacher_logits: ``(rows,)``, or ``(rows, classes)``.
+        distil_share: weight of the teacher.
+
+    Returns:
+        ``(rows,)`` as the target is; ``(rows, classes)`` probabilities where a teacher of classes has weight.
+    """
     if teacher_logits is None or distil_share == 0:
         return target.astype(np.float32)
+    if teacher_logits.ndim == 2:
+        mixed = distil_share * softmax(teacher_logits.astype(np.float64), axis=1)
+        mixed[np.arange(len(target)), target.astype(np.int64)] += 1.0 - distil_share
+        return np.asarray(mixed, np.float32)
     probability = np.exp(-np.logaddexp(0.0, -teacher_logits.astype(np.float64)))
     return (distil_share * probability + (1.0 - distil_share) * target).astype(np.float32)
 
@@ -228,6 +251,7 @@ def _step(
     batch: TensorBatch,
     target: Tensor,
     genomes: Sequence[Genome | None],
+    gates: Gates | None,
     ranking: RankTeacher | None,
     optimizer: torch.optim.Optimizer,
     options: TrainOptions,
@@ -237,14 +261,9 @@ def _step(
     loss_sum = 0.0
     for genome in genomes:
         with autocast(target.device, options.precision):
-            encoded = model.encoder(
-                batch.input_ids,
-                batch.attention_mask,
-                batch.token_type_ids,
-                genome=genome,
-                score_layers=() if ranking is None else ranking.layers,
-            )
-        loss = functional.binary_cross_entropy_with_logits(model.rank(encoded), target)
+            scoring = () if ranking is None else ranking.layers
+            encoded = encode_batch(model.encoder, batch, genome=genome, gates=gates, score_layers=scoring)
+        loss = label_loss(model.logits_of(encoded), target)
         if ranking is not None:
             loss = loss + ranking.loss(batch, encoded)
         loss = loss / len(genomes)

@@ -18,7 +18,7 @@ from sparsefront.latency.statistic import Statistic
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.export_onnx import export_onnx
 from sparsefront.models.metrics import quality
-from sparsefront.models.onnx_graph import Precision
+from sparsefront.models.onnx_graph import INPUTS, Precision
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.task_file import Metric
 from sparsefront.search.run_file import TaskRef
@@ -45,11 +45,13 @@ def export_model(
 
 
 def serve_rows(session: Session, rows: TokenRows) -> NDArray[np.float32]:
-    """Logits ``(rows,)`` by a serving runtime, in padded batches of rows of unlike length."""
-    logits = np.empty(len(rows), np.float32)
+    """Logits by a serving runtime, in padded batches of rows of unlike length: ``(rows,)`` or ``(rows, outputs)``."""
+    found, order = [], []
     for batch in rows.batches(batch_size=32, shuffle_seed=0):
-        feeds = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
-        logits[batch.index] = session.run(feeds)
+        found.append(session.run({name: getattr(batch, name) for name in INPUTS}))
+        order.append(batch.index)
+    logits = np.concatenate(found)
+    logits[np.concatenate(order)] = logits.copy()
     return logits
 
 
@@ -98,6 +100,7 @@ class SparseConfig(BaseModel):
         predicted_us: by the latency table; ``measured_us`` and ``measured_p95_us`` in the serving runtime.
         budget_us: what the run was asked for.
         statistic: what the latencies and the budget mean.
+        classes: which class each logit is of; ``None`` where there is one logit.
         fingerprint: machine and way of serving that the latencies hold for.
     """
 
@@ -118,6 +121,7 @@ class SparseConfig(BaseModel):
     budget_us: Positive
     metric: Metric
     task: TaskRef
+    classes: list[int] | list[str] | None = None
     backbone: str
     statistic: Statistic
     fingerprint: dict[str, Any]

@@ -82,7 +82,7 @@ class FineTuning:
             supernet: where it is taken from.
             rows: training rows.
             options: how to train.
-            teacher_logits: ``(rows,)``.
+            teacher_logits: ``(rows,)`` or ``(rows, classes)``.
             progress: called with (tokens seen, tokens in all).
             reached: called with the model at every quarter of the training.
         """
@@ -146,7 +146,7 @@ class TrialData:
     Attributes:
         supernet: with the validation rows.
         rows: training rows, as :meth:`TokenRows.to_arrays` gives them.
-        teacher_logits: ``(training rows,)``.
+        teacher_logits: ``(training rows,)`` or ``(training rows, classes)``.
         options: how to train.
         run: folder of the run.
         driver: what the driver has written there, to be found by the worker.

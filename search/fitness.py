@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from sparsefront.models.batching import Precision, TensorBatch, best_device, uses_bf16
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.metrics import paired_error, quality, standard_error
+from sparsefront.models.metrics import OF_EVERY_KIND, quality
 from sparsefront.models.rows import TokenRows
-from sparsefront.models.scoring import chosen_of, score_batches, scoring_batches
+from sparsefront.models.scoring import chosen_of, no_logits, score_batches, scoring_batches
 from sparsefront.models.task_file import Metric
+from sparsefront.models.uncertainty import paired_error, standard_error
 from sparsefront.spaces import Genome
 
 ERRORS_BELOW = 2.0
@@ -28,7 +29,7 @@ SLICE_SHARE, MOST_SLICE_SHARE = 0.25, 0.5
 """Of the rows are scored first; where the slice would have to be more than the second, there is one rung only."""
 
 LEAST_SLICE_ROWS, LEAST_OF_A_KIND = 300, 30
-"""Rows of a slice, and positive as well as negative ones where the metric ranks: errors of fewer are little known."""
+"""Rows of a slice, and those of each kind where the metric depends on every kind: errors of fewer are little known."""
 
 REFERENCES = 24
 """Genomes that the next ones are compared with, those that were useful last."""
@@ -72,7 +73,8 @@ class _Estimate:
 
 @dataclass(frozen=True)
 class _Reference:
-    """A genome that was scored on all rows: its logits on the slice ``(slice rows,)`` and its quality on all."""
+    """A genome that was scored on all rows: its quality on them, and its logits on the slice, ``(slice rows,)`` or
+    ``(slice rows, classes)``."""
 
     logits: NDArray[np.float32]
     quality: float
@@ -107,7 +109,7 @@ class Fitness:
             self.model.encoder.to(torch.bfloat16)
         self._cached = list(scoring_batches(self.rows, device)) if len(self.rows.input_ids) <= CACHED_TOKENS else None
         self._every = np.ones(len(self.rows), np.bool_)
-        self._slice = slice_of(self.rows.positive, ranks=self.metric != "log_loss")
+        self._slice = slice_of(self.rows.kinds, of_each=self.metric in OF_EVERY_KIND)
         self._references: dict[Genome, _Reference] = {}  # the most recently useful one last
 
     def __call__(self, genome: Genome, bar: float | None = None) -> dict[str, float]:
@@ -119,7 +121,7 @@ class Fitness:
         """
         if bar is not None and math.isnan(bar):
             raise ValueError("bar must be a number, got nan")
-        logits = np.empty(len(self.rows), np.float32)
+        logits = no_logits(self.model, self.rows)
         if bar is None or self._slice is None or not self._references:
             seconds = self._score(genome, self._batches(), logits)
         else:
@@ -142,15 +144,15 @@ class Fitness:
                 yield part
 
     def _score(self, genome: Genome, batches: Iterable[TensorBatch], logits: NDArray[np.float32]) -> float:
-        """Write the batches' logits into those of all rows ``(rows,)``. Returns the seconds it took."""
+        """Write the batches' logits into those of all rows. Returns the seconds it took."""
         started = time.perf_counter()
         score_batches(self.model, batches, logits, genome=genome, precision="fp32")
         return time.perf_counter() - started
 
     def _estimate(self, logits: NDArray[np.float32], chosen: NDArray[np.bool_]) -> _Estimate:
-        """Quality on all rows, from the logits ``(rows,)`` of those that are chosen ``(rows,)``."""
+        """Quality on all rows, from the logits of those that are chosen ``(rows,)``."""
         ours, known = logits[chosen], self._references
-        closest = min(known, key=lambda genome: float(np.var(ours - known[genome].logits)))
+        closest = min(known, key=lambda genome: _unlikeness(ours, known[genome].logits))
         reference = known[closest]
         self._remember(closest, reference)
         on = self.metric, self.rows.positive[chosen], self.rows.target[chosen]
@@ -186,23 +188,28 @@ class Fitness:
         }
 
 
-def slice_of(positive: NDArray[np.bool_], *, ranks: bool) -> NDArray[np.bool_] | None:
-    """Which rows to score first: random ones, as many of the positive as of the negative by share.
+def _unlikeness(logits: NDArray[np.float32], others: NDArray[np.float32]) -> float:
+    """How much two models differ on the same rows, but for what is the same for all rows, or for all classes of one."""
+    apart = logits - others
+    return float(np.var(apart if apart.ndim == 1 else apart - apart.mean(axis=1, keepdims=True)))
+
+
+def slice_of(kinds: Sequence[NDArray[np.int64]], *, of_each: bool) -> NDArray[np.bool_] | None:
+    """Which rows to score first: random ones, as many of each kind by share.
 
     Args:
-        positive: (rows,).
-        ranks: whether the metric compares positive rows with negative ones, and so needs enough of both.
+        kinds: places of the rows of each kind; positive and negative ones, or those of each class.
+        of_each: whether the metric depends on every kind, however rare it is, and so needs enough of each.
 
     Returns:
         (rows,) mask; None where so many would be needed that a second rung saves little.
     """
-    kinds = np.flatnonzero(positive), np.flatnonzero(~positive)
-    fewest = min(len(kind) for kind in kinds)
-    if len(positive) * MOST_SLICE_SHARE < LEAST_SLICE_ROWS or (ranks and fewest * MOST_SLICE_SHARE < LEAST_OF_A_KIND):
+    rows, fewest = sum(len(kind) for kind in kinds), min(len(kind) for kind in kinds)
+    if rows * MOST_SLICE_SHARE < LEAST_SLICE_ROWS or (of_each and fewest * MOST_SLICE_SHARE < LEAST_OF_A_KIND):
         return None
-    share = max(SLICE_SHARE, LEAST_SLICE_ROWS / len(positive), LEAST_OF_A_KIND / fewest if ranks else 0.0)
+    share = max(SLICE_SHARE, LEAST_SLICE_ROWS / rows, LEAST_OF_A_KIND / fewest if of_each else 0.0)
     rng = np.random.default_rng(0)
-    chosen = np.zeros(len(positive), np.bool_)
+    chosen = np.zeros(rows, np.bool_)
     for kind in kinds:
         chosen[rng.choice(kind, size=math.ceil(share * len(kind)), replace=False)] = True
     return chosen

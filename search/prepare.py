@@ -114,11 +114,11 @@ class Prepared:
         supernet: elastically trained, units in order of importance.
         order: importances of heads and FFN units.
         teacher: the dense fine-tuned model.
-        teacher_logits: ``(training rows,)`` its logits.
+        teacher_logits: its logits, ``(training rows,)`` or ``(training rows, classes)``.
         teacher_quality: on all validation rows.
         rows: tokenised rows per split.
         task: where they come from.
-        backbone: what was fine-tuned.
+        backbone: what was fine-tuned, for a head of the task's classes.
         settings: how.
     """
 
@@ -172,6 +172,7 @@ def measure(
         "length_tokens": length_tokens,
         "batch": statistic.batch,
         "effort": settings.effort,
+        **({"outputs": backbone.config.outputs} if backbone.config.outputs > 1 else {}),
     }
 
     def build(target: Path) -> dict[str, Any]:
@@ -231,7 +232,7 @@ def prepare(
     _checkpoints(folder / "teacher").path.unlink(missing_ok=True)
     teacher = CrossEncoder.from_pretrained(folder / "teacher")
     order = UnitOrder.load(str(folder / "teacher" / "order.safetensors"))
-    logits = _load_logits(folder / "teacher" / "logits.safetensors", len(rows["train"]))
+    logits = _load_logits(folder / "teacher" / "logits.safetensors", rows["train"])
     elastic_inputs = {
         **identity,
         "options": vars(settings.elastic),
@@ -324,11 +325,11 @@ def _ranking(teacher: CrossEncoder, rows: TokenRows, settings: PrepareSettings, 
     return RankTeacher(scores, rows.offsets, layers=layers, weight=settings.rank_weight)
 
 
-def _load_logits(path: Path, rows: int) -> NDArray[np.float32]:
+def _load_logits(path: Path, rows: TokenRows) -> NDArray[np.float32]:
     try:
         logits: NDArray[np.float32] = load_file(path)["logits"]
     except (SafetensorError, OSError, KeyError) as error:
         raise InputError(f"{path}: damaged or truncated: {error}") from error
-    if logits.shape != (rows,):
-        raise InputError(f"{path}: expected {rows} logits, got {logits.shape}")
+    if logits.shape != rows.logits_shape:
+        raise InputError(f"{path}: expected logits of shape {rows.logits_shape}, got {logits.shape}")
     return logits

@@ -14,18 +14,31 @@ from sparsefront.spaces import InputError
 if TYPE_CHECKING:
     from sparsefront.latency.table import LatencyTable
 
+SHOWN_CLASSES = 6
 PICTURES = (".png", ".svg", ".pdf", ".html")
 
 
 def task_line(report: Mapping[str, Any]) -> str:
-    """Rows, label rate, token lengths and truncation of a task that has been tokenised."""
+    """Rows, labels, token lengths and truncation of a task that has been tokenised."""
     rows = ", ".join(f"{name} {split['rows']}" for name, split in report["splits"].items())
     tokens = report["tokens"]
     lengths = f"p50 {tokens['p50']:.0f}, p95 {tokens['p95']:.0f}, max {tokens['max']:.0f}"
     return (
-        f"{report['name']}: {report['rows']} rows ({rows}), {report['positive_rate']:.1%} positive; tokens {lengths}, "
+        f"{report['name']}: {report['rows']} rows ({rows}), {_labels(report)}; tokens {lengths}, "
         f"{tokens['truncated_share']:.1%} of the rows longer than {report['max_length']}"
     )
+
+
+def _labels(report: Mapping[str, Any]) -> str:
+    """How often each label comes."""
+    if (counts := report.get("class_counts")) is None:
+        rate = report.get("positive_rate")
+        return f"mean target {report['target_mean']:.3f} of 1" if rate is None else f"{rate:.1%} positive"
+    shares = [f"{name} {count / report['rows']:.1%}" for name, count in zip(report["classes"], counts, strict=True)]
+    if len(shares) > SHOWN_CLASSES:
+        rows = report["rows"]
+        return f"{len(shares)} classes of {min(counts) / rows:.1%} to {max(counts) / rows:.1%} of the rows"
+    return f"{len(shares)} classes ({', '.join(shares)})"
 
 
 def result_table(result: Mapping[str, Any], at: Mapping[str, Any]) -> Table:

@@ -156,6 +156,7 @@ def export_run(
         "budget_us": entry["budget_us"],
         "metric": found.values["metric"],
         "task": RunFile.read(folder).task.model_dump(),
+        "classes": found.values.get("task", {}).get("classes"),
         "backbone": found.values["backbone"],
         "statistic": found.values["statistic"],
         "fingerprint": found.values["fingerprint"],

@@ -68,6 +68,21 @@ def test_runtimes_agree(name: str, precision: str, config: CrossEncoderConfig, t
     np.testing.assert_allclose(exported, runtime("torch").load_export(tmp_path).run(feeds), atol=tolerance)
 
 
+@pytest.mark.parametrize(("name", "precision"), WAYS)
+def test_runtimes_agree_on_every_output(name: str, precision: str, config: CrossEncoderConfig, tmp_path: Path) -> None:
+    served, feeds = asked(name, precision), feeds_of_length(9, batch=3)
+    several = config.with_classes(("a", "b", "c", "d"))
+    arrays = random_arrays(several, scale=0.3)
+    logits = served.load(several, arrays).run(feeds)
+    assert logits.shape == (3, 4) and logits.dtype == np.float32
+    np.testing.assert_allclose(logits, runtime("torch").load(several, arrays).run(feeds), atol=TOLERANCE[precision])
+    model = CrossEncoder(several)
+    model.save_pretrained(tmp_path)
+    export_onnx(model, tmp_path / "model.onnx", precision=served.graph_precision)
+    exported = served.load_export(tmp_path).run(feeds)
+    np.testing.assert_allclose(exported, runtime("torch").load_export(tmp_path).run(feeds), atol=TOLERANCE[precision])
+
+
 def test_padding_and_rows_beside_it_change_no_logit(config: CrossEncoderConfig) -> None:
     arrays, alone = random_arrays(config, scale=0.3), feeds_of_length(5)
     padded = {name: np.pad(values, ((0, 1), (0, 4))) for name, values in alone.items()}
@@ -77,9 +92,12 @@ def test_padding_and_rows_beside_it_change_no_logit(config: CrossEncoderConfig) 
         np.testing.assert_allclose(session.run(padded)[:1], session.run(alone), atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_static_shapes_change_no_logit(batch: int, config: CrossEncoderConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("batch", "classes"), [(1, ()), (2, ()), (2, ("a", "b", "c"))])
+def test_static_shapes_change_no_logit(
+    batch: int, classes: tuple[str, ...], config: CrossEncoderConfig, tmp_path: Path
+) -> None:
     static = asked("openvino", "fp32", "static")
+    config = config.with_classes(classes)
     model = CrossEncoder(config)
     model.save_pretrained(tmp_path)
     export_onnx(model, tmp_path / "model.onnx", static_shape=(batch, 9))

@@ -20,10 +20,11 @@ def reference_logits(
     arrays: Mapping[str, npt.NDArray[Any]],
     feeds: Mapping[str, npt.NDArray[np.int64]],
 ) -> Floats:
-    """Logits (batch,); every row is computed alone, without its padding."""
+    """Logits (batch,), or (batch, outputs) of several; every row is computed alone, without its padding."""
     weights = {name: value.astype(np.float64) for name, value in arrays.items()}
     rows = zip(feeds["input_ids"], feeds["attention_mask"], feeds["token_type_ids"], strict=True)
-    return np.array([_row(config, weights, ids[: mask.sum()], types[: mask.sum()]) for ids, mask, types in rows])
+    logits = np.array([_row(config, weights, ids[: mask.sum()], types[: mask.sum()]) for ids, mask, types in rows])
+    return logits[:, 0] if config.outputs == 1 else logits
 
 
 def smallest_rank_gap(
@@ -43,7 +44,7 @@ def _row(
     ids: npt.NDArray[np.int64],
     types: npt.NDArray[np.int64],
     gaps: list[float] | None = None,
-) -> float:
+) -> Floats:
     table = "encoder.embeddings."
     hidden = weights[f"{table}word.weight"][ids] + weights[f"{table}token_type.weight"][types]
     hidden = _norm(config, weights, f"{table}norm", hidden + weights[f"{table}position.weight"][: len(ids)])
@@ -79,7 +80,7 @@ def _row(
         inner = inner * 0.5 * (1 + _erf(inner / math.sqrt(2))) if config.hidden_act == "gelu" else np.maximum(inner, 0)
         fed = inner @ weights[f"{prefix}ffn_out.weight"].T + weights[f"{prefix}ffn_out.bias"]
         hidden = _norm(config, weights, f"{prefix}ffn_norm", hidden + fed)
-    return float(hidden[0] @ weights["head.weight"][0] + weights["head.bias"][0])
+    return np.asarray(weights["head.weight"] @ hidden[0] + weights["head.bias"])
 
 
 def _norm(config: CrossEncoderConfig, weights: Mapping[str, Floats], name: str, hidden: Floats) -> Floats:

@@ -92,6 +92,16 @@ def test_cross_encoder_has_the_weights_and_a_head_of_its_seed(checkpoint: Path) 
     assert set(backbone.weights) == set(first.state_dict()) - {"head.weight", "head.bias"}
 
 
+def test_a_head_for_classes_is_made_on_the_same_encoder(checkpoint: Path) -> None:
+    backbone = load_backbone(str(checkpoint))
+    own = backbone.with_classes(("jazz", "pop", "rock"))
+    model = own.cross_encoder(seed=1)
+    assert model.head.weight.shape == (3, 32) and model.config.id2label == {0: "jazz", 1: "pop", 2: "rock"}
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in backbone.weights.items())
+    assert (own.name, own.fingerprint, own.widths) == (backbone.name, backbone.fingerprint, backbone.widths)
+    assert own.with_classes(()).config.to_dict() == backbone.config.to_dict()
+
+
 def test_another_seed_of_weights_is_another_fingerprint(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_checkpoint(tmp_path / str(seed), seed=seed)

@@ -90,6 +90,42 @@ def test_config_with_another_genome_changes_nothing_else() -> None:
     assert changed.with_genome(GENOME).to_dict() == config.to_dict()
 
 
+@pytest.mark.parametrize("names", [(), ("no", "yes"), (3, 1, 2)])
+def test_config_for_classes_changes_the_head_and_nothing_else(names: tuple[int | str, ...]) -> None:
+    config = make_config(GENOME, hidden_dropout_prob=0.3)
+    changed = config.with_classes(names)
+    assert changed.outputs == (len(names) or 1) and changed.genome == GENOME
+    if names:
+        assert changed.id2label == {index: str(name) for index, name in enumerate(names)}
+        assert changed.label2id == {str(name): index for index, name in enumerate(names)}
+    assert changed.with_classes(()).to_dict() == config.to_dict()
+    assert changed.with_genome(GENOME).to_dict() == changed.to_dict()
+
+
+@loaders
+def test_a_model_of_classes_saved_and_loaded(tmp_path: Path, load: Loader) -> None:
+    model = make_model(GENOME, outputs=3, id2label={0: "a", 1: "b", 2: "c"})
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.config.outputs == loaded.config.num_labels == 3
+    assert loaded.config.id2label == {0: "a", 1: "b", 2: "c"}
+    batch = to_torch(make_feeds([9, 4], 0))
+    with torch.no_grad():
+        assert loaded(**batch).logits.shape == (2, 3)
+        torch.testing.assert_close(loaded(**batch).logits, model(**batch).logits, atol=1e-6, rtol=0)
+
+
+@loaders
+def test_a_checkpoint_from_before_there_were_classes_has_one_output(folder: Path, load: Loader) -> None:
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    assert content.pop("outputs") == 1
+    path.write_text(json.dumps(content))
+    batch = to_torch(make_feeds([9, 4], 0))
+    with torch.no_grad():
+        torch.testing.assert_close(load(folder)(**batch).logits, make_model(GENOME)(**batch).logits, atol=1e-6, rtol=0)
+
+
 def test_config_keeps_all_tokens_by_default() -> None:
     config = CrossEncoderConfig(layer_heads=(1, 2), layer_ffn_units=(3, 4))
     assert config.genome == Genome.parse("h1.f3.k1.00-h2.f4.k1.00")
@@ -102,6 +138,8 @@ def test_config_keeps_all_tokens_by_default() -> None:
         ({"layer_heads": (), "layer_ffn_units": ()}, "must have one entry per layer, got [0, 0, 0] entries"),
         ({"layer_keep_percent": (50,)}, "must have one entry per layer, got [6, 6, 1] entries"),
         ({"hidden_act": "silu"}, "hidden_act must be one of gelu, relu, got 'silu'"),
+        ({"outputs": 0}, "outputs must be a whole number of at least 1, got 0"),
+        ({"outputs": 3, "id2label": {0: "a", 1: "b"}}, "id2label must name 3 classes, got 2"),
     ],
 )
 def test_config_refuses(arguments: dict[str, Any], line: str) -> None:
@@ -126,6 +164,7 @@ def test_config_refuses(arguments: dict[str, Any], line: str) -> None:
         {"vocab_size": 99},
         {"max_position_embeddings": 12},
         {"head_size": 8},
+        {"outputs": 2},
     ],
     ids=str,
 )
@@ -221,6 +260,17 @@ def test_loss_of_soft_labels_is_the_cross_entropy() -> None:
     assert output.logits.shape == (4, 1)
 
 
+def test_loss_of_classes_is_the_cross_entropy() -> None:
+    model = make_model(GENOME, outputs=3)
+    batch = to_torch(make_feeds([9, 4, 6, 1], 0))
+    certain, soft = torch.tensor([2, 0, 1, 1]), torch.tensor([[0.2, 0.5, 0.3]] * 4)
+    with torch.no_grad():
+        logits, *losses = model(**batch).logits, *(model(**batch, labels=labels).loss for labels in (certain, soft))
+    log_probability = torch.log_softmax(logits.double(), dim=1)
+    assert losses[0].item() == pytest.approx(-log_probability[range(4), certain].mean().item(), rel=1e-5)
+    assert losses[1].item() == pytest.approx(-(log_probability * soft).sum(1).mean().item(), rel=1e-5)
+
+
 def test_mask_and_types_default_to_all_real_and_zero() -> None:
     model = make_model(GENOME)
     ids = torch.from_numpy(make_feeds([9, 9], 0)["input_ids"])
@@ -232,11 +282,11 @@ def test_mask_and_types_default_to_all_real_and_zero() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rank_is_fp32_under_bf16_autocast(dtype: torch.dtype) -> None:
+def test_logits_are_fp32_under_bf16_autocast(dtype: torch.dtype) -> None:
     model = make_model(GENOME)
     hidden = torch.randn(500, 1, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model.rank(Encoded(hidden, torch.ones(500, 1, dtype=torch.bool), [], []))
+        logits = model.logits_of(Encoded(hidden, torch.ones(500, 1, dtype=torch.bool), [], []))
         spoiled = functional.linear(hidden[:, 0], model.head.weight, model.head.bias)[:, 0]
     assert logits.dtype == torch.float32
     expected = hidden[:, 0].double() @ model.head.weight[0].double() + model.head.bias.double()

@@ -27,6 +27,7 @@ genes = st.builds(
 )
 genomes = st.lists(genes, min_size=LAYERS, max_size=LAYERS).map(lambda layers: Genome(tuple(layers)))
 lengths_lists = st.lists(st.integers(1, LONGEST - 4), min_size=1, max_size=4)
+outputs_of_heads = st.sampled_from([1, 3])
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
 
@@ -109,19 +110,20 @@ def test_a_narrow_genome_is_bert_with_its_other_units_silenced(widths: list[tupl
 
 
 @relaxed
-@given(genome=genomes, lengths=lengths_lists, seed=st.integers(0, 1000))
-def test_slim_equals_elastic_and_the_reference(genome: Genome, lengths: list[int], seed: int) -> None:
-    supernet = make_model(SUPERNET, seed=seed)
+@given(genome=genomes, lengths=lengths_lists, outputs=outputs_of_heads, seed=st.integers(0, 1000))
+def test_slim_equals_elastic_and_the_reference(genome: Genome, lengths: list[int], outputs: int, seed: int) -> None:
+    supernet = make_model(SUPERNET, seed=seed, outputs=outputs)
     small = supernet.slim(genome)
     feeds = make_feeds(lengths, seed)
     arrays = state_arrays(small)
     assume(smallest_rank_gap(config_of(small), arrays, feeds) > 1e-5)
     batch = to_torch(feeds)
     with torch.no_grad():
-        logits = small(**batch).logits[:, 0]
-        torch.testing.assert_close(logits, supernet(**batch, genome=genome).logits[:, 0], atol=1e-5, rtol=0)
+        logits = small(**batch).logits
+        torch.testing.assert_close(logits, supernet(**batch, genome=genome).logits, atol=1e-5, rtol=0)
+    assert logits.shape == (len(lengths), outputs)
     expected = torch.from_numpy(reference_logits(config_of(small), arrays, feeds)).float()
-    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits, expected.reshape(len(lengths), outputs), atol=1e-4, rtol=1e-4)
 
 
 @settings(max_examples=30, deadline=None)
@@ -157,9 +159,17 @@ def test_slim_is_a_copy() -> None:
 
 
 @relaxed
-@given(genome=genomes, lengths=lengths_lists, padding=st.integers(0, 4), seed=st.integers(0, 1000))
-def test_padding_never_changes_a_logit(genome: Genome, lengths: list[int], padding: int, seed: int) -> None:
-    model = make_model(genome, seed=seed)
+@given(
+    genome=genomes,
+    lengths=lengths_lists,
+    padding=st.integers(0, 4),
+    outputs=outputs_of_heads,
+    seed=st.integers(0, 1000),
+)
+def test_padding_never_changes_a_logit(
+    genome: Genome, lengths: list[int], padding: int, outputs: int, seed: int
+) -> None:
+    model = make_model(genome, seed=seed, outputs=outputs)
     feeds = make_feeds(lengths, seed, tokens=max(lengths) + padding)
     assume(smallest_rank_gap(config_of(model), state_arrays(model), feeds) > 1e-5)
     batch = to_torch(feeds)

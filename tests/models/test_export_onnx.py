@@ -40,30 +40,33 @@ def session_of(path: Path) -> onnxruntime.InferenceSession:
     layers=st.lists(genes, min_size=3, max_size=3),
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=5),
     padding=st.integers(0, 4),
+    outputs=st.sampled_from([1, 3]),
     seed=st.integers(0, 1000),
 )
 def test_the_file_computes_the_supernets_logits_of_its_genome(
-    tmp_path: Path, layers: list[LayerGene], lengths: list[int], padding: int, seed: int
+    tmp_path: Path, layers: list[LayerGene], lengths: list[int], padding: int, outputs: int, seed: int
 ) -> None:
     genome = Genome(tuple(layers))
-    supernet = make_model(SUPERNET, seed=seed)
+    supernet = make_model(SUPERNET, seed=seed, outputs=outputs)
     small = supernet.slim(genome)
     feeds = make_feeds(lengths, seed, tokens=max(lengths) + padding)
     assume(smallest_rank_gap(config_of(small), state_arrays(small), feeds) > 1e-5)
     export_onnx(small, tmp_path / "model.onnx", overwrite=True)
     with torch.no_grad():
-        expected = supernet(**to_torch(feeds), genome=genome).logits[:, 0].numpy()
+        expected = supernet(**to_torch(feeds), genome=genome).logits.numpy()
     logits = session_of(tmp_path / "model.onnx").run(["logits"], feeds)[0]
-    np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=1e-4)
+    assert logits.shape == ((len(lengths),) if outputs == 1 else (len(lengths), outputs))
+    np.testing.assert_allclose(logits.reshape(expected.shape), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_one_file_serves_batches_of_every_shape(tmp_path: Path) -> None:
-    model, rows = make_model(SMALL), make_rows([5, 1, 20, 13, 2, 9, 9, 24])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_one_file_serves_batches_of_every_shape(tmp_path: Path, outputs: int) -> None:
+    model, rows = make_model(SMALL, outputs=outputs), make_rows([5, 1, 20, 13, 2, 9, 9, 24])
     export_onnx(model, tmp_path / "model.onnx")
     session = session_of(tmp_path / "model.onnx")
     expected = score_rows(model, rows, precision="fp32")
     for tokens_per_batch in (1, 30, 1000):
-        logits: NDArray[np.float32] = np.full(len(rows), np.nan, np.float32)
+        logits: NDArray[np.float32] = np.full(expected.shape, np.nan, np.float32)
         for batch in rows.batches(tokens_per_batch=tokens_per_batch, shuffle_seed=1):
             feeds = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
             logits[batch.index] = session.run(["logits"], feeds)[0]

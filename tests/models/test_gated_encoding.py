@@ -54,7 +54,7 @@ def test_a_gradient_reaches_gates_of_kept_and_of_dropped_tokens() -> None:
     keeps = torch.tensor([[1.0, 1.0, 0.0, 0.0]], requires_grad=True)
     gates = GateSample(torch.ones(1), keeps)
     encoded = gated(model, to_torch(make_feeds([20, 13], seed=2)), gates)
-    model.rank(encoded).sum().backward()
+    model.logits_of(encoded).sum().backward()
     assert keeps.grad is not None
     assert (keeps.grad[0] != 0).all()
     assert torch.isfinite(keeps.grad).all()
@@ -73,6 +73,6 @@ def test_gates_learn_in_a_layer_without_heads() -> None:
     gates = TokenGates(layers=2, bins=10, share=0.5, opening=2.0)
     sample = gates.sample(torch.Generator().manual_seed(0))
     encoded = gated(model, to_torch(make_feeds([20], seed=4)), sample, genome)
-    model.rank(encoded).sum().backward()
+    model.logits_of(encoded).sum().backward()
     assert gates.fine.grad is not None
     assert torch.isfinite(gates.fine.grad).all()

@@ -45,18 +45,23 @@ def squared_derivative(model: CrossEncoder, rows: TokenRows, row: int, name: str
         "input_ids": torch.from_numpy(rows.input_ids[start:end]).long()[None],
         "token_type_ids": torch.from_numpy(rows.token_type_ids[start:end]).long()[None],
     }
-    logit = functional_call(model, changed, (), batch).logits[0, 0]
-    loss = functional.binary_cross_entropy_with_logits(logit, torch.tensor(rows.target[row]))
+    logits = functional_call(model, changed, (), batch).logits[0]
+    if rows.classes:
+        loss = functional.cross_entropy(logits, torch.tensor(int(rows.target[row])))
+    else:
+        loss = functional.binary_cross_entropy_with_logits(logits[0], torch.tensor(rows.target[row]))
     (derivative,) = torch.autograd.grad(loss, multiplier)
     return float(derivative) ** 2
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 12, 4096])
-@pytest.mark.parametrize("keep_percent", [100, 50])
-def test_fisher_importance_is_the_mean_squared_derivative(tokens_per_batch: int, keep_percent: int) -> None:
+@pytest.mark.parametrize(("keep_percent", "classes"), [(100, 0), (50, 0), (50, 3)])
+def test_fisher_importance_is_the_mean_squared_derivative(
+    tokens_per_batch: int, keep_percent: int, classes: int
+) -> None:
     genome = Genome.uniform(LAYERS, heads=HEADS, ffn_units=UNITS, keep_percent=keep_percent)
-    model = make_model(genome, hidden_size=16)
-    rows = make_rows([5, 3, 8, 1, 5], seed=1)
+    model = make_model(genome, hidden_size=16, outputs=classes or 1)
+    rows = make_rows([5, 3, 8, 1, 5], seed=1, classes=classes)
     seen: list[tuple[int, int]] = []
     order = fisher_importance(
         model, rows, tokens_per_batch=tokens_per_batch, progress=lambda done, total: seen.append((done, total))

@@ -25,11 +25,11 @@ Feeds = dict[str, npt.NDArray[np.int64]]
 VOCABULARY = 50
 
 
-def make_config(genome: Genome, activation: str = "gelu") -> CrossEncoderConfig:
+def make_config(genome: Genome, activation: str = "gelu", outputs: int = 1) -> CrossEncoderConfig:
     return CrossEncoderConfig(
         vocab_size=VOCABULARY, hidden_size=16, head_size=4, layer_heads=genome.column("heads"),
         layer_ffn_units=genome.column("ffn_units"), layer_keep_percent=genome.column("keep_percent"),
-        max_position_embeddings=24, hidden_act=activation,
+        max_position_embeddings=24, hidden_act=activation, outputs=outputs,
     )  # fmt: skip
 
 
@@ -57,17 +57,20 @@ genomes = st.lists(genes, min_size=1, max_size=5).map(lambda layers: Genome(tupl
     genome=genomes,
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4),
     activation=st.sampled_from(["gelu", "relu"]),
+    outputs=st.sampled_from([1, 2, 5]),
     seed=st.integers(0, 1000),
 )
-def test_graph_equals_reference_and_torch(genome: Genome, lengths: list[int], activation: str, seed: int) -> None:
-    config = make_config(genome, activation)
+def test_graph_equals_reference_and_torch(
+    genome: Genome, lengths: list[int], activation: str, outputs: int, seed: int
+) -> None:
+    config = make_config(genome, activation, outputs)
     arrays = random_arrays(config, seed, scale=0.4)
     feeds = make_feeds(lengths, seed)
     assume(smallest_rank_gap(config, arrays, feeds) > 1e-5)
     model = build_graph(config, arrays)
     onnx.checker.check_model(model, full_check=True)
     logits = run_graph(model, feeds)
-    assert logits.shape == (len(lengths),)
+    assert logits.shape == ((len(lengths),) if outputs == 1 else (len(lengths), outputs))
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, reference_logits(config, arrays, feeds), atol=1e-4, rtol=1e-4)
 
@@ -75,13 +78,14 @@ def test_graph_equals_reference_and_torch(genome: Genome, lengths: list[int], ac
     module.train(False)
     module.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
     with torch.no_grad():
-        expected = module(**{name: torch.from_numpy(feeds[name]) for name in INPUTS}).logits[:, 0].numpy()
-    np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=1e-4)
+        expected = module(**{name: torch.from_numpy(feeds[name]) for name in INPUTS}).logits.numpy()
+    np.testing.assert_allclose(logits.reshape(expected.shape), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("keep_percent", [100, 60])
-def test_padding_never_changes_a_logit(keep_percent: int) -> None:
-    config = make_config(Genome.uniform(3, heads=2, ffn_units=8, keep_percent=keep_percent))
+def test_padding_never_changes_a_logit(keep_percent: int, outputs: int) -> None:
+    config = make_config(Genome.uniform(3, heads=2, ffn_units=8, keep_percent=keep_percent), outputs=outputs)
     model = build_graph(config, random_arrays(config, 3, scale=0.4))
     feeds = make_feeds([20, 7, 1], seed=5)
     together = run_graph(model, feeds)
@@ -126,8 +130,9 @@ def test_wrong_arrays_are_named(change: str) -> None:
         build_graph(config, arrays)
 
 
-def test_array_names_are_the_state_dict() -> None:
-    config = make_config(Genome.parse("h2.f8.k1.00-h0.f0.k1.00"))
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_array_names_are_the_state_dict(outputs: int) -> None:
+    config = make_config(Genome.parse("h2.f8.k1.00-h0.f0.k1.00"), outputs=outputs)
     state = {name: tuple(value.shape) for name, value in CrossEncoder(config).state_dict().items()}
     assert state == array_shapes(config)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,13 @@ def make_rows(lengths: list[int], seed: int = 0) -> TokenRows:
         target=target,
         positive=target >= 0.5,
     )
+
+
+def make_classes(classes: list[int], count: int, seed: int = 0) -> TokenRows:
+    """Rows of these classes, of ``count`` in all."""
+    plain = make_rows([2] * len(classes), seed)
+    target, positive = np.array(classes, np.float32), np.zeros(len(classes), bool)
+    return replace(plain, target=target, positive=positive, classes=count)
 
 
 def tokens_of(rows: TokenRows, row: int) -> list[int]:
@@ -122,6 +130,84 @@ def test_stratified_draws_each_row_once_and_returns_all_rows_when_asked_for_more
     assert unique.stratified(50, 0) is unique
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         unique.stratified(0, 0)
+
+
+def drawn_by_positive_rate(rows: TokenRows, n: int, seed: int) -> list[float]:
+    """Targets of what was drawn before there were classes: a sample of old must stay what it is."""
+    rng = np.random.default_rng(seed)
+    positives, negatives = np.flatnonzero(rows.positive), np.flatnonzero(~rows.positive)
+    wanted = round(n * rows.positive_rate)
+    if n >= 2 and len(positives) and len(negatives):
+        wanted = min(max(wanted, 1), n - 1)
+    wanted = min(max(wanted, n - len(negatives)), len(positives))
+    chosen = [rng.choice(positives, wanted, replace=False), rng.choice(negatives, n - wanted, replace=False)]
+    return [float(one) for one in rows.target[np.sort(np.concatenate(chosen))]]
+
+
+@given(st.integers(2, 60), st.floats(0, 1), st.integers(0, 3), st.data())
+def test_samples_of_positive_and_negative_rows_are_what_they_always_were(
+    size: int, rate: float, seed: int, data: st.DataObject
+) -> None:
+    plain = make_rows([1] * size, seed)
+    rows = replace(plain, positive=np.random.default_rng(seed).random(size) < rate)
+    n = data.draw(st.integers(1, size - 1))
+    assert rows.stratified(n, seed).target.tolist() == drawn_by_positive_rate(rows, n, seed)
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=80), st.integers(0, 3), st.data())
+def test_a_sample_of_classes_has_the_share_of_each(classes: list[int], seed: int, data: st.DataObject) -> None:
+    rows = make_classes(classes, 5)
+    n = data.draw(st.integers(1, len(classes) - 1))
+    sample = rows.stratified(n, seed)
+    assert len(sample) == n and sample.classes == 5
+    there, drawn = (np.bincount(one.target.astype(int), minlength=5) for one in (rows, sample))
+    assert (drawn <= there).all()
+    if n >= (there > 0).sum():
+        assert (drawn[there > 0] > 0).all()
+    else:
+        assert (np.abs(drawn - n * there / len(rows)) <= 1).all()
+    if drawn[there > 0].min() > 1:  # none was given to a class that would have got none
+        assert (np.abs(drawn - n * there / len(rows)) <= 1).all()
+
+
+def test_kinds_are_positive_and_negative_rows_or_the_classes_the_last_first() -> None:
+    assert [kind.tolist() for kind in make_classes([0, 2, 0, 1, 2], 4).kinds] == [[], [1, 4], [3], [0, 2]]
+    rows = replace(make_rows([1, 1, 1]), positive=np.array([False, True, False]))
+    assert [kind.tolist() for kind in rows.kinds] == [[1], [0, 2]]
+    assert [len(kind) for kind in replace(rows, positive=np.zeros(3, bool)).kinds] == [0, 3]
+
+
+def test_rows_know_what_logits_a_model_gives_them() -> None:
+    assert make_rows([1, 2]).logits_shape == (2,)
+    assert make_classes([0, 1, 2], 3).logits_shape == (3, 3)
+
+
+def test_arrays_of_classes_round_trip_and_others_are_what_they_were() -> None:
+    assert list(make_rows([3, 4]).to_arrays()) == ["input_ids", "token_type_ids", "offsets", "target", "positive"]
+    rows = make_classes([0, 1, 1], 2)
+    again = TokenRows.from_arrays(rows.to_arrays())
+    assert again.classes == 2 and again.target.tolist() == [0, 1, 1]
+    assert again.subset([2, 0]).classes == 2
+    for wrong in (np.array([2], np.int32), np.array([2, 2]), np.array(2)):
+        with pytest.raises(ValueError, match="classes must be one int64, got"):
+            TokenRows.from_arrays({**rows.to_arrays(), "classes": wrong})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": 1}, "classes must be 0 or at least 2, got 1"),
+        ({"classes": -3}, "classes must be 0 or at least 2, got -3"),
+        ({"target": np.array([0, 2], np.float32)}, r"target must be the index of one of 2 classes, got 2\.0"),
+        ({"target": np.array([0.5, 1], np.float32)}, r"target must be the index of one of 2 classes, got 0\.5"),
+        ({"target": np.array([1, np.nan], np.float32)}, "target must be the index of one of 2 classes, got nan"),
+        ({"positive": np.array([True, False])}, "no row of 2 classes is positive, got 1"),
+        ({"classes": 0, "target": np.array([0, 2], np.float32)}, r"target must be in \[0, 1\], got 0\.0 to 2\.0"),
+    ],
+)
+def test_wrong_classes_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(make_classes([0, 1], 2), **change)
 
 
 def test_arrays_round_trip() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.models.tiny import make_model, make_rows
 
-from sparsefront.models.scoring import chosen_of, score_batches, score_rows, scoring_batches
+from sparsefront.models.scoring import chosen_of, no_logits, score_batches, score_rows, scoring_batches
 from sparsefront.spaces import Genome
 
 DENSE = Genome.uniform(2, heads=3, ffn_units=20)
@@ -68,6 +68,25 @@ def test_the_model_is_left_in_its_mode_and_scored_without_dropout(training: bool
 
 def test_no_rows_have_no_logits() -> None:
     assert score_rows(make_model(DENSE), make_rows([])).shape == (0,)
+    assert score_rows(make_model(DENSE, outputs=3), make_rows([])).shape == (0, 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(1, 100))
+def test_every_output_has_a_logit_of_each_row(lengths: list[int], tokens_per_batch: int) -> None:
+    """Those of a model of one output, three times over: with each row of the head alone."""
+    model, rows = make_model(DENSE, outputs=3), make_rows(lengths, classes=3)
+    logits = score_rows(model, rows, tokens_per_batch=tokens_per_batch, precision="fp32")
+    assert logits.shape == (len(lengths), 3) and logits.dtype == np.float32
+    for output in range(3):
+        one = make_model(DENSE)
+        state = {
+            **model.state_dict(),
+            "head.weight": model.head.weight[[output]],
+            "head.bias": model.head.bias[[output]],
+        }
+        one.load_state_dict(state)
+        np.testing.assert_allclose(logits[:, output], score_rows(one, rows, precision="fp32"), atol=1e-5)
 
 
 @pytest.mark.parametrize("tokens_per_batch", [20, 4096])
@@ -81,12 +100,13 @@ def test_batches_that_are_kept_give_the_same_bits(tokens_per_batch: int) -> None
         np.testing.assert_array_equal(logits, expected)
 
 
-def test_chosen_rows_alone_are_scored_and_the_others_left() -> None:
-    model, rows = make_model(DENSE), make_rows([7, 3, 12, 5, 9, 4])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_chosen_rows_alone_are_scored_and_the_others_left(outputs: int) -> None:
+    model, rows = make_model(DENSE, outputs=outputs), make_rows([7, 3, 12, 5, 9, 4])
     batches = list(scoring_batches(rows, torch.device("cpu"), tokens_per_batch=30))
     chosen = np.array([True, False, False, True, False, True])
     expected = score_rows(model, rows, tokens_per_batch=30, precision="fp32")
-    logits = np.full(len(rows), np.nan, np.float32)
+    logits = np.full_like(no_logits(model, rows), np.nan)
     parts = [chosen_of(batch, chosen) for batch in batches]
     score_batches(model, [part for part in parts if len(part.index)], logits, precision="fp32")
     assert np.isnan(logits[~chosen]).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sparsefront.models import task as task_module
 from sparsefront.models.rows import TokenRows
-from sparsefront.models.splits import group_split, random_split, time_split
+from sparsefront.models.splits import column_split, group_split, hold_back, random_split, time_split
 from sparsefront.models.task import Task
 from sparsefront.models.tokens import encode_texts, load_arrays, save_arrays, tokenizer_hash
 from sparsefront.spaces import InputError
@@ -88,6 +90,29 @@ def test_group_split_meets_the_shares_and_ignores_the_order_of_rows() -> None:
     order = rng.permutation(len(groups))
     assert (group_split(list(groups[order]), valid=0.1, test=0.2, seed=0) == codes[order]).all()
     assert (group_split(list(groups), valid=0.1, test=0.2, seed=1) != codes).any()
+
+
+def test_rows_of_a_column_are_where_it_says_they_are() -> None:
+    values = ["test", "train", "valid", "dev", None, 1, "Test"]
+    assert column_split(values, ("train", "valid", "test")).tolist() == [2, 0, 1, -1, -1, -1, -1]
+
+
+@given(st.lists(st.integers(0, 8), min_size=4, max_size=100), shares, st.integers(0, 3), st.booleans())
+def test_what_is_held_back_is_of_the_training_rows_alone(
+    groups: list[int], share: float, seed: int, by_group: bool
+) -> None:
+    codes = np.where(np.random.default_rng(seed).random(len(groups)) < 0.7, 0, 2).astype(np.int8)
+    codes[:2] = 0
+    held = hold_back(codes, groups=groups if by_group else None, valid=share, seed=seed)
+    assert ((held == 2) == (codes == 2)).all()
+    train = np.array(groups)[codes == 0]
+    if not by_group:
+        assert (held == 1).sum() == round(share * len(train))
+        return
+    own = held[codes == 0]
+    assert all(len(set(own[train == group])) == 1 for group in set(train))
+    assert (own == 1).sum() <= share * len(train) + max(np.bincount(train))
+    assert (own == 0).any() and (len(set(train)) < 2 or (own == 1).any()), "two groups are enough for two splits"
 
 
 def test_a_giant_group_goes_to_train() -> None:
@@ -244,13 +269,43 @@ def test_save_and_load_arrays(tmp_path: Path) -> None:
         {"text": "title"},
         {"split": {**CONTENT["split"], "seed": 1}},
         {"label": {"column": "click", "kind": "soft"}},
+        {"label": {"column": "click", "kind": "class"}, "metric": "accuracy"},
+        {"split": {"column": "fold"}},
     ],
 )
 def test_the_fingerprint_follows_every_setting_that_matters(change: dict[str, Any]) -> None:
-    made = Task.from_frame(make_frame(), CONTENT)
-    assert made.fingerprint == Task.from_frame(make_frame(), {**CONTENT, "name": "another name"}).fingerprint
-    assert made.fingerprint != Task.from_frame(make_frame(), {**CONTENT, **change}).fingerprint
+    frame = make_frame().assign(fold=["train", "train", "valid", "test"] * 50)
+    made = Task.from_frame(frame, CONTENT)
+    assert made.fingerprint == Task.from_frame(frame, {**CONTENT, "name": "another name"}).fingerprint
+    assert made.fingerprint != Task.from_frame(frame, {**CONTENT, **change}).fingerprint
     assert made.fingerprint != Task.from_frame(make_frame(seed=1), CONTENT).fingerprint
+
+
+def test_the_order_of_classes_matters_to_the_fingerprint() -> None:
+    label = {"column": "click", "kind": "class"}
+    made = [
+        Task.from_frame(make_frame(), {**CONTENT, "label": {**label, **classes}})
+        for classes in ({}, {"classes": [0, 1]}, {"classes": [1, 0]})
+    ]
+    assert len({one.fingerprint for one in made}) == 3
+    assert [one.classes for one in made] == [(0, 1), (0, 1), (1, 0)]
+    assert (made[1].target == 1 - made[2].target).all()
+
+
+@pytest.mark.parametrize(
+    ("label", "split"),
+    [
+        ({"column": "click", "kind": "binary", "range": None, "positive": None}, {"group": "query", "time": None}),
+        ({"column": "click", "kind": "graded", "range": [0.0, 1.0], "positive": 0.5}, {"group": None, "time": "day"}),
+    ],
+)
+def test_a_task_of_old_keeps_its_fingerprint(label: dict[str, Any], split: dict[str, Any]) -> None:
+    """A run folder and a token cache are found by it: keys that came later must not move it."""
+    split = {**split, "valid": 0.2, "test": 0.2, "seed": 0}
+    made = Task.from_frame(make_frame(), {**CONTENT, "label": label, "split": split})
+    key = {"data": made.data_sha256, "text": ["query", "title"], "label": label, "split": split}
+    content = json.dumps({**key, "max_length": 12, "metric": "auc"}, sort_keys=True)
+    assert made.fingerprint == hashlib.sha256(content.encode()).hexdigest()
 
 
 def test_graded_soft_and_boolean_labels() -> None:
@@ -263,6 +318,84 @@ def test_graded_soft_and_boolean_labels() -> None:
     assert (soft.target == made.target).all() and (soft.positive == made.positive).all()
     flag = Task.from_frame(frame, {**CONTENT, "label": {"column": "flag", "kind": "binary"}})
     assert (flag.positive == made.positive).all()
+
+
+def test_grades_need_no_positive_one() -> None:
+    frame = make_frame().assign(grade=lambda f: f["day"] / 10)
+    made = Task.from_frame(frame, {**CONTENT, "label": {"column": "grade", "kind": "graded", "range": [0, 5]}})
+    assert made.spec.metric == "pearson_spearman" and not made.positive.any()
+    assert made.target == pytest.approx(frame["day"] / 50)
+    report = made.report()
+    assert "positive_rate" not in report and report["target_mean"] == pytest.approx(frame["day"].mean() / 50)
+    assert report["splits"]["valid"].keys() == {"rows", "row_share", "target_mean", "groups"}
+
+
+def test_classes_are_indices_of_the_sorted_values_of_the_training_rows(tmp_path: Path) -> None:
+    names = np.array(["rock", "folk", "jazz"])
+    frame = make_frame().assign(genre=lambda f: names[f["day"] % 3])
+    made = Task.from_frame(frame, {**CONTENT, "label": {"column": "genre", "kind": "class"}})
+    assert made.classes == ("folk", "jazz", "rock") and not made.positive.any()
+    assert [made.classes[int(one)] for one in made.target] == frame["genre"].tolist()
+    rows = made.tokenise(tokenizer(), tmp_path)
+    for name, part in rows.items():
+        assert part.classes == 3 and part.target.tolist() == made.target[made.indices(name)].tolist()
+    report = made.report()
+    assert report["classes"] == ["folk", "jazz", "rock"] and "positive_rate" not in report
+    assert report["class_counts"] == frame["genre"].value_counts().sort_index().tolist()
+    assert [sum(part["class_counts"]) for part in report["splits"].values()] == [120, 40, 40]
+    assert json.loads(json.dumps(report)) == report
+
+
+@pytest.mark.parametrize("kind", ["int64", "float64", "Int64", "object", "category"])
+def test_whole_numbers_are_classes_in_whatever_column(kind: Any) -> None:
+    frame = make_frame().assign(level=lambda f: (f["day"] % 3 - 1).astype(kind))
+    made = Task.from_frame(frame, {**CONTENT, "label": {"column": "level", "kind": "class"}})
+    assert made.classes == (-1, 0, 1) and {type(one) for one in made.classes} == {int}
+
+
+@pytest.mark.parametrize("value", [0.5, np.inf, True, pd.Timestamp(0), pd.NA])
+def test_other_values_are_no_classes(value: Any) -> None:
+    frame = make_frame().astype({"click": object})
+    frame.loc[2, "click"] = value
+    with pytest.raises(InputError, match=r"row 3: label 'click' is .*; expected a class: a whole number or text"):
+        Task.from_frame(frame, {**CONTENT, "label": {"column": "click", "kind": "class"}})
+    frame.loc[2, "click"] = "1"
+    with pytest.raises(
+        InputError, match=r"label 'click' (holds whole numbers and text|is '1', a class that no training)"
+    ):
+        Task.from_frame(frame, {**CONTENT, "label": {"column": "click", "kind": "class"}})
+
+
+def test_many_classes_are_not_all_listed() -> None:
+    frame = make_frame().assign(
+        name=[f"c{row % 20:02d}" for row in range(200)], fold=["train"] * 160 + ["valid", "test"] * 20
+    )
+    frame.loc[199, "name"] = "other"
+    with pytest.raises(InputError, match=r"expected one of 'c00', 'c01', 'c02', 'c03', 'c04', 'c05' and 14 more$"):
+        Task.from_frame(frame, {**CONTENT, "label": {"column": "name", "kind": "class"}, "split": {"column": "fold"}})
+
+
+def test_official_rows_are_tested_on_and_valid_ones_held_back() -> None:
+    folds = ["train", "test", "train", "train"] * 50
+    frame = make_frame().assign(fold=folds)
+    for group in (None, "query"):
+        split = {"column": "fold", "valid": 0.2, "group": group}
+        made = Task.from_frame(frame, {**CONTENT, "split": split})
+        assert made.indices("test").tolist() == np.flatnonzero(np.array(folds) == "test").tolist()
+        assert len(made.indices("valid")) == pytest.approx(30, abs=3)
+        if group:
+            queries = [set(frame["query"].iloc[made.indices(name)]) for name in ("train", "valid")]
+            assert not queries[0] & queries[1]
+        other = Task.from_frame(frame, {**CONTENT, "split": {**split, "seed": 1}})
+        assert other.indices("valid").tolist() != made.indices("valid").tolist()
+
+
+def test_one_text_column_is_a_task_like_any_other(tmp_path: Path) -> None:
+    frame = make_frame()
+    rows = Task.from_frame(frame, {**CONTENT, "text": "title"}).tokenise(tokenizer(), tmp_path)["test"]
+    assert not rows.token_type_ids.any()
+    first = rows.input_ids[rows.offsets[:-1]]
+    assert set(first.tolist()) == {tokenizer().token_to_id("[CLS]")}
 
 
 @pytest.mark.skipif(not HOME_DEPOT.exists(), reason="../shared/data/home_depot/train.parquet is not on this machine")

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from sparsefront.models.metrics import METRICS
 from sparsefront.models.task import Task
 from sparsefront.models.task_file import TaskFile
 from sparsefront.spaces import InputError
@@ -21,6 +22,11 @@ FILE: dict[str, Any] = {
     "split": {"group": "query", "valid": 0.2, "test": 0.2},
 }
 GRADED = {"column": "grade", "kind": "graded", "range": [1, 3], "positive": 2.5}
+GENRE = {"column": "genre", "kind": "class"}
+GENRES_AND_FOLDS: dict[str, Any] = {
+    "genre": ["rock", "pop", "jazz"] * 20,
+    "fold": ["train"] * 40 + ["valid"] * 10 + ["test"] * 10,
+}
 
 
 @pytest.fixture
@@ -109,6 +115,48 @@ def test_defaults() -> None:
     spec = TaskFile.parse({"data": "x.csv", "text": "q", "label": {"column": "y", "kind": "soft"}}, "t.yaml")
     assert (spec.text, spec.max_length, spec.metric, spec.label.threshold) == (["q"], 48, "auc", 0.5)
     assert (spec.split.valid, spec.split.test, spec.split.seed) == (0.1, 0.1, 0)
+    assert TaskFile.parse({**spec.model_dump(), "split": {"column": "fold"}}, "t.yaml").split.shares == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("label", "default", "others"),
+    [
+        ({"kind": "binary"}, "auc", "average_precision log_loss accuracy f1 matthews"),
+        ({"kind": "soft"}, "auc", "average_precision pearson_spearman pearson spearman log_loss"),
+        (GRADED, "auc", "average_precision pearson_spearman pearson spearman log_loss"),
+        ({**GRADED, "positive": None}, "pearson_spearman", "pearson spearman log_loss"),
+        ({"kind": "class"}, "accuracy", "macro_f1 matthews"),
+        ({"kind": "class", "classes": ["no", "yes"]}, "accuracy", "macro_f1 matthews"),
+    ],
+)
+def test_each_kind_of_label_has_its_metrics(label: dict[str, Any], default: str, others: str) -> None:
+    content = {"data": "x.csv", "text": "q", "label": {"column": "y", **label}}
+    assert TaskFile.parse(content, "t.yaml").metric == default
+    fitting = {default, *others.split()}
+    for metric in METRICS:
+        if metric in fitting:
+            assert TaskFile.parse({**content, "metric": metric}, "t.yaml").metric == metric
+        else:
+            with pytest.raises(
+                InputError, match=f"t.yaml: metric: got '{metric}'; a {label['kind']} label .*{default}"
+            ):
+                TaskFile.parse({**content, "metric": metric}, "t.yaml")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"split": {"column": "fold"}},
+        {"split": {"column": "fold", "valid": 0.2, "group": "query", "seed": 3}},
+        {"split": {"time": "day", "test": 0.3}},
+        {"label": {"column": "click", "kind": "class", "classes": [3, 1]}, "metric": "matthews"},
+        {"label": {"column": "grade", "kind": "graded", "range": [0, 5]}},
+    ],
+)
+def test_a_task_file_that_is_written_out_is_the_same_again(change: dict[str, Any]) -> None:
+    spec = TaskFile.parse({**FILE, **change}, "t.yaml")
+    assert TaskFile.parse(spec.model_dump(), "t.yaml") == spec
 
 
 @pytest.mark.parametrize(
@@ -121,10 +169,25 @@ def test_defaults() -> None:
         ),
         ({"split": {"groups": "query"}}, "unknown key 'split.groups'; did you mean 'group'?"),
         ({"label": {"column": "click"}}, "key 'label.kind' is missing"),
-        ({"label": {"column": "click", "kind": "class"}},
-         "label.kind: got 'class'; input should be 'binary', 'soft' or 'graded'"),
-        ({"label": {"column": "grade", "kind": "graded"}},
-         "label: a graded label needs range: [lowest, highest] and positive: the lowest positive grade"),
+        ({"label": {"column": "click", "kind": "span"}},
+         "label.kind: got 'span'; input should be 'binary', 'soft', 'graded' or 'class'"),
+        ({"label": {"column": "grade", "kind": "graded"}}, "label: a graded label needs range: [lowest, highest]"),
+        ({"label": {"column": "grade", "kind": "class", "range": [0, 1]}},
+         "label: range belongs to graded labels, not to class ones"),
+        ({"label": {"column": "grade", "kind": "class", "positive": 1}},
+         "label: positive belongs to soft and graded labels; no class is the positive one"),
+        ({"label": {"column": "click", "kind": "binary", "classes": [0, 1]}},
+         "label: classes belong to class labels, not to binary ones"),
+        ({"label": {"column": "click", "kind": "class", "classes": ["a"]}},
+         "label.classes: got ['a']; value should have at least 2 items after validation, not 1"),
+        ({"label": {"column": "click", "kind": "class", "classes": ["a", "b", "a"]}},
+         "label.classes: classes must differ, got ['a', 'b', 'a']"),
+        ({"label": {"column": "click", "kind": "class", "classes": ["a", 1]}},
+         "label.classes: classes must be all whole numbers or all text, got ['a', 1]"),
+        ({"label": {"column": "click", "kind": "class", "classes": [True, False]}},
+         "label.classes: a class is a whole number or text, got True (in YAML, quote words such as yes and no)"),
+        ({"label": {"column": "click", "kind": "class", "classes": "a"}},
+         "label.classes: got 'a'; input should be a valid list"),
         ({"label": {**GRADED, "range": [3, 1]}}, "label: range must be [lowest, highest], got [3.0, 1.0]"),
         ({"label": {**GRADED, "positive": 4}}, "label: positive must be above 1 and at most 3, got 4"),
         ({"label": {"column": "click", "kind": "soft", "range": [0, 1]}},
@@ -132,9 +195,24 @@ def test_defaults() -> None:
         ({"split": {"valid": 0.5, "test": 0.5}}, "split: valid + test must be below 1, got 0.5 + 0.5"),
         ({"split": {"valid": 0}}, "split.valid: got 0; input should be greater than 0"),
         ({"split": {"group": "a", "time": "b"}}, "split: give group or time, not both; got group 'a' and time 'b'"),
+        ({"split": {"column": "fold", "time": "day"}},
+         "split: give column or time, not both; got column 'fold' and time 'day'"),
+        ({"split": {"column": "fold", "test": 0.2}},
+         "split: column 'fold' says which rows are test; got test: 0.2 as well"),
+        ({"split": {"column": "fold", "group": "query"}}, "split: with column 'fold', group 'query' only holds back "
+         "valid rows; give valid: SHARE, or no group"),
+        ({"split": {"valid": None}}, "split: valid and test must be shares of the rows, got None and 0.1"),
         ({"max_length": 48.5}, "max_length: got 48.5; input should be a valid integer"),
         ({"max_length": 1000}, "max_length: got 1000; input should be less than or equal to 512"),
-        ({"metric": "ndcg"}, "metric: got 'ndcg'; input should be 'auc', 'average_precision' or 'log_loss'"),
+        ({"metric": "ndcg"}, "metric: got 'ndcg'; input should be 'auc', 'average_precision', 'log_loss', 'pearson', "
+         "'spearman', 'pearson_spearman', 'accuracy', 'f1', 'macro_f1' or 'matthews'"),
+        ({"metric": "pearson"}, "metric: got 'pearson'; a binary label is scored by auc, average_precision, log_loss, "
+         "accuracy, f1 or matthews"),
+        ({"metric": "auc", "label": {"column": "grade", "kind": "graded", "range": [1, 3]}},
+         "metric: got 'auc'; a graded label without positive is scored by pearson_spearman, pearson, spearman or "
+         "log_loss"),
+        ({"metric": "f1", "label": {"column": "grade", "kind": "class"}},
+         "metric: got 'f1'; a class label is scored by accuracy, macro_f1 or matthews"),
         ({"text": ["query", "query"]}, "the two text columns must differ, got ['query', 'query']"),
         ({"text": []}, "text: got []; value should have at least 1 item after validation, not 0"),
         ({"text": "click"}, "the label column 'click' is also a text column"),
@@ -190,12 +268,25 @@ def test_task_file_missing_or_binary(tmp_path: Path) -> None:
         ("day", 7, None, {"split": {"time": "day"}},
          "row 8: time 'day' is no value; expected a number or an ISO 8601 date"),
         ("shop", 9, None, {"split": {"group": "shop"}}, "row 10: group 'shop' is missing"),
+        ("grade", 0, "5+", {"label": {"column": "grade", "kind": "graded", "range": [0, 5]}},
+         "row 1: label 'grade' is '5+'; expected a number in [0, 5]"),
+        ("genre", 4, None, {"label": GENRE},
+         "row 5: label 'genre' is no value; expected a class: a whole number or text"),
+        ("genre", 4, " ", {"label": GENRE}, "row 5: label 'genre' is ' '; expected a class: a whole number or text"),
+        ("genre", 4, "folk", {"label": {**GENRE, "classes": ["rock", "pop", "jazz"]}},
+         "row 5: label 'genre' is 'folk'; expected one of 'rock', 'pop', 'jazz'"),
+        ("genre", 47, "folk", {"label": GENRE, "split": {"column": "fold"}},
+         "row 48: label 'genre' is 'folk', a class that no training row has; expected one of 'jazz', 'pop', 'rock'"),
+        ("fold", 4, "dev", {"split": {"column": "fold"}},
+         "row 5: split 'fold' is 'dev'; expected one of train, valid, test"),
+        ("fold", 4, None, {"split": {"column": "fold"}},
+         "row 5: split 'fold' is no value; expected one of train, valid, test"),
     ],
 )  # fmt: skip
 def test_bad_rows_are_named(
     tmp_path: Path, frame: pd.DataFrame, column: str, row: int, value: Any, change: dict[str, Any], line: str
 ) -> None:
-    frame = frame.assign(shop="corner").astype(object)
+    frame = frame.assign(shop="corner", **GENRES_AND_FOLDS).astype(object)
     if "is 1.5" in line:
         frame["grade"] = [0.5, 1.5, *[0.0] * 58]
     else:
@@ -230,6 +321,7 @@ def test_bad_cells_in_parquet(tmp_path: Path, frame: pd.DataFrame) -> None:
         ({"label": {"column": "clicks", "kind": "binary"}}, "no column 'clicks' (label.column); did you mean 'click'?"),
         ({"split": {"group": "querys"}}, "no column 'querys' (split.group); did you mean 'query'?"),
         ({"split": {"time": "days"}}, "no column 'days' (split.time); did you mean 'day'?"),
+        ({"split": {"column": "dat"}}, "no column 'dat' (split.column); did you mean 'day'?"),
     ],
 )
 def test_missing_columns(tmp_path: Path, frame: pd.DataFrame, change: dict[str, Any], line: str) -> None:
@@ -242,9 +334,55 @@ def test_labels_and_splits_that_cannot_work(tmp_path: Path, frame: pd.DataFrame)
     line = "rows.csv: split 'valid' has none of the 60 rows; expected more rows, or other shares"
     assert refused(write(tmp_path, frame.assign(query="the same"))) == line
     content = {**FILE, "text": "title", "split": {"time": "day"}}
-    line = "rows.csv: all 6 rows of split 'valid' are negative; metric 'auc' needs both kinds"
+    line = "rows.csv: split 'valid': metric 'auc' needs positive and negative rows, all 6 are negative"
     assert refused(write(tmp_path, frame, content)) == line
     assert len(Task.from_file(write(tmp_path, frame, {**content, "metric": "log_loss"}))) == 60
+
+
+def test_classes_and_grades_that_cannot_work(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame = frame.assign(**GENRES_AND_FOLDS)
+    content = {**FILE, "label": GENRE, "split": {"column": "fold"}}
+    line = "rows.csv: label 'genre' is 'rock' in all 60 rows; expected at least 2 classes"
+    assert refused(write(tmp_path, frame.assign(genre="rock"), content)) == line
+    rare = frame.assign(genre=["rock", "pop"] * 20 + ["rock", "pop"] * 9 + ["pop", "pop"])
+    named = {**content, "label": {**GENRE, "classes": ["rock", "pop", "jazz"]}}
+    line = "rows.csv: label 'genre': no training row is of class 'jazz'; expected some of every class"
+    assert refused(write(tmp_path, rare, named)) == line
+    no_jazz = frame.assign(genre=[*frame["genre"][:40], *["rock", "pop"] * 10])
+    line = "rows.csv: split 'valid': metric 'macro_f1' needs rows of every class, none of 10 is of class 'jazz'"
+    assert refused(write(tmp_path, no_jazz, {**content, "metric": "macro_f1"})) == line
+    only_pop = frame.assign(genre=[*frame["genre"][:50], *["pop"] * 10])
+    line = "rows.csv: split 'test': metric 'matthews' needs rows of different classes, all 10 are of one"
+    assert refused(write(tmp_path, only_pop, {**content, "metric": "matthews"})) == line
+    assert Task.from_file(write(tmp_path, only_pop, content)).classes == ("jazz", "pop", "rock")
+    graded = {**content, "label": {"column": "grade", "kind": "graded", "range": [0, 5]}}
+    line = "rows.csv: split 'valid': metric 'pearson_spearman' needs rows of different targets, all 10 are 0.4"
+    assert refused(write(tmp_path, frame.assign(grade=[*frame["grade"][:40], *[2] * 20]), graded)) == line
+
+
+def test_a_split_that_no_row_is_in(tmp_path: Path, frame: pd.DataFrame) -> None:
+    content = {**FILE, "split": {"column": "fold"}}
+    for missing, there in (("train", "test"), ("test", "valid")):
+        folds = frame.assign(fold=[there if fold == missing else fold for fold in GENRES_AND_FOLDS["fold"]])
+        assert (
+            refused(write(tmp_path, folds, content)) == f"rows.csv: no row's split 'fold' is '{missing}'; expected some"
+        )
+    folds = frame.assign(fold=["train"] * 40 + ["test"] * 20)
+    line = (
+        "rows.csv: no row's split 'fold' is 'valid'; expected some, or split.valid: the share of the training rows to "
+    )
+    assert refused(write(tmp_path, folds, content)) == f"{line}hold back"
+    held = Task.from_file(
+        write(tmp_path, folds, {**FILE, "split": {"column": "fold", "valid": 0.25}, "metric": "accuracy"})
+    )
+    assert [len(held.indices(name)) for name in ("train", "valid", "test")] == [30, 10, 20]
+    line = "rows.csv: split 'valid' has none of the 60 rows; expected more rows, or other shares"
+    assert refused(write(tmp_path, folds, {**FILE, "split": {"column": "fold", "valid": 0.001}})) == line
+    both = frame.assign(fold=GENRES_AND_FOLDS["fold"])
+    line = "rows.csv: row 41: split 'fold' is 'valid', and split.valid holds back 0.25 of the training rows; expected "
+    assert (
+        refused(write(tmp_path, both, {**FILE, "split": {"column": "fold", "valid": 0.25}})) == f"{line}one of the two"
+    )
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, frame: pd.DataFrame) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 from sparsefront.models.batching import PAD_TO, to_tensors
 from sparsefront.models.checkpoint import Checkpoints
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.loss import label_loss
 from sparsefront.models.rank_distillation import RankTeacher
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
+from sparsefront.models.token_gates import GateSample
 from sparsefront.models.training import TrainOptions, mix_targets, train
 from sparsefront.spaces import Genome, InputError
 
@@ -65,6 +68,23 @@ def auc(model: CrossEncoder, rows: TokenRows, genome: Genome | None = None) -> f
 def log_loss(model: CrossEncoder, rows: TokenRows, genome: Genome) -> float:
     logits = score_rows(model, rows, genome=genome, precision="fp32").astype(np.float64)
     return float((np.logaddexp(0.0, logits) - rows.target * logits).mean())
+
+
+def class_rows(rows: int = 300, *, seed: int = 0) -> TokenRows:
+    """Rows of three classes: those with the one token, with the other, and with neither."""
+    plain = toy_rows(rows, seed=seed)
+    target = plain.target.copy()
+    ids = plain.input_ids.copy()
+    for row in range(0, rows, 3):
+        own = ids[plain.offsets[row] : plain.offsets[row + 1]]
+        own[np.isin(own, (GOOD, BAD))] = 9
+        target[row] = 2
+    return replace(plain, input_ids=ids, target=target, positive=np.zeros(rows, bool), classes=3)
+
+
+def accuracy(model: CrossEncoder, rows: TokenRows, genome: Genome | None = None) -> float:
+    logits = score_rows(model, rows, genome=genome, precision="fp32")
+    return float((logits.argmax(axis=1) == rows.target).mean())
 
 
 def weights_of(model: CrossEncoder) -> dict[str, Tensor]:
@@ -142,11 +162,31 @@ def test_distillation_follows_the_teacher_and_not_the_labels() -> None:
 
 def test_teacher_logits_stay_with_their_rows_in_every_order() -> None:
     rows, unseen = toy_rows(), toy_rows(200, seed=1)
-    blind = TokenRows(**{**rows.to_arrays(), "target": np.full(len(rows), 0.5, np.float32)})
+    blind = replace(rows, target=np.full(len(rows), 0.5, np.float32))
     logits = np.where(rows.positive, 3, -3).astype(np.float32)
     model = fresh()
     train(model, blind, TrainOptions(**{**vars(FAST), "distil_share": 1.0}), teacher_logits=logits)
     assert auc(model, unseen) > 0.95
+
+
+def test_classes_are_learnt_by_an_elastic_model_too() -> None:
+    rows, unseen = class_rows(), class_rows(200, seed=1)
+    model = fresh(outputs=3)
+    report = train(model, rows, FAST, genomes=lambda rng: (DENSE, SMALL))
+    assert report.final_loss < 0.4
+    assert accuracy(model, unseen) > 0.95 and accuracy(model, unseen, SMALL) > 0.75
+    assert accuracy(model.slim(SMALL), unseen) == pytest.approx(accuracy(model, unseen, SMALL), abs=0.01)
+
+
+def test_classes_are_distilled_from_the_teachers_probabilities() -> None:
+    """The teacher takes each class for the next one; whoever follows it does so too."""
+    rows, unseen = class_rows(), class_rows(200, seed=1)
+    taught = (rows.target.astype(int) + 1) % 3
+    model = fresh(outputs=3)
+    train(model, rows, replace(FAST, distil_share=1.0), teacher_logits=4 * np.eye(3, dtype=np.float32)[taught])
+    shifted = replace(unseen, target=(unseen.target + 1) % 3)
+    assert accuracy(model, shifted) > 0.95
+    assert accuracy(model, unseen) < 0.05
 
 
 def test_every_epoch_has_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,6 +264,28 @@ def test_mix_targets() -> None:
     np.testing.assert_allclose(mix_targets(target, logits, 1.0), [0.5, 0.0, 0.75], atol=1e-6)
 
 
+def test_mix_targets_of_classes() -> None:
+    target = np.array([2.0, 0.0], np.float32)
+    logits = np.log(np.array([[0.2, 0.3, 0.5], [0.1, 0.8, 0.1]], np.float32))
+    mixed = mix_targets(target, logits, 0.25)
+    assert mixed.dtype == np.float32
+    np.testing.assert_allclose(mixed, [[0.05, 0.075, 0.875], [0.775, 0.2, 0.025]], atol=1e-6)
+    np.testing.assert_array_equal(mix_targets(target, logits, 0.0), target)
+    np.testing.assert_allclose(mix_targets(target, logits, 1.0), np.exp(logits), atol=1e-6)
+
+
+def class_loss(logits: list[float], target: NDArray[np.float32]) -> float:
+    return label_loss(torch.tensor([logits], dtype=torch.float64), torch.from_numpy(target)).item()
+
+
+@given(st.integers(0, 2), st.lists(st.floats(-9, 9), min_size=6, max_size=6), st.floats(0, 1))
+def test_the_loss_of_mixed_classes_is_the_mixture_of_losses(label: int, logits: list[float], share: float) -> None:
+    target, teacher = np.array([label], np.float32), np.array([logits[:3]], np.float32)
+    own, taught = class_loss(logits[3:], target), class_loss(logits[3:], mix_targets(target, teacher, 1.0))
+    mixed = class_loss(logits[3:], mix_targets(target, teacher, share))
+    assert mixed == pytest.approx(share * taught + (1 - share) * own, abs=1e-4)
+
+
 @given(st.floats(0, 1), st.floats(-20, 20, width=32), st.floats(0, 1), st.floats(-5, 5))
 def test_the_loss_of_the_mixture_is_the_mixture_of_losses(
     label: float, teacher: float, share: float, logit: float
@@ -246,8 +308,15 @@ def test_distillation_without_logits_or_with_too_few_is_refused_before_anything_
     before = weights_of(model)
     with pytest.raises(ValueError, match="distil_share is positive, but there are no teacher logits"):
         train(model, rows, TrainOptions(distil_share=0.5))
-    with pytest.raises(ValueError, match="teacher_logits must have 3 entries, got 2"):
+    with pytest.raises(ValueError, match=r"teacher_logits must be of shape \(3,\), got \(2,\)"):
         train(model, rows, TrainOptions(distil_share=0.5), teacher_logits=np.zeros(2, np.float32))
+    classes = make_rows([4, 5, 6], classes=3)
+    with pytest.raises(ValueError, match=r"teacher_logits must be of shape \(3, 3\), got \(3,\)"):
+        train(model, classes, TrainOptions(distil_share=0.5), teacher_logits=np.zeros(3, np.float32))
+    with pytest.raises(ValueError, match="rows of 3 classes do not fit a model of 1 outputs"):
+        train(model, classes, TrainOptions())
+    with pytest.raises(ValueError, match="rows of 0 classes do not fit a model of 3 outputs"):
+        train(fresh(outputs=3), rows, TrainOptions())
     with pytest.raises(ValueError, match="rows must not be empty, got none"):
         train(model, make_rows([]), TrainOptions())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -352,3 +421,27 @@ def test_a_checkpoint_without_the_ranking_is_of_another_training(tmp_path: Path)
     assert path.exists()
     with pytest.raises(InputError, match="another training"):
         train(fresh(), rows, FAST, checkpoints=keep)
+
+
+# -- gates -----------------------------------------------------------------------------------------------------------
+
+
+def test_training_with_gates_is_training_with_the_schedule() -> None:
+    rows, schedule = toy_rows(), DENSE.replace(0, "keep_percent", 60)
+    once = TrainOptions(epochs=1, learning_rate=1e-3, tokens_per_batch=256, precision="fp32", dropout=0.0)
+    gathered, masked = fresh(), fresh()
+    train(gathered, rows, once, genomes=lambda rng: (schedule,))
+    train(masked, rows, once, gates=GateSample.of_schedule((60,)))
+    for name, value in gathered.state_dict().items():
+        torch.testing.assert_close(masked.state_dict()[name], value, atol=1e-4, rtol=1e-3)
+    expected = score_rows(gathered, rows, genome=schedule, precision="fp32")
+    found = score_rows(masked, rows, gates=GateSample.of_schedule((60,)), precision="fp32")
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert np.abs(found - score_rows(masked, rows, precision="fp32")).max() > 1e-3, "the gates do drop tokens"
+
+
+def test_a_training_with_gates_cannot_be_kept(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a checkpoint would not know them"):
+        train(
+            fresh(), toy_rows(20), FAST, gates=GateSample.of_schedule((60,)), checkpoints=Checkpoints(tmp_path / "kept")
+        )

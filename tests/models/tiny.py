@@ -76,17 +76,20 @@ def to_torch(feeds: dict[str, NDArray[np.int64]]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(value) for name, value in feeds.items()}
 
 
-def make_rows(lengths: list[int], *, seed: int = 0) -> TokenRows:
-    """Random tokens with random soft targets."""
+def make_rows(lengths: list[int], *, seed: int = 0, classes: int = 0) -> TokenRows:
+    """Random tokens with random soft targets, or of random classes."""
     rng = np.random.default_rng(seed)
     total = sum(lengths)
     target = rng.random(len(lengths)).astype(np.float32)
+    if classes:
+        target = np.floor(target * classes)
     return TokenRows(
         input_ids=rng.integers(5, VOCABULARY, total).astype(np.int32),
         token_type_ids=rng.integers(0, 2, total).astype(np.int8),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         target=target,
-        positive=target >= 0.5,
+        positive=(target >= 0.5) & (classes == 0),
+        classes=classes,
     )
 
 

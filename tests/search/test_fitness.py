@@ -13,16 +13,28 @@ from tests.models.tiny import make_model, make_rows
 from tests.search.conftest import Finished
 
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.metrics import METRICS, paired_error, quality, standard_error
+from sparsefront.models.metrics import DECIDING, OF_EVERY_KIND, quality
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task_file import Metric
-from sparsefront.search.fitness import Fitness, FitnessData, slice_of
+from sparsefront.models.uncertainty import paired_error, standard_error
+from sparsefront.search.fitness import Fitness, FitnessData, _unlikeness, slice_of
 from sparsefront.search.prepare import Prepared
 from sparsefront.spaces import Genome, SearchSpace, Widths
 
 ROWS = 1200
 NEVER, ALWAYS = 1e9, -1e9  # bars that no genome and every genome reaches
+CASES: list[tuple[Metric, int]] = [
+    ("auc", 0),
+    ("average_precision", 0),
+    ("log_loss", 0),
+    ("pearson_spearman", 0),
+    ("f1", 0),
+    ("accuracy", 3),
+    ("macro_f1", 3),
+]
+"""Metrics and numbers of classes."""
+cases = pytest.mark.parametrize(("metric", "classes"), CASES, ids=str)
 SMALL = Genome.from_columns(heads=[1, 2], ffn_units=[16, 0], keep_percent=[60, 100])
 
 
@@ -78,30 +90,49 @@ def some_genomes(count: int, seed: int = 0) -> list[Genome]:
     return list(found)
 
 
-def supernet() -> CrossEncoder:
-    """A model whose parts do not change all of its mind: its genomes are as much alike as those of a trained one."""
-    return make_model(DENSE, scale=0.15)
+def supernet(metric: Metric = "auc", classes: int = 0) -> CrossEncoder:
+    """A model whose parts do not change all of its mind: its genomes are as much alike as those of a trained one.
+
+    One that decides does so either way.
+    """
+    model = make_model(DENSE, scale=0.15, outputs=classes or 1)
+    if metric in DECIDING:
+        rows = make_rows([4 + row % 10 for row in range(300)])
+        with torch.no_grad():
+            model.head.bias.sub_(torch.from_numpy(score_rows(model, rows, precision="fp32")).mean(0))
+    return model
 
 
-def learnt_rows(rows: int) -> TokenRows:
+def learnt_rows(rows: int, classes: int = 0) -> TokenRows:
     """Rows whose labels the dense model knows something about, and smaller ones less."""
     rng = np.random.default_rng(0)
     plain = make_rows([int(length) for length in rng.integers(4, 14, rows)])
-    logits = score_rows(supernet(), plain, precision="fp32")
-    score = (logits - logits.mean()) / logits.std() + rng.normal(scale=0.7, size=rows)
+    logits = score_rows(supernet(classes=classes), plain, precision="fp32")
+    score = (logits - logits.mean(axis=0)) / logits.std(axis=0) + rng.normal(scale=0.7, size=logits.shape)
+    if classes:
+        target = score.argmax(axis=1).astype(np.float32)
+        return replace(plain, target=target, positive=np.zeros(rows, bool), classes=classes)
     target = (1 / (1 + np.exp(-2 * score))).astype(np.float32)
     return replace(plain, target=target, positive=score > np.quantile(score, 0.6))
 
 
-def fitness_of(rows: int = ROWS, metric: Metric = "auc") -> Fitness:
-    return Fitness(FitnessData.of(supernet(), learnt_rows(rows), metric, precision="fp32"))
+def fitness_of(rows: int = ROWS, metric: Metric = "auc", classes: int = 0) -> Fitness:
+    model = supernet(metric, classes)
+    return Fitness(FitnessData.of(model, learnt_rows(rows, classes), metric, precision="fp32"))
 
 
 @functools.cache
-def exact_qualities(metric: Metric) -> dict[Genome, float]:
+def exact_qualities(metric: Metric, classes: int) -> dict[Genome, float]:
     """Of some genomes, on all rows."""
-    fitness = fitness_of(metric=metric)
+    fitness = fitness_of(metric=metric, classes=classes)
     return {genome: fitness(genome)["quality"] for genome in some_genomes(50)}
+
+
+def slice_in(fitness: Fitness) -> NDArray[np.bool_]:
+    """The rows that it scores first."""
+    chosen = slice_of(fitness.rows.kinds, of_each=fitness.metric in OF_EVERY_KIND)
+    assert chosen is not None
+    return chosen
 
 
 class Counted:
@@ -123,9 +154,9 @@ class Counted:
         return rows
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_without_a_bar_all_rows_are_scored_as_score_rows_does(metric: Metric) -> None:
-    fitness = fitness_of(metric=metric)
+@cases
+def test_without_a_bar_all_rows_are_scored_as_score_rows_does(metric: Metric, classes: int) -> None:
+    fitness = fitness_of(metric=metric, classes=classes)
     genomes = some_genomes(6)
     fitness(DENSE)
     fitness(genomes[0], NEVER)  # leaves no trace
@@ -136,25 +167,29 @@ def test_without_a_bar_all_rows_are_scored_as_score_rows_does(metric: Metric) ->
         assert found["rows"] == ROWS and found["estimate_error"] == 0.0 < found["standard_error"]
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_a_genome_below_the_bar_is_scored_on_a_slice(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
-    fitness = fitness_of(metric=metric)
+@cases
+def test_a_genome_below_the_bar_is_scored_on_a_slice(
+    metric: Metric, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitness = fitness_of(metric=metric, classes=classes)
     genome, first = some_genomes(2)
     exact = fitness(genome)
     logits, reference = (
         score_rows(fitness.model, fitness.rows, genome=one, precision="fp32") for one in (genome, first)
     )
-    fitness = fitness_of(metric=metric)
+    fitness = fitness_of(metric=metric, classes=classes)
     counted = Counted(fitness, monkeypatch)
     known = fitness(first, NEVER)
     assert known["rows"] == ROWS == counted.taken()  # there is nothing to compare it with
     found = fitness(genome, NEVER)
-    assert found["rows"] == counted.taken() == 300
-    chosen = slice_of(fitness.rows.positive, ranks=metric != "log_loss")
+    chosen = slice_in(fitness)
+    assert found["rows"] == counted.taken() == chosen.sum() and 300 <= chosen.sum() < 0.5 * ROWS
     on = metric, fitness.rows.positive[chosen], fitness.rows.target[chosen]
     ours, theirs = logits[chosen], reference[chosen]
     assert found["quality"] == pytest.approx(known["quality"] + quality(*on, ours) - quality(*on, theirs), rel=1e-4)
-    assert found["estimate_error"] == pytest.approx(paired_error(*on, ours, theirs) * np.sqrt(0.75), rel=1e-2)
+    assert found["estimate_error"] == pytest.approx(
+        paired_error(*on, ours, theirs) * np.sqrt(1 - chosen.mean()), rel=1e-2
+    )
     assert found["quality"] != exact["quality"]
     whole = np.hypot(exact["standard_error"], found["estimate_error"])
     assert (
@@ -162,11 +197,11 @@ def test_a_genome_below_the_bar_is_scored_on_a_slice(metric: Metric, monkeypatch
     )
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@cases
 def test_a_genome_that_may_reach_the_bar_is_scored_on_the_other_rows_too(
-    metric: Metric, monkeypatch: pytest.MonkeyPatch
+    metric: Metric, classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fitness = fitness_of(metric=metric)
+    fitness = fitness_of(metric=metric, classes=classes)
     counted = Counted(fitness, monkeypatch)
     for genome in some_genomes(5):
         exact = fitness(genome)
@@ -180,14 +215,13 @@ def test_a_genome_that_may_reach_the_bar_is_scored_on_the_other_rows_too(
             )  # rounding may change which token is dropped
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_estimates_err_as_much_as_they_say_and_less_than_the_slice(metric: Metric) -> None:
-    fitness = fitness_of(metric=metric)
-    chosen = slice_of(fitness.rows.positive, ranks=metric != "log_loss")
-    assert chosen is not None
+@cases
+def test_estimates_err_as_much_as_they_say_and_less_than_the_slice(metric: Metric, classes: int) -> None:
+    fitness = fitness_of(metric=metric, classes=classes)
+    chosen = slice_in(fitness)
     on = metric, fitness.rows.positive[chosen], fitness.rows.target[chosen]
     errors, stated, plain = [], [], []
-    for at, (genome, exact) in enumerate(exact_qualities(metric).items()):
+    for at, (genome, exact) in enumerate(exact_qualities(metric, classes).items()):
         if at % 5 == 0:
             fitness(genome)
             continue
@@ -204,12 +238,12 @@ def rms(values: NDArray[Any]) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_few_genomes_that_reach_the_bar_end_early_and_most_far_below_do(metric: Metric) -> None:
-    exact = exact_qualities(metric)
+@cases
+def test_few_genomes_that_reach_the_bar_end_early_and_most_far_below_do(metric: Metric, classes: int) -> None:
+    exact = exact_qualities(metric, classes)
     early = {}
     for above in (0.0, 3 * float(np.std(list(exact.values())))):
-        fitness = fitness_of(metric=metric)
+        fitness = fitness_of(metric=metric, classes=classes)
         for at, (genome, value) in enumerate(exact.items()):
             bar = None if at < 10 else value + above
             early[above, genome] = fitness(genome, bar)["rows"] < ROWS
@@ -239,30 +273,42 @@ def test_with_too_few_rows_for_two_rungs_there_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("positives", "negatives", "ranks", "expected"),
+    ("sizes", "of_each", "expected"),
     [
-        (400, 800, True, (100, 200)),  # a quarter
-        (1000, 9000, True, (250, 2250)),
-        (300, 400, True, (129, 172)),  # 300 rows
-        (60, 1940, True, (30, 970)),  # 30 positive ones
-        (60, 1940, False, (15, 485)),
-        (59, 1941, True, None),
-        (300, 299, False, None),
-        (0, 900, True, None),
-        (0, 900, False, (0, 300)),
-        (0, 0, False, None),
+        ((400, 800), True, (100, 200)),  # a quarter
+        ((1000, 9000), True, (250, 2250)),
+        ((300, 400), True, (129, 172)),  # 300 rows
+        ((60, 1940), True, (30, 970)),  # 30 of the rarest kind
+        ((60, 1940), False, (15, 485)),
+        ((59, 1941), True, None),
+        ((300, 299), False, None),
+        ((0, 900), True, None),
+        ((0, 900), False, (0, 300)),
+        ((0, 0), False, None),
+        ((400, 200, 600), True, (100, 50, 150)),
+        ((400, 59, 600), True, None),
+        ((400, 3, 797), False, (100, 1, 200)),
     ],
 )
-def test_a_slice_holds_enough_rows_of_either_kind(
-    positives: int, negatives: int, ranks: bool, expected: tuple[int, int] | None
+def test_a_slice_holds_enough_rows_of_every_kind(
+    sizes: tuple[int, ...], of_each: bool, expected: tuple[int, ...] | None
 ) -> None:
-    positive = np.random.default_rng(0).permutation(np.arange(positives + negatives) < positives)
-    chosen = slice_of(positive, ranks=ranks)
+    places = np.random.default_rng(0).permutation(sum(sizes))
+    kinds = np.split(places, np.cumsum(sizes)[:-1])
+    chosen = slice_of(kinds, of_each=of_each)
     if expected is None:
         assert chosen is None
     else:
         assert chosen is not None
-        assert ((chosen & positive).sum(), (chosen & ~positive).sum()) == expected
+        assert tuple(int(chosen[kind].sum()) for kind in kinds) == expected
+
+
+def test_what_is_the_same_for_all_classes_of_a_row_makes_no_model_unlike() -> None:
+    logits = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    shifted = logits + np.arange(9, dtype=np.float32)[:, None]
+    assert _unlikeness(logits, shifted) == pytest.approx(0, abs=1e-9)
+    assert _unlikeness(logits, logits * np.float32(1.1)) > 1e-4
+    assert _unlikeness(logits[:, 0], logits[:, 0] + 3) == pytest.approx(0, abs=1e-9)
 
 
 def test_batches_too_large_to_be_kept_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:

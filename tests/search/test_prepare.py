@@ -153,7 +153,7 @@ def test_logits_of_other_rows_are_refused(finished: Finished, tmp_path: Path) ->
     path = finished.copy(tmp_path / "copy") / "teacher" / "logits.safetensors"
     logits = load_file(path)["logits"]
     save_file({"logits": logits[:-1]}, path)
-    with pytest.raises(InputError, match=rf"expected {len(logits)} logits, got \({len(logits) - 1},\)"):
+    with pytest.raises(InputError, match=rf"expected logits of shape \({len(logits)},\), got \({len(logits) - 1},\)"):
         prepare_again(tmp_path / "copy")
 
 

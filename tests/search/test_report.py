@@ -98,3 +98,26 @@ def test_a_task_is_told_in_one_line() -> None:
         "shop: 10 rows (train 8, valid 1, test 1), 25.0% positive; tokens p50 9, p95 15, max 31, "
         "2.1% of the rows longer than 16"
     )
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"),
+    [
+        ({"target_mean": 0.5208}, "mean target 0.521 of 1"),
+        ({"classes": ["no", "yes"], "class_counts": [7, 3]}, "2 classes (no 70.0%, yes 30.0%)"),
+        (
+            {"classes": list(range(8)), "class_counts": [2, 1, 1, 1, 1, 1, 1, 2]},
+            "8 classes of 10.0% to 20.0% of the rows",
+        ),
+    ],
+)
+def test_what_is_learnt_is_told_by_its_kind(labels: dict[str, Any], line: str) -> None:
+    report = {
+        "name": "shop",
+        "rows": 10,
+        "max_length": 16,
+        "splits": {"train": {"rows": 8}},
+        "tokens": {"p50": 9.0, "p95": 15.0, "max": 31.0, "truncated_share": 0.0},
+        **labels,
+    }
+    assert task_line(report).startswith(f"shop: 10 rows (train 8), {line}; tokens p50 9")

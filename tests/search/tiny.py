@@ -36,23 +36,62 @@ def write_backbone(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
 
 def write_task(folder: Path, *, rows: int = 600, **changes: Any) -> Path:
     """A task file with its rows: an ad is clicked when it shares a word with the query, but for one row in ten."""
-    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     queries = [" ".join(rng.choice(WORDS, 2, replace=False)) for _ in range(60)]
     query = [queries[rng.integers(len(queries))] for _ in range(rows)]
     title = [" ".join(rng.choice(WORDS, rng.integers(2, 7), replace=False)) for _ in range(rows)]
     matches = np.array([bool(set(q.split()) & set(t.split())) for q, t in zip(query, title, strict=True)])
     clicks = np.where(rng.random(rows) < 0.1, ~matches, matches).astype(int)
-    pd.DataFrame({"query": query, "title": title, "click": clicks}).to_parquet(folder / "rows.parquet")
+    frame = pd.DataFrame({"query": query, "title": title, "click": clicks})
     content = {
         "name": "tiny",
-        "data": "rows.parquet",
         "text": ["query", "title"],
         "label": {"column": "click", "kind": "binary"},
         "split": {"group": "query", "valid": 0.2, "test": 0.2},
-        "max_length": 16,
-        **changes,
     }
+    return _written(folder, frame, {**content, **changes})
+
+
+def write_class_task(folder: Path, *, rows: int = 480, **changes: Any) -> Path:
+    """Single sentences of three genres, which two words tell; the data says which rows are tested on."""
+    rng = np.random.default_rng(0)
+    genre = rng.integers(0, 3, rows)
+    words = [list(rng.choice(WORDS[2:], rng.integers(2, 6), replace=False)) for _ in range(rows)]
+    told = [["red"], ["blue"], []]
+    sentences = [" ".join(rng.permutation([*told[one], *some])) for one, some in zip(genre, words, strict=True)]
+    names = np.array(["warm", "cold", "neither"])[genre]
+    fold = np.where(rng.random(rows) < 0.25, "test", "train")
+    content = {
+        "name": "genres",
+        "text": "sentence",
+        "label": {"column": "genre", "kind": "class"},
+        "split": {"column": "fold", "valid": 0.25},
+    }
+    frame = pd.DataFrame({"sentence": sentences, "genre": names, "fold": fold})
+    return _written(folder, frame, {**content, **changes})
+
+
+def write_graded_task(folder: Path, *, rows: int = 480, **changes: Any) -> Path:
+    """Pairs of sentences with a grade from 0 to 5: how many words they share."""
+    rng = np.random.default_rng(0)
+    first = [list(rng.choice(WORDS, 5, replace=False)) for _ in range(rows)]
+    shared = rng.integers(0, 6, rows)
+    second = [[*some[:count], *rng.choice(WORDS, 5 - count)] for some, count in zip(first, shared, strict=True)]
+    grades = np.clip(shared + rng.choice([-0.2, 0.0, 0.4], rows), 0, 5)
+    content = {
+        "name": "grades",
+        "text": ["first", "second"],
+        "label": {"column": "grade", "kind": "graded", "range": [0, 5]},
+        "split": {"valid": 0.2, "test": 0.2},
+    }
+    texts = {"first": [" ".join(one) for one in first], "second": [" ".join(rng.permutation(one)) for one in second]}
+    return _written(folder, pd.DataFrame({**texts, "grade": grades}), {**content, **changes})
+
+
+def _written(folder: Path, frame: pd.DataFrame, content: dict[str, Any]) -> Path:
+    """A task file of this content with its rows beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(folder / "rows.parquet")
     path = folder / "task.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    path.write_text(yaml.safe_dump({"data": "rows.parquet", "max_length": 16, **content}), encoding="utf-8")
     return path

@@ -1,0 +1,373 @@
+"""Token pruning on GLUE tasks and long reviews: what learned schedules lose, and what they save, in honest units.
+
+Per task and seed: a teacher; a supernet in which every layer may drop tokens, with the teacher's ranking of tokens
+distilled into its early layers; a schedule learned for each target, without training anything anew; and the model
+with that schedule tuned and measured. The official dev rows are scored once, at the end; a tenth of the training rows
+is held back for everything else. At the high target the same without ranking distillation, and with other rules of
+choosing tokens at the same predicted latency (LTP: the same multiply-adds), tuned alike.
+
+Multiply-adds and microseconds are given against the dense model on the same rows without padding, and against rows
+padded to the length that the ToP paper pads to.
+
+    python benchmarks/token_pruning.py [--quick] [--data FOLDER] [--work FOLDER] [--tasks NAME ...] [--report]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from common import Target, write_result
+from numpy.typing import NDArray
+from token_rivals import FirstTokens, RandomTokens, Thresholds, bisect, falling, tokens_seen
+
+from sparsefront.latency.drift import measure_sessions
+from sparsefront.latency.runtimes import runtime
+from sparsefront.latency.statistic import Statistic
+from sparsefront.models.backbone import load_backbone
+from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.metrics import quality
+from sparsefront.models.multiply_adds import multiply_adds
+from sparsefront.models.rank_distillation import RankTeacher, layers_to_teach, teacher_token_scores
+from sparsefront.models.rows import TokenRows
+from sparsefront.models.scoring import score_rows
+from sparsefront.models.task import Task
+from sparsefront.models.token_gates import GateSample
+from sparsefront.models.token_schedule import ScheduleOptions, with_shares
+from sparsefront.models.training import TrainOptions, train
+from sparsefront.search.export import export_model
+from sparsefront.search.prepare import TABLES, Prepared
+from sparsefront.search.progress import Rich
+from sparsefront.search.run import Run
+from sparsefront.search.settings import PrepareSettings, SearchSettings
+from sparsefront.spaces import Genome
+
+REPOSITORY = Path(__file__).parent.parent
+MILD, HIGH = 0.6, 0.4
+TARGETS = (MILD, HIGH)
+"""Latency, as a share of the dense model's on the same rows."""
+SEEDS = (0, 1, 2)
+PAPER_MEAN, PAPER_PADDED = 2.46, 8.1
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One task.
+
+    Attributes:
+        folder: under the data folder.
+        text: columns.
+        metric: as GLUE reports it.
+        padded: length that the paper pads to, or that rows are cut to.
+        epochs: of the teacher, of the supernet and of the tuning.
+        most_rows: of the training rows that are used.
+        graded: range of a label that is a number.
+    """
+
+    folder: str
+    text: tuple[str, ...]
+    metric: str
+    padded: int
+    epochs: tuple[float, float, float]
+    most_rows: int = 100_000
+    graded: tuple[float, float] | None = None
+
+
+KINDS = {
+    "rte": Kind("glue", ("sentence1", "sentence2"), "accuracy", 256, (4, 6, 3)),
+    "mrpc": Kind("glue", ("sentence1", "sentence2"), "f1", 128, (4, 6, 3)),
+    "cola": Kind("glue", ("sentence",), "matthews", 64, (4, 6, 3)),
+    "stsb": Kind("glue", ("sentence1", "sentence2"), "pearson_spearman", 64, (4, 6, 3), graded=(0.0, 5.0)),
+    "sst2": Kind("glue", ("sentence",), "accuracy", 64, (2, 2, 1), most_rows=20_000),
+    "imdb": Kind("reviews16", ("text",), "accuracy", 256, (4, 6, 3)),
+    "books": Kind("reviews16", ("text",), "accuracy", 256, (4, 6, 3)),
+}
+LONG = ("imdb", "books")
+
+
+def load(name: str, kind: Kind, data: Path, quick: bool) -> Task:
+    """The task with official dev rows (of the reviews: test rows) as its test rows."""
+    if kind.folder == "glue":
+        parts = {
+            split: pd.read_parquet(data / "glue" / f"{name}_{part}.parquet")
+            for split, part in (("train", "train"), ("test", "dev"))
+        }
+    else:
+        parts = {
+            split: pd.read_csv(
+                data / "reviews16" / f"{name}.{split}.tsv.gz", sep="\t", quoting=3, keep_default_na=False
+            )
+            for split in ("train", "test")
+        }
+    most = 300 if quick else kind.most_rows
+    frames = [frame.iloc[:most].assign(split=split) for split, frame in parts.items()]
+    label: dict[str, Any] = {"column": "label", "kind": "binary"}
+    if kind.graded:
+        label = {"column": "label", "kind": "graded", "range": list(kind.graded)}
+    content = {
+        "name": name,
+        "text": list(kind.text),
+        "label": label,
+        "split": {"column": "split", "valid": 0.1, "seed": 0},
+        "max_length": kind.padded,
+        "metric": kind.metric,
+    }
+    return Task.from_frame(pd.concat(frames, ignore_index=True), content)
+
+
+class Bench:
+    """One task and seed: prepared steps with and without ranking distillation, and what is made of them."""
+
+    def __init__(self, work: Path, name: str, task: Task, seed: int, quick: bool) -> None:
+        self.work, self.kind, self.task, self.seed, self.quick = work, KINDS[name], task, seed, quick
+        self.folder = work / f"{name}-seed{seed}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.backbone = load_backbone("minilm")
+        self.statistic: Statistic | None = None
+
+    def run(self, ranking: bool) -> Run:
+        """With its own supernet; table and teacher are taken from the other one where that has them."""
+        teacher, elastic, _ = (0.3,) * 3 if self.quick else self.kind.epochs
+        folder = self.folder / ("ranked" if ranking else "plain")
+        folder.mkdir(exist_ok=True)
+        shared = self.work / f"tables-{self.kind.padded}"
+        if not (folder / TABLES).exists() and shared.exists():
+            shutil.copytree(shared, folder / TABLES)
+        other = self.folder / "ranked" / "teacher"
+        if not (folder / "teacher").exists() and other.exists():
+            shutil.copytree(other, folder / "teacher")
+        return Run(
+            folder,
+            task=self.task,
+            backbone=self.backbone,
+            settings=SearchSettings(budget_share=HIGH, space="tokens", seed=self.seed),
+            preparation=PrepareSettings(
+                at_length="mean",
+                focus_shares=TARGETS,
+                importance_rows=64,
+                genomes_per_step=2,
+                rank_weight=0.3 if ranking else 0.0,
+                teacher=TrainOptions(epochs=teacher, learning_rate=1e-4, tokens_per_batch=1024, seed=self.seed),
+                elastic=TrainOptions(
+                    epochs=elastic,
+                    learning_rate=1e-4,
+                    tokens_per_batch=1024,
+                    distil_share=0.8,
+                    dropout=0.0,
+                    freeze_embeddings=True,
+                    seed=self.seed,
+                ),
+                seed=self.seed,
+            ),
+            reporter=Rich(),
+        )
+
+    def prepared(self, ranking: bool) -> Prepared:
+        run = self.run(ranking)
+        found = run.prepare(run.measure())
+        shared = self.work / f"tables-{self.kind.padded}"
+        if not shared.exists():
+            shutil.copytree(run.folder / TABLES, shared)
+        return found
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Dense, the two targets, and at the high one the same without ranking distillation and with other rules."""
+        ranked = self.prepared(True)
+        yield self.kept("dense", lambda: self.scored(ranked.teacher, ranked.rows["test"]))
+        schedules = {target: self.schedule(True, target) for target in TARGETS}
+        for target, genome in schedules.items():
+            yield self.kept(f"learned {target:g}", lambda t=genome: self.tuned(ranked, t, True, export=True))
+        plain = self.prepared(False)
+        without = self.schedule(False, HIGH)
+        yield self.kept("without ranking", lambda: self.tuned(plain, without, False))
+        high = schedules[HIGH]
+        gates = GateSample.of_schedule(high.column("keep_percent")[:-1])
+        for name, rule in (("first tokens", FirstTokens(gates)), ("random tokens", RandomTokens(gates, self.seed))):
+            yield self.kept(name, lambda rule=rule: self.tuned(ranked, high, False, gates=rule))
+        yield self.kept("falling schedule", lambda: self.tuned(plain, self.fallen(plain, high), False))
+        yield self.kept("thresholds (LTP)", lambda: self.tuned(plain, high, False, gates=self.thresholds(plain, high)))
+
+    def kept(self, name: str, make: Any) -> dict[str, Any]:
+        """A row of the result, made once."""
+        path = self.folder / f"{name.replace(' ', '-')}.json"
+        if not path.exists():
+            path.write_text(json.dumps(make()), encoding="utf-8")
+        return {"task": self.task.name, "seed": self.seed, "method": name, **json.loads(path.read_text("utf-8"))}
+
+    def schedule(self, ranking: bool, target: float) -> Genome:
+        options = ScheduleOptions(steps=20 if self.quick else 300, seed=self.seed)
+        return self.run(ranking).learn_schedule(target, options).genome
+
+    def tuned(
+        self, prepared: Prepared, genome: Genome, ranking: bool, *, gates: Any = None, export: bool = False
+    ) -> dict[str, Any]:
+        """Tune the supernet for a schedule or a rule, and score it."""
+        rows = prepared.rows["train"]
+        teaching = None
+        if ranking:
+            scores = teacher_token_scores(prepared.teacher, rows)
+            teaching = RankTeacher(scores, rows.offsets, layers=layers_to_teach(len(genome)), weight=0.3)
+        model = prepared.supernet.slim(genome if gates is None else with_shares(genome, ()))
+        epochs = 0.3 if self.quick else self.kind.epochs[2]
+        options = replace(prepared.settings.elastic, epochs=epochs, learning_rate=5e-5)
+        train(model, rows, options, teacher_logits=prepared.teacher_logits, gates=gates, ranking=teaching)
+        found = self.scored(model, prepared.rows["test"], gates=gates)
+        if export:
+            found |= self.measured(prepared, model)
+        return found
+
+    def scored(self, model: CrossEncoder, rows: TokenRows, gates: Any = None) -> dict[str, Any]:
+        """Quality on test rows and multiply-adds of a mean one, without padding and of the dense model with it."""
+        logits = score_rows(model, rows, gates=gates, precision="fp32")
+        config = self.backbone.config
+        lengths = rows.lengths
+        own = _adds_of_counts(tokens_seen(model, rows, gates), config) if gates else None
+        if own is None:
+            own = float(multiply_adds([model.genome], lengths, config)[0].mean())
+        return {
+            "score": quality(self.task.spec.metric, rows.positive, rows.target, logits),
+            "genome": model.genome.key(),
+            "multiply_adds": own,
+            "dense_multiply_adds": float(multiply_adds([config.genome], lengths, config)[0].mean()),
+            "dense_multiply_adds_padded": float(
+                multiply_adds([config.genome], [self.kind.padded], config, cls_only=False)[0, 0]
+            ),
+            "tokens_mean": float(lengths.mean()),
+        }
+
+    def measured(self, prepared: Prepared, model: CrossEncoder) -> dict[str, float]:
+        """Microseconds of a mean test row, without padding; of the dense model also with it."""
+        serving = runtime("onnxruntime", threads=1)
+        folders = {"dense": self.folder / "dense-export", "pruned": self.folder / f"export-{model.genome.key()}"}
+        for folder, one in zip(folders.values(), (prepared.teacher, model), strict=True):
+            if not folder.exists():
+                folder.mkdir()
+                export_model(folder, one, self.backbone.tokenizer)
+        sessions = [serving.load_export(folder) for folder in folders.values()]
+        traffic = Statistic.of_traffic(prepared.rows["test"].lengths, at="mean", longest=self.kind.padded)
+        dense, pruned = measure_sessions(sessions, statistic=traffic, visits=60)
+        padded, _ = measure_sessions(sessions, statistic=Statistic.of_length(self.kind.padded), visits=40)
+        return {
+            "microseconds": pruned.median_us,
+            "dense_microseconds": dense.median_us,
+            "dense_microseconds_padded": padded.median_us,
+        }
+
+    def fallen(self, prepared: Prepared, like: Genome) -> Genome:
+        """An evenly falling schedule of the same predicted latency."""
+        predict, layers = prepared.measured.predict_roughly, len(like) - 1
+        limit_us = float(predict([like])[0])
+        path = [with_shares(like, falling(layers, percent)) for percent in range(99, 0, -1)]
+        fits = np.flatnonzero(predict(path) <= limit_us)
+        return path[int(fits[0])] if len(fits) else path[-1]
+
+    def thresholds(self, prepared: Prepared, like: Genome) -> Thresholds:
+        """Thresholds that cost as many multiply-adds on the held-back rows."""
+        rows, config, layers = prepared.rows["valid"], self.backbone.config, len(like) - 1
+        target = float(multiply_adds([like], rows.lengths, config)[0].mean())
+
+        def cost(final: float) -> float:
+            return _adds_of_counts(tokens_seen(prepared.supernet, rows, Thresholds(final, layers)), config)
+
+        return Thresholds(bisect(cost, target, 0.0, 3.0), layers)
+
+
+def _adds_of_counts(counts: NDArray[np.int64], config: Any) -> float:
+    """Multiply-adds of a mean row, from the tokens (rows, layers) that each layer's attention sees."""
+    width, inner, units = config.hidden_size, config.layer_heads[0] * config.head_size, config.layer_ffn_units[0]
+    queries = counts.copy()
+    queries[:, -1] = 1
+    fed = np.concatenate([counts[:, 1:], np.ones((len(counts), 1), np.int64)], axis=1)
+    adds = width * inner * (2 * counts + 2 * queries) + queries * counts * (2 * inner + config.layer_heads[0])
+    return float((adds + 2 * fed * width * units).sum(1).mean())
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per task and method: means over the seeds, and what is saved."""
+    found = []
+    for task, method in dict.fromkeys((row["task"], row["method"]) for row in rows):
+        own = [row for row in rows if (row["task"], row["method"]) == (task, method)]
+        dense = [row for row in rows if (row["task"], row["method"]) == (task, "dense")]
+        mean = {
+            name: float(np.mean([row[name] for row in own])) for name in own[0] if isinstance(own[0][name], int | float)
+        }
+        line = {
+            "task": task,
+            "method": method,
+            "seeds": len(own),
+            "score": 100 * mean["score"],
+            "loss": 100 * (float(np.mean([row["score"] for row in dense])) - mean["score"]),
+            "flops_reduction": mean["dense_multiply_adds"] / mean["multiply_adds"],
+            "flops_reduction_padded": mean["dense_multiply_adds_padded"] / mean["multiply_adds"],
+        }
+        if "microseconds" in mean:
+            line |= {
+                "microseconds": mean["microseconds"],
+                "speed_up": mean["dense_microseconds"] / mean["microseconds"],
+                "speed_up_padded": mean["dense_microseconds_padded"] / mean["microseconds"],
+            }
+        found.append(line)
+    return found
+
+
+def targets_of(lines: Sequence[dict[str, Any]]) -> Iterator[Target]:
+    """What the issue of token pruning asks for."""
+    of = {(line["task"], line["method"]): line for line in lines}
+    tasks = [task for task in dict.fromkeys(line["task"] for line in lines) if (task, f"learned {HIGH:g}") in of]
+    short = [task for task in tasks if task not in LONG]
+    for target in TARGETS:
+        own = [of[task, f"learned {target:g}"] for task in short]
+        if own:
+            yield Target(f"mean loss at {target:g}, points", "<=", 0.5, float(np.mean([one["loss"] for one in own])))
+            adds = float(np.mean([one["flops_reduction"] for one in own]))
+            yield Target(f"mean multiply-adds reduction at {target:g}, unpadded", ">=", 2.5, adds)
+            padded = float(np.mean([one["flops_reduction_padded"] for one in own]))
+            yield Target(f"mean multiply-adds reduction at {target:g}, padded", ">=", PAPER_PADDED, padded)
+            share = float(np.mean([one["speed_up"] / one["flops_reduction"] for one in own]))
+            yield Target(f"speed-up over multiply-adds reduction at {target:g}, unpadded", ">=", 0.8, share)
+    for task in tasks:
+        if task in LONG:
+            best = max((of[task, f"learned {t:g}"]["speed_up"] for t in TARGETS), default=float("nan"))
+            yield Target(f"{task}: speed-up over dense without padding", ">=", 4.0, best)
+    pairs = [(of[task, f"learned {HIGH:g}"], of[task, "without ranking"]) for task in tasks]
+    if pairs:
+        worth = float(np.mean([ranked["score"] - plain["score"] for ranked, plain in pairs]))
+        yield Target(f"ranking distillation at {HIGH:g}, points", ">=", 0.5, worth)
+
+
+def main() -> None:
+    """Make what is missing, report all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="300 rows, one task, one seed, hardly any training")
+    parser.add_argument("--report", action="store_true", help="make nothing new, report what is there")
+    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-token-pruning")
+    parser.add_argument("--tasks", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    work = arguments.work / ("quick" if quick else "full")
+    work.mkdir(parents=True, exist_ok=True)
+    tasks = ("rte",) if quick else arguments.tasks
+    store = work / "rows.jsonl"
+    if not arguments.report:
+        for seed in SEEDS[: 1 if quick else arguments.seeds]:
+            for name in tasks:
+                rows = list(Bench(work, name, load(name, KINDS[name], arguments.data, quick), seed, quick).rows())
+                with store.open("a", encoding="utf-8") as stream:
+                    stream.writelines("\n" + json.dumps(row) for row in rows)
+    lines = [json.loads(line) for line in store.read_text("utf-8").splitlines() if line]
+    rows = list({(row["task"], row["seed"], row["method"]): row for row in lines}.values())
+    means = summary(rows)
+    write_result("token_pruning", [*means, *rows], list(targets_of(means)), sorted({r["seed"] for r in rows}), quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""The loss of one logit and of a logit per class."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsefront.models.loss import label_loss
+
+numbers = st.floats(-20, 20)
+
+
+@given(st.lists(st.tuples(numbers, st.floats(0, 1)), min_size=1, max_size=8))
+def test_one_logit_is_the_second_of_two_whose_first_is_zero(rows: list[tuple[float, float]]) -> None:
+    logits, target = torch.tensor(rows, dtype=torch.float64).T
+    two = torch.stack([torch.zeros_like(logits), logits], dim=1)
+    soft = torch.stack([1 - target, target], dim=1)
+    assert label_loss(logits, target).item() == pytest.approx(label_loss(two, soft).item(), abs=1e-9)
+
+
+@given(st.lists(st.tuples(numbers, numbers, numbers, st.integers(0, 2)), min_size=1, max_size=8))
+def test_the_index_of_a_class_is_its_certainty(rows: list[tuple[float, float, float, int]]) -> None:
+    table = torch.tensor(rows, dtype=torch.float64)
+    logits, index = table[:, :3], table[:, 3]
+    certain = torch.nn.functional.one_hot(index.long(), 3)
+    whole, each = label_loss(logits, index, reduction="sum"), label_loss(logits, index.float())
+    assert whole.item() == pytest.approx(label_loss(logits, certain, reduction="sum").item(), abs=1e-9)
+    assert whole.item() == pytest.approx(len(rows) * each.item(), abs=1e-6)
+    assert whole.item() == pytest.approx(-torch.log_softmax(logits, 1)[certain.bool()].sum().item(), abs=1e-9)

@@ -1,0 +1,74 @@
+"""Searches for tasks of other kinds than binary pairs, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from tests.search.conftest import Cli, Outcome
+from tests.search.tiny import write_class_task, write_graded_task
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from sparsefront.models.task import Task
+from sparsefront.search.export import SparseConfig
+
+OPTIONS = "--budget-share 0.9 --evaluations 6 --workers 1 --finalists 1 --uniform none".split()
+
+
+def searched(cli: Cli, task: Path, backbone: Path, out: Path) -> tuple[dict[str, Any], Outcome]:
+    """The report of a small search, and what the same command says again."""
+    words = ("search", task, "--backbone", backbone, "--out", out, *OPTIONS)
+    told = cli(*words)
+    assert told.status == 0, told.err
+    again = cli(*words, "--json")
+    assert again.status == 0, again.err
+    report: dict[str, Any] = again.json
+    (at,) = report["budgets"]
+    assert at["winner"]["measured_us"] <= at["budget_us"] < report["dense"]["measured_us"]
+    for row in (report["dense"], at["winner"]):
+        assert -1 <= row["valid_quality"] <= 1 and -1 <= row["test_quality"] <= 1
+    return report, told
+
+
+def kept(cli: Cli, export: Path, promised: float) -> None:
+    """Whether an export still does what it promises, by the command that says so."""
+    found = cli("verify", export, "--tolerance", "9", "--json")
+    assert found.status == 0, found
+    assert found.json["parity_holds"] and found.json["test_quality"] == pytest.approx(promised, abs=1e-3)
+
+
+def test_single_sentences_of_three_classes(cli: Cli, backbone: Path, tmp_path: Path) -> None:
+    task, out = write_class_task(tmp_path / "task"), tmp_path / "run"
+    report, told = searched(cli, task, backbone, out)
+    assert report["metric"] == "accuracy" and "accuracy valid" in told.out
+    assert report["task"]["classes"] == ["cold", "neither", "warm"]
+    assert "3 classes (cold " in told.err and "positive" not in told.err
+    rows = Task.from_file(task)
+    assert report["task"]["splits"]["test"]["rows"] == (rows.frame["fold"] == "test").sum()
+
+    export = out / "export"
+    assert SparseConfig.read(export).classes == ["cold", "neither", "warm"]
+    model = AutoModelForSequenceClassification.from_pretrained(export)
+    assert model.config.id2label == {0: "cold", 1: "neither", 2: "warm"}
+    tokens = AutoTokenizer.from_pretrained(export)("red shoe", return_tensors="pt")
+    assert model(**tokens).logits.shape == (1, 3)
+    feeds = {name: value.numpy() for name, value in tokens.items()}
+    session = onnxruntime.InferenceSession(export / "model.onnx", providers=["CPUExecutionProvider"])
+    (served,) = session.run(["logits"], feeds)
+    np.testing.assert_allclose(served, model(**tokens).logits.detach().numpy(), atol=1e-4)
+    kept(cli, export, report["budgets"][0]["winner"]["test_quality"])
+
+
+def test_pairs_with_grades(cli: Cli, backbone: Path, tmp_path: Path) -> None:
+    task, out = write_graded_task(tmp_path / "task"), tmp_path / "run"
+    report, told = searched(cli, task, backbone, out)
+    assert report["metric"] == "pearson_spearman" and "pearson_spearman" in told.out
+    assert "mean target 0.5" in told.err and "positive" not in told.err
+    assert "positive_rate" not in report["task"]
+    config = json.loads((out / "export" / "sparse_config.json").read_text())
+    assert config["metric"] == "pearson_spearman" and config["classes"] is None
+    kept(cli, out / "export", report["budgets"][0]["winner"]["test_quality"])
