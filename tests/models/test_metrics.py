@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import pearsonr, spearmanr
@@ -49,6 +49,7 @@ def test_log_loss_takes_soft_targets_and_large_logits() -> None:
     assert quality("log_loss", np.array([True]), np.array([1.0]), np.array([-1e4])) == pytest.approx(-1e4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-5, 5), min_size=4, max_size=4))
 def test_ranking_metrics_ignore_monotone_changes(values: list[int]) -> None:
     logits = np.array(values, dtype=float)
@@ -60,6 +61,7 @@ def test_ranking_metrics_ignore_monotone_changes(values: list[int]) -> None:
 some_rows = st.lists(st.tuples(st.integers(0, 4), st.integers(-6, 6)), min_size=3, max_size=30)
 
 
+@settings(deadline=None)
 @given(some_rows)
 def test_correlations_are_scipys(rows: list[tuple[int, int]]) -> None:
     target, logits = np.array(rows, np.float64).T / [[4], [2]]
@@ -82,6 +84,7 @@ def test_nothing_correlates_with_what_is_the_same_for_all_rows(metric: str) -> N
     assert quality(metric, NONE, target, far_up) == {"pearson": 0.0, "spearman": 1.0, "pearson_spearman": 0.5}[metric]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(-3, 3).filter(bool)), min_size=2, max_size=30))
 def test_two_classes_are_a_binary_task(rows: list[tuple[int, int]]) -> None:
     """Both are told by the same sign: of the logit, or of the second class's logit minus the first's."""
@@ -95,6 +98,7 @@ def test_two_classes_are_a_binary_task(rows: list[tuple[int, int]]) -> None:
     assert quality("f1", true == 1, true, logits) == pytest.approx(f1_score(true, told))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=4, max_size=40))
 def test_metrics_of_classes_are_scikit_learns(rows: list[tuple[int, int]]) -> None:
     true, told = np.array([*rows, *((one, one) for one in range(4))]).T  # every class is there

@@ -231,7 +231,7 @@ def test_estimates_err_as_much_as_they_say_and_less_than_the_slice(metric: Metri
         stated.append(found["estimate_error"])
         plain.append(standard_error(*on, logits[chosen]) * np.sqrt(1 - chosen.mean()))
     assert 0.6 < rms(np.divide(errors, stated)) < 1.4
-    assert rms(np.array(errors)) < 0.6 * np.mean(plain)
+    assert rms(np.array(errors)) < (0.75 if classes else 0.6) * np.mean(plain)  # a decision may turn for little
 
 
 def rms(values: NDArray[Any]) -> float:
