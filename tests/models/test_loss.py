@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsefront.models.loss import label_loss
@@ -12,6 +12,7 @@ from sparsefront.models.loss import label_loss
 numbers = st.floats(-20, 20)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(numbers, st.floats(0, 1)), min_size=1, max_size=8))
 def test_one_logit_is_the_second_of_two_whose_first_is_zero(rows: list[tuple[float, float]]) -> None:
     logits, target = torch.tensor(rows, dtype=torch.float64).T
@@ -20,6 +21,7 @@ def test_one_logit_is_the_second_of_two_whose_first_is_zero(rows: list[tuple[flo
     assert label_loss(logits, target).item() == pytest.approx(label_loss(two, soft).item(), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(numbers, numbers, numbers, st.integers(0, 2)), min_size=1, max_size=8))
 def test_the_index_of_a_class_is_its_certainty(rows: list[tuple[float, float, float, int]]) -> None:
     table = torch.tensor(rows, dtype=torch.float64)

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sparsefront.models.task import Task
 from sparsefront.search.export import SparseConfig
 
-OPTIONS = "--budget-share 0.9 --evaluations 6 --workers 1 --finalists 1 --uniform none".split()
+OPTIONS = "--budget-share 0.8 --evaluations 6 --workers 1 --finalists 1 --uniform none".split()
 
 
 def searched(cli: Cli, task: Path, backbone: Path, out: Path) -> tuple[dict[str, Any], Outcome]:
