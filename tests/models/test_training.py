@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
@@ -278,6 +278,7 @@ def class_loss(logits: list[float], target: NDArray[np.float32]) -> float:
     return label_loss(torch.tensor([logits], dtype=torch.float64), torch.from_numpy(target)).item()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2), st.lists(st.floats(-9, 9), min_size=6, max_size=6), st.floats(0, 1))
 def test_the_loss_of_mixed_classes_is_the_mixture_of_losses(label: int, logits: list[float], share: float) -> None:
     target, teacher = np.array([label], np.float32), np.array([logits[:3]], np.float32)

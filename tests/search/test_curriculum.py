@@ -46,6 +46,14 @@ def test_the_pool_is_in_the_space_without_repeats_and_follows_the_seed() -> None
     assert len(set(pools[0])) == len(pools[0]) and all(SPACE.contains(genome) for genome in pools[0])
 
 
+def test_budgets_above_what_the_table_says_of_the_dense_model_draw_large_genomes() -> None:
+    dense_us = float(predict_many([SPACE.largest])[0])
+    curriculum = Curriculum(SPACE, predict_many, focus_us=(2 * dense_us,), pool_size=500)
+    rng = np.random.default_rng(0)
+    drawn = [genome for _ in range(50) for genome in curriculum(rng)]
+    assert predict_many(drawn).min() > np.median(curriculum.latency_us)
+
+
 def test_a_tiny_space_is_enough() -> None:
     space = SearchSpace.preset("uniform", widths=Widths(layers=1, heads=1, ffn_units=16))
     curriculum = Curriculum(space, predict_many, focus_us=(6.0,), pool_size=50)
