@@ -2,7 +2,8 @@
 
 A third are random, some are uniform, the rest are what real searches of several samplers looked at, at three budgets
 and in two spaces; some are evaluated again on other validation rows, which gives the noise of an evaluation. All lie
-within the largest of the budgets, as all that a search evaluates do. An interrupted recording goes on.
+within the largest of the budgets, as all that a search evaluates do (the stored one of ad_log, recorded before, has
+costlier ones too). An interrupted recording goes on.
 
     python benchmarks/record_landscape.py TASK [--quick] [--data FOLDER] [--work FOLDER]
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.gated_encoding import encode_gated
+from sparsefront.models.gated_encoding import Gates, encode_batch
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import scoring_batches
 from sparsefront.models.token_gates import GateSample
@@ -78,13 +79,12 @@ def falling(layers: int, last_percent: int) -> tuple[int, ...]:
 
 
 @torch.inference_mode()
-def tokens_seen(model: CrossEncoder, rows: TokenRows, gates: object) -> np.ndarray:
+def tokens_seen(model: CrossEncoder, rows: TokenRows, gates: Gates) -> NDArray[np.int64]:
     """(rows, layers) tokens that each layer's attention sees under a rule."""
     found = np.zeros((len(rows), len(model.genome)), dtype=np.int64)
     model.eval()
     for batch in scoring_batches(rows, next(model.parameters()).device):
-        inputs = batch.input_ids, batch.attention_mask, batch.token_type_ids
-        encoded = encode_gated(model.encoder, *inputs, gates=gates)  # type: ignore[arg-type]
+        encoded = encode_batch(model.encoder, batch, gates=gates)
         there = [(places < batch.input_ids.shape[1]).sum(1) for places in encoded.positions]
         found[batch.index.numpy()] = torch.stack(there, dim=1).numpy()
     return found

@@ -29,17 +29,39 @@ def multiply_adds(
         cls_only: only the [CLS] row of the last layer is computed, and that layer does not prune, as here; else all
             rows of it are, as in the papers.
     """
-    heads, units, keeps = Genomes.of(genomes).columns.transpose(2, 0, 1).astype(np.int64)[..., None]
-    width = config.hidden_size
-    tokens = np.broadcast_to(np.asarray(lengths, np.int64), (len(genomes), np.size(lengths)))
-    total = np.zeros(tokens.shape)
+    heads, units, keeps = Genomes.of(genomes).columns.transpose(2, 0, 1).astype(np.int64)
     layers = heads.shape[1]
+    seen = np.empty((len(genomes), np.size(lengths), layers + 1), np.int64)
+    seen[..., 0] = np.asarray(lengths, np.int64)
     for layer in range(layers):
-        last = cls_only and layer == layers - 1
-        inner = heads[:, layer] * config.head_size
-        queries = np.ones_like(tokens) if last else tokens
-        total += width * inner * (2 * tokens + 2 * queries)  # keys and values; queries and output
-        total += queries * tokens * (2 * inner + heads[:, layer])
-        tokens = queries if last else 1 + ((tokens - 1) * keeps[:, layer] + 99) // 100
-        total += 2 * tokens * width * units[:, layer]
-    return total
+        seen[..., layer + 1] = 1 + ((seen[..., layer] - 1) * keeps[:, layer, None] + 99) // 100
+    if cls_only:
+        seen[..., -1] = 1
+    return adds_of_tokens(seen, heads[:, None], units[:, None], config, cls_only=cls_only)
+
+
+def adds_of_tokens(
+    seen: npt.NDArray[np.int64],
+    heads: npt.NDArray[np.int64],
+    units: npt.NDArray[np.int64],
+    config: SparseBertConfig,
+    *,
+    cls_only: bool = True,
+) -> Floats:
+    """(...) the same of rows whose tokens are counted already.
+
+    Args:
+        seen: (..., layers + 1) tokens that each layer's attention sees, and those that leave the last layer.
+        heads: (..., layers) that broadcasts with it, of each layer.
+        units: (..., layers) likewise.
+        config: as for :func:`multiply_adds`.
+        cls_only: likewise.
+    """
+    width, inner = config.hidden_size, heads * config.head_size
+    tokens, fed = seen[..., :-1], seen[..., 1:]
+    queries = tokens.copy()
+    if cls_only:
+        queries[..., -1] = 1
+    each = width * inner * (2 * tokens + 2 * queries)  # keys and values; queries and output
+    each = each + queries * tokens * (2 * inner + heads) + 2 * fed * width * units
+    return np.asarray(each.sum(-1), np.float64)

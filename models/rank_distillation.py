@@ -66,14 +66,14 @@ class RankTeacher:
             if scores is not None:
                 wanted, there = self._at(batch, encoded.positions[layer])
                 losses.append(rank_loss(scores, wanted, there, top=self.top))
-        return self.weight * torch.stack(losses).mean() if losses else torch.zeros(())
+        return self.weight * torch.stack(losses).mean() if losses else encoded.hidden.new_zeros(())
 
     def _at(self, batch: TensorBatch, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's scores ``(batch, tokens_there)`` of the tokens at ``positions``, and which of these are any."""
         there = positions < batch.input_ids.shape[1]
-        starts = torch.from_numpy(self.offsets)[batch.index.cpu()].to(positions.device)
-        flat = torch.from_numpy(self.scores).to(positions.device)
-        return flat[(starts[:, None] + positions * there)], there
+        starts = torch.from_numpy(self.offsets)[batch.index.cpu()]
+        places = starts[:, None] + (positions * there).cpu()
+        return torch.from_numpy(self.scores)[places].to(positions.device), there
 
 
 def layers_to_teach(layers: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from sparsefront.models.batching import PAD_TO, Precision, autocast, best_device, to_tensors
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.gated_encoding import encode_gated
+from sparsefront.models.gated_encoding import encode_batch
 from sparsefront.models.loss import label_loss
 from sparsefront.models.rows import Batch, TokenRows
 from sparsefront.models.token_gates import Shape, TokenGates
@@ -109,8 +110,8 @@ def learn_schedule(
 ) -> TokenSchedule:
     """The shares of tokens to keep within ``target_share`` of the cost of keeping all.
 
-    The model's weights stay as they are: with a supernet that has seen schedules of all kinds, every target costs a
-    minute, and the weights are then tuned for the schedule that was chosen.
+    The model's weights stay as they are: a supernet that has seen schedules of all kinds serves every target, and is
+    then tuned for the schedule that was chosen.
 
     Args:
         model: a supernet, or any model that can bear to lose tokens.
@@ -195,47 +196,46 @@ def _fit(
     progress: Progress | None,
 ) -> list[float]:
     """Move the gates; the loss of the task at every step."""
-    device = best_device()
-    was_training, asks = model.training, [parameter.requires_grad for parameter in model.parameters()]
-    model.to(device).eval().requires_grad_(False)
+    device, whole = best_device(), costs.genome(())
     target = torch.from_numpy(mix_targets(rows.target, teacher_logits, options.distil_share))
     generator = torch.Generator().manual_seed(options.seed)
     multipliers = torch.zeros(2, requires_grad=True)
     adam = torch.optim.Adam(gates.parameters(), lr=options.gate_rate)
     ascent = torch.optim.Adam([multipliers], lr=options.multiplier_rate, maximize=True)
     losses = list[float]()
-    for batch in _endless(rows, options):
-        tensors = to_tensors(batch, device)
-        sample = gates.sample(generator)
-        with autocast(device, options.precision):
-            encoded = encode_gated(
-                model.encoder,
-                tensors.input_ids,
-                tensors.attention_mask,
-                tensors.token_type_ids,
-                gates=replace(sample, prunes=sample.prunes.to(device), keeps=sample.keeps.to(device)),
-                genome=costs.genome(()),
-            )
-        wanted = target[tensors.index.cpu()].to(device)
-        task = label_loss(model.logits_of(encoded), wanted)
-        ramp = min(1.0, (len(losses) + 1) / max(1.0, options.ramp_share * options.steps))
-        saved, asked = 1 - costs.expected(gates.expected_shares()), (1 - target_share) * ramp
-        short = saved - asked
-        adam.zero_grad()
-        ascent.zero_grad()
-        (task.cpu() + multipliers[0] * short + multipliers[1] * short**2).backward()
-        adam.step()
-        ascent.step()
-        gates.clamp()
-        losses.append(float(task.detach()))
-        if progress is not None:
-            progress(len(losses), options.steps)
-        if len(losses) == options.steps:
-            break
-    for parameter, ask in zip(model.parameters(), asks, strict=True):
-        parameter.requires_grad_(ask)
-    model.train(was_training)
+    with _frozen(model.to(device)):
+        for batch in itertools.islice(_endless(rows, options), options.steps):
+            tensors = to_tensors(batch, device)
+            sample = gates.sample(generator)
+            drawn = replace(sample, prunes=sample.prunes.to(device), keeps=sample.keeps.to(device))
+            with autocast(device, options.precision):
+                encoded = encode_batch(model.encoder, tensors, gates=drawn, genome=whole)
+            task = label_loss(model.logits_of(encoded), target[tensors.index.cpu()].to(device))
+            ramp = min(1.0, (len(losses) + 1) / max(1.0, options.ramp_share * options.steps))
+            short = 1 - costs.expected(gates.expected_shares()) - (1 - target_share) * ramp
+            adam.zero_grad()
+            ascent.zero_grad()
+            (task.cpu() + multipliers[0] * short + multipliers[1] * short**2).backward()
+            adam.step()
+            ascent.step()
+            gates.clamp()
+            losses.append(float(task.detach()))
+            if progress is not None:
+                progress(len(losses), options.steps)
     return losses
+
+
+@contextmanager
+def _frozen(model: CrossEncoder) -> Iterator[None]:
+    """The model in evaluation mode and without gradients of its own; undone also after an error."""
+    was_training, asks = model.training, [parameter.requires_grad for parameter in model.parameters()]
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, ask in zip(model.parameters(), asks, strict=True):
+            parameter.requires_grad_(ask)
+        model.train(was_training)
 
 
 def _endless(rows: TokenRows, options: ScheduleOptions) -> Iterator[Batch]:

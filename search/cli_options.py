@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from sparsefront.spaces import InputError
+
 out = Console(width=None if sys.stdout.isatty() else 160)
 
 Json = Annotated[
@@ -45,6 +47,10 @@ AtLengthOption = Annotated[
 Batch = Annotated[int, typer.Option(min=1, help="Rows per call.")]
 Backbone = Annotated[
     str, typer.Option(help="'minilm' (from the extra), a local Hugging Face BERT folder, or a hub name when online.")
+]
+
+RankWeight = Annotated[
+    float, typer.Option(help="Weight of the teacher's ranking of tokens in the supernet's training.")
 ]
 
 
@@ -96,6 +102,19 @@ def chosen_runtime(
     times = ", ".join(f"{one} {us:.0f} us" for one, us in sorted(found.microseconds.items(), key=lambda one: one[1]))
     reporter.say(f"runtime {found.runtime.name}: the dense model takes {times}")
     return found.runtime.name
+
+
+def options(name: str, **changes: Any) -> Any:
+    """The default training options of a step with changes; bad values become one line."""
+    from dataclasses import replace
+
+    from sparsefront.search.settings import PrepareSettings, SearchSettings
+
+    base = SearchSettings().finetune if name == "finetune" else getattr(PrepareSettings(), name)
+    try:
+        return replace(base, **changes)
+    except ValueError as error:
+        raise InputError(f"--{name}-epochs: {error}") from error
 
 
 def print_json(value: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,11 +14,13 @@ from sparsefront.search.cli_options import (
     Json,
     PercentileOption,
     PrecisionOption,
+    RankWeight,
     Runtime,
     Shapes,
     Threads,
     Verbose,
     chosen_runtime,
+    options,
     out,
     print_json,
     quiet_libraries,
@@ -100,9 +102,7 @@ def search(
     ffn_granule: Annotated[int | None, typer.Option(help="FFN units are offered in multiples of this.")] = None,
     teacher_epochs: Annotated[float, typer.Option(help="Epochs of the teacher.")] = 2.0,
     elastic_epochs: Annotated[float, typer.Option(help="Epochs of the supernet.")] = 1.0,
-    rank_weight: Annotated[
-        float, typer.Option(help="Weight of the teacher's ranking of tokens in the supernet's training.")
-    ] = 0.0,
+    rank_weight: RankWeight = 0.0,
     finetune_epochs: Annotated[float, typer.Option(help="Epochs of each finalist.")] = 1.0,
     effort: Annotated[str, typer.Option(help="Profiling effort: quick or normal.")] = "quick",
     as_json: Json = False,
@@ -219,19 +219,6 @@ def numbers(option: str, text: str | None) -> float | tuple[float, ...] | None:
     except ValueError as error:
         raise InputError(f"{option}: expected a number, or several as in 800,1500, got {text!r}") from error
     return found[0] if len(found) == 1 else found
-
-
-def options(name: str, **changes: Any) -> Any:
-    """The default training options of a step with changes; bad values become one line."""
-    from dataclasses import replace
-
-    from sparsefront.search.settings import PrepareSettings, SearchSettings
-
-    base = SearchSettings().finetune if name == "finetune" else getattr(PrepareSettings(), name)
-    try:
-        return replace(base, **changes)
-    except ValueError as error:
-        raise InputError(f"--{name}-epochs: {error}") from error
 
 
 def worker_count(text: str) -> int:

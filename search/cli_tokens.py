@@ -13,9 +13,11 @@ from sparsefront.search.cli_options import (
     Backbone,
     Json,
     PrecisionOption,
+    RankWeight,
     Runtime,
     Threads,
     Verbose,
+    options,
     out,
     print_json,
     quiet_libraries,
@@ -56,9 +58,7 @@ def tokens(
     space: Annotated[
         str, typer.Option(help="What the supernet is trained for: tokens, or joint to search widths later on.")
     ] = "tokens",
-    rank_weight: Annotated[
-        float, typer.Option(help="Weight of the teacher's ranking of tokens in the supernet's training.")
-    ] = 0.0,
+    rank_weight: RankWeight = 0.0,
     backbone: Backbone = "minilm",
     runtime: Runtime = "onnxruntime",
     precision: PrecisionOption = "fp32",
@@ -77,7 +77,8 @@ def tokens(
 ) -> None:
     """Learn a token schedule: the share of tokens that every layer keeps, for a share of the cost.
 
-    It stays in the run folder; a search with --prepared of that folder begins with it. Another target costs a minute.
+    It stays in the run folder; a search with --prepared of that folder begins with it. Another target needs no training
+    of the supernet.
     """
     quiet_libraries(verbose)
     from typing import get_args
@@ -85,7 +86,6 @@ def tokens(
     from sparsefront.models.backbone import load_backbone
     from sparsefront.models.task import Task
     from sparsefront.models.token_schedule import ScheduleOptions
-    from sparsefront.search.cli_search import options
     from sparsefront.search.run import Run
     from sparsefront.search.schedules import By
     from sparsefront.search.settings import PrepareSettings, SearchSettings

@@ -67,7 +67,7 @@ class LoopReport:
         complete: evaluations complete in the study, earlier calls included.
         seconds: wall clock of the call.
         computing_seconds: time the pool spent in the fitness, all its workers together.
-        sampler_ms: time the sampler took to propose, per evaluation; workers that genomes are asked ahead for compute.
+        sampler_ms: time the sampler took to propose, per evaluation; workers go on meanwhile with what was asked ahead.
         overhead_ms: time the driver neither waited for the pool nor for the sampler, per evaluation.
         rejected_infeasible: proposals beyond the budget, not evaluated.
         ended_early: evaluations that the fitness ended on a part of the rows, the genome being below its bar.

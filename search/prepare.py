@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -222,14 +224,11 @@ def prepare(
     reporter.say(task_line(task.report()))
     identity = {"task": task.fingerprint, "backbone": backbone.fingerprint, "seed": settings.seed}
     teacher_inputs = {**identity, "options": vars(settings.teacher), "importance_rows": settings.importance_rows}
-    teacher_result = run_step(
+    teacher_result = _trained(
         folder / "teacher",
         teacher_inputs,
-        lambda target: _build_teacher(
-            target, task, backbone, rows, settings, reporter, _checkpoints(folder / "teacher")
-        ),
+        lambda target, checkpoints: _build_teacher(target, task, backbone, rows, settings, reporter, checkpoints),
     )
-    _checkpoints(folder / "teacher").path.unlink(missing_ok=True)
     teacher = CrossEncoder.from_pretrained(folder / "teacher")
     order = UnitOrder.load(str(folder / "teacher" / "order.safetensors"))
     logits = _load_logits(folder / "teacher" / "logits.safetensors", rows["train"])
@@ -242,7 +241,7 @@ def prepare(
         **({"rank_weight": settings.rank_weight} if settings.rank_weight else {}),
     }
 
-    def build_supernet(target: Path) -> dict[str, Any]:
+    def build_supernet(target: Path, checkpoints: Checkpoints) -> dict[str, Any]:
         space = SearchSpace.preset(preset, widths=backbone.widths)
         curriculum = Curriculum(
             space,
@@ -264,14 +263,13 @@ def prepare(
                 genomes=curriculum,
                 ranking=ranking,
                 progress=advance,
-                checkpoints=_checkpoints(folder / "supernet"),
+                checkpoints=checkpoints,
             )
         supernet.cpu().save_pretrained(target)
         return {"steps": report.steps, "final_loss": report.final_loss}
 
     # Budgets within a hundredth of the dense latency of each other share a supernet; the table's noise is no larger.
-    run_step(folder / "supernet", elastic_inputs, build_supernet)
-    _checkpoints(folder / "supernet").path.unlink(missing_ok=True)
+    _trained(folder / "supernet", elastic_inputs, build_supernet)
     supernet = CrossEncoder.from_pretrained(folder / "supernet")
     return Prepared(
         measured=measured,
@@ -287,9 +285,20 @@ def prepare(
     )
 
 
-def _checkpoints(step: Path) -> Checkpoints:
-    """Of the training of a step, beside its folder: what an interruption leaves, the same command goes on from."""
-    return Checkpoints(step.with_name(f".{step.name}.training.safetensors"))
+def _trained(
+    folder: Path, inputs: dict[str, Any], build: Callable[[Path, Checkpoints], dict[str, Any]]
+) -> dict[str, Any]:
+    """The result of a step that trains; what an interruption leaves of it, the same step goes on from.
+
+    The checkpoint stands beside the folder under a name of its inputs: a checkpoint knows nothing of the genomes that
+    a supernet is trained on, and must not serve one that is trained around other budgets.
+    """
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
+    checkpoints = Checkpoints(folder.with_name(f".{folder.name}-{digest}.training.safetensors"))
+    result = run_step(folder, inputs, lambda target: build(target, checkpoints))
+    for left in folder.parent.glob(f".{folder.name}-*.training.safetensors"):
+        left.unlink(missing_ok=True)
+    return result
 
 
 def _build_teacher(

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from sparsefront.latency.statistic import Statistic
+from sparsefront.models.labels import SHOWN_CLASSES
 from sparsefront.spaces import InputError
 
 if TYPE_CHECKING:
     from sparsefront.latency.table import LatencyTable
 
-SHOWN_CLASSES = 6
 PICTURES = (".png", ".svg", ".pdf", ".html")
 
 

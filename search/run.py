@@ -248,7 +248,7 @@ class Run:
     def learn_schedule(self, target_share: float, options: ScheduleOptions, *, by: By = "latency") -> LearnedSchedule:
         """A token schedule within a share of what the dense model costs; all heads and units stay.
 
-        It is kept in the run folder; a search that takes its prepared steps from there begins with it.
+        It is kept beside the supernet; a search that takes its prepared steps from there begins with it.
         """
         self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -256,7 +256,7 @@ class Run:
             if not (self.folder / RUN).exists():
                 write_json(self.folder / RUN, self.record().model_dump(mode="json"))
             prepared = self.prepare(self.measure())
-            return learn(self.folder, prepared, target_share, options, by=by, reporter=self.reporter)
+            return learn(self.shared, prepared, target_share, options, by=by, reporter=self.reporter)
 
     def supernet(self) -> CrossEncoder:
         """The trained supernet; ``InputError`` before it is."""

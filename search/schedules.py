@@ -1,4 +1,4 @@
-"""Token schedules learned for a task, kept in a run's folder: a search begins with them."""
+"""Token schedules learned for a task, kept beside the supernet: a search that uses it begins with them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LearnedSchedule:
         predicted_us: by the latency table.
         quality: of the supernet, on all validation rows.
         dense_quality: of the same supernet with all tokens.
-        tokens: mean tokens of a row that enter each layer's attention, and those that leave the last pruning step.
+        tokens: mean tokens of a row that each layer's attention sees; the last layer's are all that is left.
     """
 
     key: str
@@ -110,7 +110,7 @@ def mean_tokens(genome: Genome, rows: TokenRows) -> tuple[float, ...]:
 
 
 def schedules_in(folder: Path) -> list[LearnedSchedule]:
-    """What was learned in a run's folder, in the order of the targets' names."""
+    """What was learned beside a supernet, in the order of the targets' names."""
     return [_read(read_record(path).get("result"), path) for path in sorted((folder / SCHEDULES).glob("[!.]*"))]
 
 

@@ -88,11 +88,11 @@ def test_an_interrupted_training_goes_on(step: str, title: str, finished: Finish
     whole = load_file(copy / step / "model.safetensors")
     for name in ("supernet", step):
         shutil.rmtree(copy / name, ignore_errors=True)
-    kept = copy / f".{step}.training.safetensors"
     run = Run.reopen(copy, reporter=Listens(title, until=0.6))
     with pytest.raises(KeyboardInterrupt):
         run.prepare(run.measure())
-    assert kept.exists() and not (copy / step).exists()
+    (kept,) = copy.glob(f".{step}-*.training.safetensors")
+    assert not (copy / step).exists()
     listens = Listens(title)
     run = Run.reopen(copy, reporter=listens)
     run.prepare(run.measure())
@@ -100,6 +100,20 @@ def test_an_interrupted_training_goes_on(step: str, title: str, finished: Finish
     assert not kept.exists()
     for name, value in load_file(copy / step / "model.safetensors").items():
         np.testing.assert_allclose(value, whole[name], atol=2e-2)
+
+
+def test_a_supernet_for_another_budget_begins_anew(finished: Finished, tmp_path: Path) -> None:
+    copy, title = finished.copy(tmp_path / "copy"), "training the supernet"
+    shutil.rmtree(copy / "supernet")
+    run = Run.reopen(copy, reporter=Listens(title, until=0.6))
+    with pytest.raises(KeyboardInterrupt):
+        run.prepare(run.measure())
+    listens = Listens(title)
+    run = Run.reopen(copy, reporter=listens)
+    run.settings = run.settings.model_copy(update={"budget_share": 0.5})
+    run.prepare(run.measure())
+    assert listens.shares[0] < 0.5 < listens.shares[-1] == 1
+    assert not list(copy.glob(".supernet-*"))
 
 
 def test_nothing_is_done_twice(finished: Finished, tmp_path: Path) -> None:
