@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.search.conftest import Cli
 from tests.search.test_cli import refused
 from tests.search.tiny import write_backbone
 
+from sparsefront.search.explore import explore
 from sparsefront.spaces import Genome
 
 
@@ -63,3 +66,26 @@ def test_bad_input_is_one_line(cli: Cli, task_file: Path, deep: Path, tmp_path: 
     refused(cli(*asked, "--explain", 601), "--explain: expected a row from 1 to 600, got 601")
     refused(cli(*asked, "--rank-weight", -1), "rank_weight", "-1")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_search_of_what_was_prepared_begins_with_the_schedule(
+    cli: Cli, task_file: Path, deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "tokens"
+    made = ("--teacher-epochs", 1, "--elastic-epochs", 1, "--rank-weight", 0.5, "--backbone", deep)
+    asked = ("--target", 0.6, "--by", "multiply-adds", "--steps", 20, "--space", "joint", "--json")
+    learned = cli("tokens", task_file, *made, *asked, "--out", kept)
+    assert learned.status == 0, learned.err
+    given = list[Genome]()
+
+    def explored(*arguments: Any, designs: Sequence[Genome], **named: Any) -> Any:
+        given.extend(designs)
+        return explore(*arguments, designs=designs, **named)
+
+    monkeypatch.setattr("sparsefront.search.run.explore", explored)
+    few = ("--evaluations", 4, "--workers", 1, "--finalists", 1, "--uniform", "none", "--json")
+    out = tmp_path / "run"
+    found = cli("search", task_file, *made, "--budget-share", 0.9, "--prepared", kept, "--out", out, *few)
+    assert found.status == 0, found.err
+    assert given == [Genome.parse(learned.json["key"])]
+    assert not (out / "supernet").exists() and found.json["search"]["evaluations"] == 4
