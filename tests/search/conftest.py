@@ -88,15 +88,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory, backbone: Path, task_file
     """A finished search; read-only."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     command = search_command(task_file, backbone, folder, evaluations=12)
+    return Finished(folder, command, json.loads(completed(command, folder).stdout))
+
+
+TRIES = 3
+
+
+def completed(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A search run to its end, again where the machine was too busy."""
     for _ in range(TRIES):
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=300, check=False)
         if not was_loud(done.stderr, folder):
             break
     assert done.returncode == 0, done.stderr
-    return Finished(folder, command, json.loads(done.stdout))
-
-
-TRIES = 3
+    return done
 
 
 def was_loud(error: str, folder: Path) -> bool:
@@ -116,7 +121,9 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def run(*arguments: object) -> Outcome:
         words = [str(one) for one in arguments]
-        folder = Path(words[words.index("--out") + 1]) if words[0] in ("search", "tokens") and "--out" in words else None
+        folder = (
+            Path(words[words.index("--out") + 1]) if words[0] in ("search", "tokens") and "--out" in words else None
+        )
         for _ in range(TRIES):
             outcome = once(*words)
             if folder is None or not was_loud(outcome.err, folder):
