@@ -29,8 +29,8 @@ QUARTILE = 0.25
 """Of a point's calls: what others do on the machine only ever adds time, for seconds or minutes."""
 QUIET = 1.15
 """A pass is quiet when its models take at most this much of their usual time."""
-TOO_LOUD = 1.3
-"""Where even the quietest passes differ by more, nothing can be measured."""
+NOISE_LIMIT, NOISE_LIMIT_VARIABLE = 0.3, "SPARSEFRONT_NOISE_LIMIT"
+"""Where even the quietest passes take this share more than usual, a table is refused; the variable says otherwise."""
 TRIES = 2
 VISITS = 24
 LOADS = 2
@@ -52,6 +52,18 @@ def with_few_words(config: CrossEncoderConfig) -> CrossEncoderConfig:
         {**config.to_dict(), "vocab_size": min(config.vocab_size, _VOCABULARY)}
     )
     return few
+
+
+def noise_limit() -> float:
+    """By how much of its usual time a pass that counts may be slower; raises ``InputError`` unless it is a number."""
+    asked = os.environ.get(NOISE_LIMIT_VARIABLE, "")
+    try:
+        limit = float(asked) if asked else NOISE_LIMIT
+    except ValueError:
+        limit = math.nan
+    if not limit > 0:
+        raise InputError(f"${NOISE_LIMIT_VARIABLE}: expected a positive share such as {NOISE_LIMIT}, got {asked!r}")
+    return limit
 
 
 def physical_memory_bytes() -> int:
@@ -156,7 +168,7 @@ class Meter:
             loads: how often the models are loaded anew in the course of it; less often if they are hundreds.
 
         Raises:
-            InputError: even the quietest passes differ by more than 30 %: the machine is under load.
+            InputError: even the quietest passes differ by more than :func:`noise_limit`: the machine is under load.
         """
         loads = max(1, min(loads, MOST_LOADED // len({genome for genome, _ in points})))
         groups = self._groups(points)
@@ -211,11 +223,12 @@ class Meter:
         slowness = _slowness(made, wanted)
         counted = np.argsort(slowness)[:wanted]
         drift = float(slowness[counted[-1]] - 1)
-        if drift > TOO_LOUD - 1:
+        if drift > noise_limit():
             self._log.drop(key)
             raise InputError(
                 f"the machine is under load: in the quietest {wanted} of {len(made)} passes its models took up to "
-                f"{drift:.0%} more than usual; profile again when it is quiet"
+                f"{drift:.0%} more than usual; profile again when it is quiet, or allow more than {noise_limit():g} in "
+                f"${NOISE_LIMIT_VARIABLE}"
             )
         return np.quantile(np.concatenate([made[index] for index in counted], axis=1), QUARTILE, axis=1), drift
 

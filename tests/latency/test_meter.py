@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from sparsefront.latency.meter import LOADS, TRIES, Meter, PassLog
+from sparsefront.latency.meter import LOADS, NOISE_LIMIT_VARIABLE, TRIES, Meter, PassLog
 from sparsefront.latency.runtime import Feeds, Logits, Runtime, Session
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.spaces import Genome, InputError
@@ -90,10 +90,21 @@ def test_a_machine_that_stays_a_little_uneven_is_measured_with_its_drift(monkeyp
 
 
 def test_a_machine_under_load_is_refused_after_all_tries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(NOISE_LIMIT_VARIABLE, raising=False)
     log = tmp_path / "passes.jsonl"
     with pytest.raises(InputError, match=r"under load: in the quietest 4 of 8 passes its models took up to 100% more"):
         measure(monkeypatch, [*[1.0] * 3, *[2.0] * 20], log=log)
     assert measure(monkeypatch, [1.0], log=log)[2].passes == 4  # the loud passes are forgotten
+
+
+def test_more_noise_is_allowed_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    loud = [*[1.0] * 3, *[2.0] * 20]
+    monkeypatch.setenv(NOISE_LIMIT_VARIABLE, "1.5")
+    assert measure(monkeypatch, loud)[1] == pytest.approx(1.0)
+    for wrong in ("quiet", "-1", "nan"):
+        monkeypatch.setenv(NOISE_LIMIT_VARIABLE, wrong)
+        with pytest.raises(InputError, match=f"SPARSEFRONT_NOISE_LIMIT: expected a positive share .* got '{wrong}'"):
+            measure(monkeypatch, loud)
 
 
 def test_an_interrupted_measurement_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,8 +19,12 @@ def candidates_of(*genomes: Genome) -> list[Evaluated]:
 
 
 def test_screening_keeps_the_order_and_passes_what_is_measured_over_the_budget(prepared: Prepared) -> None:
-    candidates = candidates_of(prepared.teacher.genome, SMALL, EMPTY)
-    budget_us = 0.9 * prepared.measured.dense_us
+    dense = prepared.teacher.genome
+    serving = prepared.settings.serving()
+    reference = prepared.measured.reference_in(serving, prepared.backbone)
+    large, small = (reference.read(serving.load(prepared.backbone.config.with_genome(one))) for one in (dense, SMALL))
+    candidates = candidates_of(dense, SMALL, EMPTY)
+    budget_us = (large.value_us + small.value_us) / 2
     chosen = screen(candidates, prepared, budget_us=budget_us, wanted=2, reporter=Silent())
     assert [one.genome for one in chosen] == [SMALL, EMPTY]
     assert screen(candidates, prepared, budget_us=1e9, wanted=1, reporter=Silent()) == candidates[:1]
