@@ -12,9 +12,7 @@ from torch import Tensor
 from sparsefront.models.rows import Batch
 
 Precision = Literal["auto", "bf16", "fp32"]
-PAD_TO = 8
-"""Training batches are padded to multiples of so many tokens: oneDNN compiles and keeps a bf16 kernel per shape, three
-for every product of every layer."""
+_BF16_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,14 @@ def best_device() -> torch.device:
 def uses_bf16(device: torch.device, precision: Precision) -> bool:
     """Whether bf16 is asked for or, by ``auto``, is what the hardware multiplies fastest."""
     return precision == "bf16" or (precision == "auto" and _multiplies_bf16(device.type))
+
+
+def pad_to(device: torch.device, precision: Precision) -> int:
+    """Of how many tokens the length of a training batch is a multiple.
+
+    In bf16 of 8: oneDNN compiles and keeps a kernel per shape, three for every product of every layer. In fp32 of 1.
+    """
+    return _BF16_MULTIPLE if uses_bf16(device, precision) else 1
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

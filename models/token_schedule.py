@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsefront.models.batching import PAD_TO, Precision, autocast, best_device, to_tensors
+from sparsefront.models.batching import Precision, autocast, best_device, pad_to, to_tensors
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.gated_encoding import encode_batch
 from sparsefront.models.loss import label_loss
@@ -243,7 +243,7 @@ def _endless(rows: TokenRows, options: ScheduleOptions) -> Iterator[Batch]:
         yield from rows.batches(
             tokens_per_batch=options.tokens_per_batch,
             shuffle_seed=options.seed * 1000 + epoch,
-            pad_to_multiple_of=PAD_TO,
+            pad_to_multiple_of=pad_to(best_device(), options.precision),
         )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from sparsefront.models.batching import PAD_TO, Precision, TensorBatch, autocast, best_device, to_tensors
+from sparsefront.models.batching import Precision, TensorBatch, autocast, best_device, pad_to, to_tensors
 from sparsefront.models.checkpoint import Checkpoints, Position, identity_of, restore, save
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.gated_encoding import Gates, encode_batch
@@ -174,11 +174,12 @@ def _fit(
 ) -> tuple[Position, list[float]]:
     """Where the training ended, and the loss of every step."""
     device = next(model.parameters()).device
+    multiple = pad_to(device, options.precision)
     total = max(1, round(options.epochs * int(rows.lengths.sum())))
     identity = {}
     if checkpoints is not None:
         taught = {} if ranking is None else {"ranking": ranking.identity}
-        identity = identity_of(model, rows, target, {**vars(options), **taught})
+        identity = identity_of(model, rows, target, {**vars(options), **taught, "pad_to": multiple})
     rng = np.random.default_rng(options.seed)
     torch.manual_seed(options.seed)
     optimizer = _optimizer(model, options)
@@ -190,7 +191,7 @@ def _fit(
         passed = [share for share in checkpoints.shares if share <= at.share]
         if passed and not checkpoints.reached(passed[-1]):
             return at, losses
-    batches = _batches_from(rows, options, at)
+    batches = _batches_from(rows, options, at, multiple)
     while at.tokens < total:
         epoch, number, batch = next(batches)
         _set_rate(optimizer, options, at.tokens / total)
@@ -210,14 +211,16 @@ def _fit(
     return at, losses
 
 
-def _batches_from(rows: TokenRows, options: TrainOptions, at: Position) -> Iterator[tuple[int, int, Batch]]:
-    """Epoch, number in it and batch, from a position on, without end."""
+def _batches_from(
+    rows: TokenRows, options: TrainOptions, at: Position, multiple: int
+) -> Iterator[tuple[int, int, Batch]]:
+    """Epoch, number in it and batch, padded to a multiple, from a position on, without end."""
     epoch, done = at.epoch, at.batch
     while True:
         batches = rows.batches(
             tokens_per_batch=options.tokens_per_batch,
             shuffle_seed=options.seed * 1000 + epoch,
-            pad_to_multiple_of=PAD_TO,
+            pad_to_multiple_of=multiple,
         )
         yield from ((epoch, number, batch) for number, batch in enumerate(batches) if number >= done)
         epoch, done = epoch + 1, 0

@@ -8,7 +8,7 @@ import torch
 from tests.models.tiny import make_rows
 
 from sparsefront.models import batching
-from sparsefront.models.batching import Precision, autocast, best_device, to_tensors, uses_bf16
+from sparsefront.models.batching import Precision, autocast, best_device, pad_to, to_tensors, uses_bf16
 
 CPU = torch.device("cpu")
 
@@ -36,6 +36,7 @@ def test_best_device_is_the_gpu_when_there_is_one(monkeypatch: pytest.MonkeyPatc
 def test_precision(monkeypatch: pytest.MonkeyPatch, precision: Precision, fast: bool, expected: bool) -> None:
     monkeypatch.setattr(batching, "_multiplies_bf16", lambda kind: fast)
     assert uses_bf16(CPU, precision) is expected
+    assert pad_to(CPU, precision) == (8 if expected else 1)
     with autocast(CPU, precision):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == (torch.bfloat16 if expected else torch.float32)

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from tests.models.tiny import make_config, make_rows
 from torch import Tensor, nn
 
-from sparsefront.models.batching import PAD_TO, to_tensors
+from sparsefront.models.batching import to_tensors
 from sparsefront.models.checkpoint import Checkpoints
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.loss import label_loss
@@ -118,7 +118,7 @@ def test_a_fraction_of_an_epoch_sees_a_fraction_of_the_tokens() -> None:
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen[-1] == (round(0.5 * int(rows.lengths.sum())),) * 2
-    epoch = list(rows.batches(tokens_per_batch=64, shuffle_seed=0, pad_to_multiple_of=PAD_TO))
+    epoch = list(rows.batches(tokens_per_batch=64, shuffle_seed=0))
     assert report.steps == len(seen) < len(epoch) * 0.6
 
 
