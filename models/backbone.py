@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sparsefront.models.config import ACTIVATIONS, CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.selection import Protect
 from sparsefront.spaces import InputError, Widths
 
 _WEIGHTS = "model.safetensors"
@@ -76,6 +77,11 @@ class Backbone:
         """The same encoder for a head with a logit per class, or with one logit where there are no names."""
         return replace(self, config=self.config.with_classes(names))
 
+    def protecting(self, protect: Protect) -> Backbone:
+        """The same encoder with other tokens that pruning takes last."""
+        config: CrossEncoderConfig = type(self.config).from_dict({**self.config.to_dict(), "protect": protect})
+        return replace(self, config=config)
+
     def cross_encoder(self, *, seed: int = 0) -> CrossEncoder:
         """A dense :class:`CrossEncoder` with these weights and a fresh head."""
         with torch.random.fork_rng():
@@ -109,6 +115,8 @@ def load_backbone(name: str) -> Backbone:
         raise InputError(f"backbone {name}: {weights_file} is damaged or truncated: {error}") from error
     weights = _rename(name, tensors, config)
     tokenizer = _read_tokenizer(name, folder, config)
+    if tokenizer.sep_token_id is not None:
+        config.separator_id = tokenizer.sep_token_id
     digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
     return Backbone(name=name, config=config, weights=weights, tokenizer=tokenizer, fingerprint=digest)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from sparsefront.models.selection import PROTECTIONS, Protect
 from sparsefront.spaces import Genome, Widths
 
 ACTIVATIONS = ("gelu", "relu")
@@ -16,7 +17,8 @@ class SparseBertConfig(PretrainedConfig):  # type: ignore[misc]
     """A BERT encoder whose layers may differ in heads, FFN units and share of tokens kept.
 
     ``layer_heads``, ``layer_ffn_units`` and ``layer_keep_percent`` have one entry per layer. ``head_size`` is free:
-    a layer's attention is ``layer_heads[i] * head_size`` wide, whatever ``hidden_size`` is.
+    a layer's attention is ``layer_heads[i] * head_size`` wide, whatever ``hidden_size`` is. ``protect`` says which
+    tokens pruning takes last; separators are those of ``separator_id``.
     """
 
     model_type = "sparsefront_bert"
@@ -34,6 +36,8 @@ class SparseBertConfig(PretrainedConfig):  # type: ignore[misc]
     hidden_dropout_prob: float = 0.1
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
+    separator_id: int = 102
+    protect: Protect = "none"
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.layer_heads = list(self.layer_heads)
@@ -47,6 +51,8 @@ class SparseBertConfig(PretrainedConfig):  # type: ignore[misc]
             )
         if self.hidden_act not in ACTIVATIONS:
             raise ValueError(f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {self.hidden_act!r}")
+        if self.protect not in PROTECTIONS:
+            raise ValueError(f"protect must be one of {', '.join(PROTECTIONS)}, got {self.protect!r}")
         super().__post_init__(**kwargs)
 
     @property

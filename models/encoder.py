@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsefront.models.config import SparseBertConfig
-from sparsefront.models.selection import attention_received, leading_first, positions_of, select_tokens
+from sparsefront.models.selection import (
+    ABOVE_ATTENTION,
+    attention_received,
+    leading_first,
+    positions_of,
+    protected_tokens,
+    protecting,
+    select_tokens,
+)
 from sparsefront.spaces import Genome, LayerGene
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
@@ -163,6 +171,7 @@ class ElasticEncoder(nn.Module):
     def __init__(self, config: SparseBertConfig) -> None:
         super().__init__()
         self.genome: Genome = config.genome
+        self.config = config
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(ElasticLayer(config, gene.heads, gene.ffn_units) for gene in config.genome)
 
@@ -200,7 +209,8 @@ class ElasticEncoder(nn.Module):
         mask = attention_mask.bool()
         hidden = self.embeddings(input_ids, token_type_ids)
         needed = genome.scoring_layers(cls_only_last=cls_only)
-        ranking, positions = leading_first(mask), positions_of(mask)
+        protected, positions = self.protected(input_ids, token_type_ids), positions_of(mask)
+        ranking = protecting(leading_first(mask), protected, above=mask.shape[1])
         collected: list[Tensor | None] = []
         places: list[Tensor] = []
         for index, (layer, gene) in enumerate(zip(self.elastic_layers, genome, strict=True)):
@@ -213,15 +223,22 @@ class ElasticEncoder(nn.Module):
             if last:
                 mask = mask[:, :1]
             elif gene.keep_percent < 100:
-                ranking = ranking if scores is None else scores.detach()
+                if scores is not None:
+                    ranking = protecting(scores.detach(), protected, above=ABOVE_ATTENTION)
                 kept, survives = select_tokens(ranking, mask, gene.keep_percent)
                 hidden = hidden.gather(1, kept[..., None].expand(-1, -1, hidden.shape[-1]))
                 ranking, mask = ranking.gather(1, kept), survives
+                protected = None if protected is None else protected.gather(1, kept)
                 positions = positions.gather(1, kept).masked_fill(~survives, input_ids.shape[1])
             elif scores is not None:
-                ranking = scores.detach()
+                ranking = protecting(scores.detach(), protected, above=ABOVE_ATTENTION)
             hidden = layer.feed(hidden, gene.ffn_units, gates=gate)
         return Encoded(hidden, mask, collected, places)
+
+    def protected(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor | None:
+        """``(batch, tokens)`` bool: which tokens pruning takes last; ``None`` where all are alike."""
+        own = self.config
+        return protected_tokens(own.protect, input_ids, token_type_ids, separator_id=own.separator_id)
 
     def check(self, genome: Genome) -> Genome:
         """The genome, or ``ValueError`` when this model is too small for it."""

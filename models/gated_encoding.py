@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsefront.models.batching import TensorBatch
 from sparsefront.models.encoder import ElasticEncoder, Encoded
-from sparsefront.models.selection import leading_first, positions_of
+from sparsefront.models.selection import ABOVE_ATTENTION, leading_first, positions_of, protecting
 from sparsefront.spaces import Genome
 
 
@@ -52,7 +52,8 @@ def encode_gated(
     real = attention_mask.bool()
     hidden = encoder.embeddings(input_ids, token_type_ids)
     presence = real.float()
-    ranking, positions = leading_first(real), positions_of(real)
+    protected, positions = encoder.protected(input_ids, token_type_ids), positions_of(real)
+    ranking = protecting(leading_first(real), protected, above=real.shape[1])
     collected: list[Tensor | None] = []
     places: list[Tensor] = []
     for index, (layer, gene) in enumerate(zip(encoder.elastic_layers, genome, strict=True)):
@@ -62,7 +63,7 @@ def encode_gated(
         collected.append(scores)
         places.append(positions)
         if scores is not None:
-            ranking = scores.detach()
+            ranking = protecting(scores.detach(), protected, above=ABOVE_ATTENTION)
         if not last and gates.covers(index):
             alive = presence > 0
             presence = presence * gates.kept(index, ranking, alive)

@@ -170,6 +170,7 @@ class _CrossEncoderGraph:
         self.scoring = self._scoring_layers()
         self._survivors: dict[int, tuple[str, str]] = {}
         self._rounded: dict[str, list[str]] = {}
+        self._protected: str | None = None
 
     def build(self) -> onnx.ModelProto:
         nodes, config = self.nodes, self.config
@@ -232,7 +233,28 @@ class _CrossEncoderGraph:
             tokens.prefix(position, 0, "position"),
         ]
         self._count_survivors(length)
+        if self.pruning:
+            self._protected = self._protected_tokens()
         return self._norm(nodes.op("Sum", *terms), f"{prefix}norm", self._attention_bias(0)), tokens
+
+    def _protected_tokens(self) -> str | None:
+        """1 at tokens that pruning takes last, else 0: float (batch, length); None where all are alike."""
+        if self.config.protect == "none":
+            return None
+        nodes, first = self.nodes, self.config.protect == "first"
+        name, value = (INPUTS[2], 0) if first else (INPUTS[0], self.config.separator_id)
+        same = nodes.op("Equal", name, nodes.const(np.array(value, np.int64), "protected_id"))
+        return nodes.op("Cast", same, to=TensorProto.FLOAT)
+
+    def _protecting(self, scores: str, tokens: _Tokens, above: int) -> str:
+        """Scores with those of protected tokens lifted by ``above`` times the length; padding's stay the lowest."""
+        if self._protected is None:
+            return scores
+        nodes = self.nodes
+        length = nodes.op("Cast", tokens.length, to=TensorProto.FLOAT)
+        by = nodes.op("Mul", length, nodes.const(np.array(above, np.float32), f"above_{above}"))
+        lifted = nodes.op("Mul", self._protected, nodes.op("Cast", tokens.alive, to=TensorProto.FLOAT))
+        return nodes.op("Add", scores, nodes.op("Mul", lifted, by))
 
     def _no_tokens(self) -> _Tokens:
         return _Tokens(self.nodes, "", "", self.limit)
@@ -283,6 +305,7 @@ class _CrossEncoderGraph:
             first = np.zeros((1, self.limit), np.float32)
             first[0, 0] = 1e9
             scores = nodes.op("Add", scores, tokens.prefix(first, 1, "cls_first"))
+            scores = self._protecting(scores, tokens, 2 * heads)
         else:
             context = nodes.op("Attention", *inputs, **attributes)
         out = self._matmul(context, f"{prefix}output", self.arrays[f"{prefix}output.weight"])
@@ -322,6 +345,10 @@ class _CrossEncoderGraph:
         length, survivors = self._survivors[layer]
         place = _Tokens(nodes, length, "", self.limit).prefix(np.arange(self.limit)[None, :], 1, "places")
         alive = nodes.op("Less", place, survivors)
+        if scores is None and self._protected is not None:
+            leading = -np.arange(self.limit, dtype=np.float32)[None, :]
+            leading[0, 0] = 1e9
+            scores = self._protecting(tokens.prefix(leading, 1, "leading"), tokens, 1)
         if scores is None:
             hidden = nodes.op("Slice", hidden, nodes.ints(0), length, nodes.ints(1))
             return hidden, _Tokens(nodes, length, alive, self.limit), None
@@ -334,6 +361,8 @@ class _CrossEncoderGraph:
         hidden = nodes.op("GatherND", hidden, nodes.op("Unsqueeze", order, nodes.ints(2)), batch_dims=1)
         if self._scores_are_read_again(layer):
             scores = nodes.op("GatherElements", scores, order, axis=1)
+        if self._protected is not None:
+            self._protected = nodes.op("GatherElements", self._protected, order, axis=1)
         return hidden, _Tokens(nodes, length, alive, self.limit), scores
 
     def _scoring_layers(self) -> set[int]:

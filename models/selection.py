@@ -6,8 +6,16 @@ padding never changes a logit; and tokens are gathered, not masked.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
+
+Protect = Literal["none", "separators", "first"]
+"""Which tokens beside [CLS] outlive all others: none, the separators, or the first text, its separator included."""
+PROTECTIONS: tuple[Protect, ...] = get_args(Protect)
+ABOVE_ATTENTION = 2.0
+"""What lifts a token above all others by attention received, which is 1 at most."""
 
 
 def attention_received(probabilities: Tensor, mask: Tensor) -> Tensor:
@@ -35,6 +43,23 @@ def positions_of(mask: Tensor) -> Tensor:
     """Places ``(batch, tokens)`` of a sequence's tokens before any is pruned; at padding past the last place."""
     tokens = mask.shape[1]
     return torch.arange(tokens, device=mask.device).masked_fill(~mask, tokens)
+
+
+def protected_tokens(
+    protect: Protect, input_ids: Tensor, token_type_ids: Tensor, *, separator_id: int
+) -> Tensor | None:
+    """``(batch, tokens)`` bool, true where a token outlives all others; ``None`` where none does."""
+    if protect == "none":
+        return None
+    return input_ids == separator_id if protect == "separators" else token_type_ids == 0
+
+
+def protecting(scores: Tensor, protected: Tensor | None, *, above: float) -> Tensor:
+    """Scores ``(batch, tokens)`` with those of protected tokens lifted by ``above``, which is more than they differ by.
+
+    A schedule's counts stay: where more tokens are protected than it keeps, the best of them stay.
+    """
+    return scores if protected is None else scores + above * protected
 
 
 def ranks(scores: Tensor, present: Tensor) -> Tensor:

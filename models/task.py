@@ -142,7 +142,8 @@ class Task:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the data and of every setting that decides what is trained on and how it is scored."""
-        return _sha256({**self._row_key(), "max_length": self.spec.max_length, "metric": self.spec.metric})
+        protect = {} if self.spec.protect == "none" else {"protect": self.spec.protect}
+        return _sha256({**self._row_key(), **protect, "max_length": self.spec.max_length, "metric": self.spec.metric})
 
     def report(self) -> dict[str, Any]:
         """What the task holds, ready for JSON: rows and labels by split, and token lengths once tokenised."""

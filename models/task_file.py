@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from sparsefront.models.selection import Protect
 from sparsefront.spaces import InputError
 
 SPLITS = ("train", "valid", "test")
@@ -164,14 +165,18 @@ class SplitSpec(_Section):
 
 
 class TaskFile(_Section):
-    """A validated task file. ``data`` is taken relative to the file's folder and, when it is not there, to the current
-    one."""
+    """A validated task file.
+
+    ``data`` is taken relative to the file's folder and, when it is not there, to the current one. ``protect`` says
+    which tokens pruning takes last beside [CLS]: ``separators``, or those of the ``first`` of two texts, such as a question.
+    """
 
     data: Annotated[str, Field(min_length=1)]
     text: Annotated[list[ColumnName], BeforeValidator(_as_list), Field(min_length=1, max_length=2)]
     label: LabelSpec
     split: SplitSpec = SplitSpec()
     max_length: Annotated[int, Field(ge=4, le=512)] = 48
+    protect: Protect = "none"
     metric: Metric = Field(default_factory=lambda data: data["label"].metrics[0])
     name: Annotated[str, Field(min_length=1)] | None = None
 
@@ -179,6 +184,8 @@ class TaskFile(_Section):
     def _consistent(self) -> Self:
         if len(set(self.text)) != len(self.text):
             raise ValueError(f"the two text columns must differ, got {self.text}")
+        if self.protect == "first" and len(self.text) == 1:
+            raise ValueError(f"protect: 'first' is one of two texts, got the only text {self.text[0]!r}")
         if self.label.column in self.text:
             raise ValueError(f"the label column {self.label.column!r} is also a text column")
         if self.metric not in self.label.metrics:

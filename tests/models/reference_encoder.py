@@ -49,6 +49,7 @@ def _row(
     hidden = weights[f"{table}word.weight"][ids] + weights[f"{table}token_type.weight"][types]
     hidden = _norm(config, weights, f"{table}norm", hidden + weights[f"{table}position.weight"][: len(ids)])
     scores = -np.arange(len(ids), dtype=np.float64)
+    protected = {"none": ids < 0, "separators": ids == config.separator_id, "first": types == 0}[config.protect]
     for layer, gene in enumerate(config.genome):
         prefix = f"encoder.layers.{layer}."
         mixed = np.zeros_like(hidden)
@@ -69,13 +70,13 @@ def _row(
             scores = received
         hidden = _norm(config, weights, f"{prefix}attention_norm", hidden + mixed + weights[f"{prefix}output.bias"])
         if gene.keep_percent < 100 and layer < len(config.genome) - 1:
-            ranked = sorted(range(1, len(hidden)), key=lambda token: (-scores[token], token))
+            ranked = sorted(range(1, len(hidden)), key=lambda token: (not protected[token], -scores[token], token))
             keep = ((len(hidden) - 1) * gene.keep_percent + 99) // 100
-            if gaps is not None and 0 < keep < len(ranked):
+            if gaps is not None and 0 < keep < len(ranked) and len(set(protected[ranked[keep - 1 : keep + 1]])) == 1:
                 last, first = scores[ranked[keep - 1]], scores[ranked[keep]]
                 gaps.append(float((last - first) / max(abs(last), 1e-30)))
             chosen = [0, *sorted(ranked[:keep])]
-            hidden, scores = hidden[chosen], scores[chosen]
+            hidden, scores, protected = hidden[chosen], scores[chosen], protected[chosen]
         inner = hidden @ weights[f"{prefix}ffn_in.weight"].T + weights[f"{prefix}ffn_in.bias"]
         inner = inner * 0.5 * (1 + _erf(inner / math.sqrt(2))) if config.hidden_act == "gelu" else np.maximum(inner, 0)
         fed = inner @ weights[f"{prefix}ffn_out.weight"].T + weights[f"{prefix}ffn_out.bias"]

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
 from sparsefront.models.backbone import load_backbone
+from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.spaces import Genome, InputError, Widths
 
 WORD_TABLE = "embeddings.word_embeddings.weight"
@@ -100,6 +101,15 @@ def test_a_head_for_classes_is_made_on_the_same_encoder(checkpoint: Path) -> Non
     assert all(torch.equal(model.state_dict()[name], value) for name, value in backbone.weights.items())
     assert (own.name, own.fingerprint, own.widths) == (backbone.name, backbone.fingerprint, backbone.widths)
     assert own.with_classes(()).config.to_dict() == backbone.config.to_dict()
+
+
+def test_what_pruning_takes_last_goes_into_the_model_and_its_folder(checkpoint: Path, tmp_path: Path) -> None:
+    backbone = load_backbone(str(checkpoint))
+    assert backbone.config.separator_id == backbone.tokenizer.sep_token_id
+    model = backbone.protecting("separators").cross_encoder()
+    model.slim(model.genome).save_pretrained(tmp_path / "model")
+    assert CrossEncoder.from_pretrained(tmp_path / "model").config.protect == "separators"
+    assert backbone.protecting("none").config.to_dict() == backbone.config.to_dict()
 
 
 def test_another_seed_of_weights_is_another_fingerprint(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.encoder import Encoded
 from sparsefront.models.gated_encoding import encode_gated
+from sparsefront.models.selection import PROTECTIONS, Protect
 from sparsefront.models.token_gates import GateSample, TokenGates
 from sparsefront.spaces import Genome
 
@@ -29,10 +30,13 @@ def gated(model: CrossEncoder, feeds: dict[str, Tensor], gates: GateSample, geno
     st.lists(st.integers(1, LONGEST - 4), min_size=1, max_size=4),
     st.lists(st.integers(1, 100), min_size=LAYERS - 1, max_size=LAYERS - 1),
     st.lists(st.integers(0, 3), min_size=LAYERS, max_size=LAYERS),
+    st.sampled_from(PROTECTIONS),
     st.integers(0, 100),
 )
-def test_it_is_the_encoder_that_gathers(lengths: list[int], keeps: list[int], heads: list[int], seed: int) -> None:
-    model = make_model(SUPERNET, seed=seed)
+def test_it_is_the_encoder_that_gathers(
+    lengths: list[int], keeps: list[int], heads: list[int], protect: Protect, seed: int
+) -> None:
+    model = make_model(SUPERNET, seed=seed, protect=protect, separator_id=3)
     genome = Genome.from_columns(heads, [20, 7, 20], [*keeps, 100])
     feeds = make_feeds(lengths, seed=seed)
     slim = model.slim(genome)

@@ -19,17 +19,20 @@ from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.export_onnx import export_onnx
 from sparsefront.models.onnx_graph import INPUTS, build_graph
 from sparsefront.models.parameters import array_shapes, random_arrays
+from sparsefront.models.selection import PROTECTIONS, Protect
 from sparsefront.spaces import Genome, InputError, LayerGene
 
 Feeds = dict[str, npt.NDArray[np.int64]]
-VOCABULARY = 50
+VOCABULARY, SEPARATOR = 50, 3
 
 
-def make_config(genome: Genome, activation: str = "gelu", outputs: int = 1) -> CrossEncoderConfig:
+def make_config(
+    genome: Genome, activation: str = "gelu", outputs: int = 1, protect: Protect = "none"
+) -> CrossEncoderConfig:
     return CrossEncoderConfig(
         vocab_size=VOCABULARY, hidden_size=16, head_size=4, layer_heads=genome.column("heads"),
         layer_ffn_units=genome.column("ffn_units"), layer_keep_percent=genome.column("keep_percent"),
-        max_position_embeddings=24, hidden_act=activation, outputs=outputs,
+        max_position_embeddings=24, hidden_act=activation, outputs=outputs, protect=protect, separator_id=SEPARATOR,
     )  # fmt: skip
 
 
@@ -37,6 +40,7 @@ def make_feeds(lengths: list[int], seed: int) -> Feeds:
     rng = np.random.default_rng(seed)
     mask = (np.arange(max(lengths))[None, :] < np.array(lengths)[:, None]).astype(np.int64)
     ids = rng.integers(1, VOCABULARY, mask.shape) * mask
+    ids[(rng.random(mask.shape) < 0.2) & (mask == 1)] = SEPARATOR
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": rng.integers(0, 2, mask.shape) * mask}
 
 
@@ -58,12 +62,13 @@ genomes = st.lists(genes, min_size=1, max_size=5).map(lambda layers: Genome(tupl
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4),
     activation=st.sampled_from(["gelu", "relu"]),
     outputs=st.sampled_from([1, 2, 5]),
+    protect=st.sampled_from(PROTECTIONS),
     seed=st.integers(0, 1000),
 )
 def test_graph_equals_reference_and_torch(
-    genome: Genome, lengths: list[int], activation: str, outputs: int, seed: int
+    genome: Genome, lengths: list[int], activation: str, outputs: int, protect: Protect, seed: int
 ) -> None:
-    config = make_config(genome, activation, outputs)
+    config = make_config(genome, activation, outputs, protect)
     arrays = random_arrays(config, seed, scale=0.4)
     feeds = make_feeds(lengths, seed)
     assume(smallest_rank_gap(config, arrays, feeds) > 1e-5)
@@ -83,9 +88,10 @@ def test_graph_equals_reference_and_torch(
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
-@pytest.mark.parametrize("keep_percent", [100, 60])
-def test_padding_never_changes_a_logit(keep_percent: int, outputs: int) -> None:
-    config = make_config(Genome.uniform(3, heads=2, ffn_units=8, keep_percent=keep_percent), outputs=outputs)
+@pytest.mark.parametrize(("keep_percent", "protect"), [(100, "none"), (60, "none"), (60, "first"), (30, "separators")])
+def test_padding_never_changes_a_logit(keep_percent: int, outputs: int, protect: Protect) -> None:
+    genome = Genome.uniform(3, heads=2, ffn_units=8, keep_percent=keep_percent)
+    config = make_config(genome, outputs=outputs, protect=protect)
     model = build_graph(config, random_arrays(config, 3, scale=0.4))
     feeds = make_feeds([20, 7, 1], seed=5)
     together = run_graph(model, feeds)

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparsefront.models.selection import attention_received, leading_first, positions_of, ranks, select_tokens
+from sparsefront.models.selection import (
+    ABOVE_ATTENTION,
+    Protect,
+    attention_received,
+    leading_first,
+    positions_of,
+    protected_tokens,
+    protecting,
+    ranks,
+    select_tokens,
+)
 from sparsefront.spaces import kept_tokens
 
 
@@ -111,6 +121,24 @@ def test_ranks_are_the_order_of_selection() -> None:
     assert found[0, 1:].tolist() == [2, 0, 3, 1], "ties go to the earlier token"
     assert found[1, 1:3].tolist() == [0, 1]
     assert found[0, 0] == 4 and (found[1, [0, 3, 4]] >= 2).all(), "[CLS] and what is not there come last"
+
+
+def test_protected_tokens_outlive_the_others_as_far_as_there_is_room() -> None:
+    ids = torch.tensor([[1, 7, 8, 3, 5, 6, 3], [1, 7, 3, 0, 0, 0, 0]])
+    types = torch.tensor([[0, 0, 0, 0, 1, 1, 1], [0] * 7])
+    mask = mask_of([7, 3], 7)
+    scores = torch.tensor([[0.0, 0.1, 0.2, 0.0, 0.9, 0.8, 0.05], [0.0, 0.5, 0.1, 0.0, 0.0, 0.0, 0.0]])
+
+    def kept(protect: Protect, keep_percent: int) -> list[list[int]]:
+        protected = protected_tokens(protect, ids, types, separator_id=3)
+        lifted = protecting(scores, protected, above=ABOVE_ATTENTION)
+        positions, survives = select_tokens(lifted, mask, keep_percent)
+        return [row[alive].tolist() for row, alive in zip(positions, survives, strict=True)]
+
+    assert kept("none", 50) == [[0, 2, 4, 5], [0, 1]]
+    assert kept("separators", 50) == [[0, 3, 4, 6], [0, 2]]
+    assert kept("first", 50) == [[0, 1, 2, 3], [0, 1]]
+    assert kept("first", 30) == [[0, 1, 2], [0, 1]], "the best of them where there is no room for all"
 
 
 def test_positions_end_where_a_sequence_does() -> None:

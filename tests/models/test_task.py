@@ -266,6 +266,7 @@ def test_save_and_load_arrays(tmp_path: Path) -> None:
     [
         {"max_length": 13},
         {"metric": "average_precision"},
+        {"protect": "separators"},
         {"text": "title"},
         {"split": {**CONTENT["split"], "seed": 1}},
         {"label": {"column": "click", "kind": "soft"}},
