@@ -140,6 +140,13 @@ class Landscape:
 
     def evaluated(self, genome: Genome, *, seed: int) -> float:
         """One evaluation, with noise; the same genome and seed always give the same."""
-        digest = hashlib.sha256(f"{seed} {genome.key()}".encode()).digest()
-        rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-        return float(self.quality([genome])[0] + self.noise * rng.normal())
+        return float(self.quality([genome])[0] + self.noise * self._drawn("", genome, seed))
+
+    def rescored(self, genome: Genome, *, seed: int) -> float:
+        """On all validation rows, as candidates are: the noise falls with the square root of the rows."""
+        smaller = np.sqrt(min(1.0, self.first["rows"].iloc[0] / self.about["valid_rows"]))
+        return float(self.quality([genome])[0] + smaller * self.noise * self._drawn("all ", genome, seed))
+
+    def _drawn(self, what: str, genome: Genome, seed: int) -> float:
+        digest = hashlib.sha256(f"{what}{seed} {genome.key()}".encode()).digest()
+        return float(np.random.default_rng(int.from_bytes(digest[:8], "big")).normal())

@@ -213,7 +213,8 @@ def store(work: Path, name: str, prepared: Prepared, settings: SearchSettings, c
     about = {
         "task": prepared.task.name, "metric": prepared.task.spec.metric, "backbone": prepared.backbone.name,
         "ffn_granule": settings.ffn_granule, "keep_percents": list(settings.keep_percents), "seed": SEED,
-        "dense_us": prepared.measured.dense_us, "dense_quality": prepared.teacher_quality, **about_this_machine(),
+        "dense_us": prepared.measured.dense_us, "dense_quality": prepared.teacher_quality,
+        "valid_rows": len(prepared.rows["valid"]), **about_this_machine(),
     }  # fmt: skip
     landscape = Landscape.of(folder, about)
     scores = landscape.held_out()
