@@ -168,7 +168,8 @@ class TaskFile(_Section):
     """A validated task file.
 
     ``data`` is taken relative to the file's folder and, when it is not there, to the current one. ``protect`` says
-    which tokens pruning takes last beside [CLS]: ``separators``, or those of the ``first`` of two texts, such as a question.
+    which tokens pruning takes last beside [CLS]: ``separators``, or those of the ``first`` of two texts, such as a
+    question.
     """
 
     data: Annotated[str, Field(min_length=1)]
