@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +28,10 @@ from sparsefront.search.cli_options import (
     reporter_for,
 )
 from sparsefront.spaces import InputError
+
+if TYPE_CHECKING:
+    from sparsefront.models.task import Task
+    from sparsefront.search.run_result import RunResult
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -115,11 +120,9 @@ def search(
     """
     quiet_libraries(verbose)
     from sparsefront.latency.auto import AUTO
-    from sparsefront.models.ad_log import best_achievable_auc
     from sparsefront.models.backbone import load_backbone
     from sparsefront.models.task import Task
     from sparsefront.search.budget import check_asked
-    from sparsefront.search.report import costs_line, front_table, result_table, rounding_line
     from sparsefront.search.run import Run
     from sparsefront.search.run_file import RUN, RunFile
     from sparsefront.search.run_result import export_winners
@@ -176,11 +179,7 @@ def search(
         seed=seed,
     )
     if task is None:
-        best = best_achievable_auc(rows.frame.iloc[rows.indices("test")])
-        reporter.say(
-            "no task file given: searching on the built-in ad log; on its test rows the best achievable AUC is "
-            f"{best['text']:.3f} from the text alone and {best['full']:.3f} with everything known"
-        )
+        reporter.say(about_builtin(rows))
     run = Run(
         folder,
         task=rows,
@@ -197,16 +196,34 @@ def search(
     exports = export_winners(result, run.finish_late)
     if as_json:
         print_json({**result.values, "exports": {budget: str(export) for budget, export in exports.items()}})
-        return
+    else:
+        print_result(result, exports.values(), rows.spec.metric)
+
+
+def about_builtin(task: Task) -> str:
+    """What is searched on where no task file was given."""
+    from sparsefront.models.ad_log import best_achievable_auc
+
+    best = best_achievable_auc(task.frame.iloc[task.indices("test")])
+    return (
+        "no task file given: searching on the built-in ad log; on its test rows the best achievable AUC is "
+        f"{best['text']:.3f} from the text alone and {best['full']:.3f} with everything known"
+    )
+
+
+def print_result(result: RunResult, exports: Iterable[Path], metric: str) -> None:
+    """The front, a table per budget, what it cost, and where the exports are."""
+    from sparsefront.search.report import costs_line, front_table, result_table, rounding_line
+
     budgets_us = [row["budget_us"] for row in result.budgets]
-    out.print(front_table(result.front[:10], metric=rows.spec.metric, budgets_us=budgets_us))
+    out.print(front_table(result.front[:10], metric=metric, budgets_us=budgets_us))
     for row in result.budgets:
         out.print(result_table(result.values, row))
         rounded = rounding_line(result.values, row)
         if rounded is not None:
             out.print(rounded, highlight=False)
     out.print(costs_line(result.values), highlight=False)
-    for export in exports.values():
+    for export in exports:
         out.print(f"export: {export}   check it with: sparsefront verify {export}", highlight=False)
 
 
