@@ -33,7 +33,7 @@ from sparsefront.search.settings import SearchSettings
 from sparsefront.spaces import Genome
 
 SEED = 0
-PER_SHARE = 10
+PER_SHARE = 7
 NEAR = 0.85
 """Genomes cost at least this share of their budget, as those that a search compares do."""
 
