@@ -1,9 +1,10 @@
 """Fifty SIGKILLs at random moments over one search: what has been finished stays, and is there once.
 
-A search on a recorded landscape (SQLite study, Ray actors that take as long as real evaluations) is started again and
-again by the same command, and killed: its driver, one of its actors, or the raylet. Every evaluation that the driver
-was told of is written down by itself; at the end each must be in the study once, and the front in the result file must
-be that of the stored trials.
+One in five strikes at a random moment of the start, the others at one of the evaluations. A search on a recorded
+landscape (study file, Ray actors that take as long as real evaluations) is started again and again by the same command,
+and killed: its driver, one of its actors, or the raylet. Every evaluation that the driver was told of is written down
+by itself; at the end each must be in the study once, and the front in the result file must be that of the stored
+trials.
 
     python benchmarks/crash.py [--quick] [--work FOLDER]
 """
@@ -40,6 +41,7 @@ from sparsefront.spaces import Genome
 
 REPOSITORY = Path(__file__).parent.parent
 NAME, BUDGET_SHARE, SECONDS = "ad_log", 1 / 6, 0.4
+STARTING_SHARE = 0.2
 TOLD, STUDY, RESULT = "told.txt", "study.db", "result.json"
 VICTIMS = ("driver", "driver", "driver", "actor", "raylet")
 
@@ -70,6 +72,17 @@ def drive(work: Path, evaluations: int) -> None:
             on_result=lambda one: print(one.genome.key(), time.time(), file=told, flush=True),
         )  # fmt: skip
     write_json(work / RESULT, {"front": [[one.genome.key(), one.quality] for one in front_of(study)]})
+
+
+def wait_for_a_moment(driver: subprocess.Popen[bytes], told: Path, rng: random.Random) -> None:
+    """Until a random moment of the start, or of the evaluations after it."""
+    known = told.stat().st_size if told.exists() else 0
+    if rng.random() < STARTING_SHARE:
+        time.sleep(rng.uniform(0.5, 10.0))
+        return
+    while driver.poll() is None and (told.stat().st_size if told.exists() else 0) == known:
+        time.sleep(0.1)
+    time.sleep(rng.uniform(0.0, 6.0))
 
 
 def kill_one(driver: psutil.Process, rng: random.Random) -> str:
@@ -121,7 +134,7 @@ def main() -> None:
                 driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
             starts += 1
         if len(killed) < kills:
-            time.sleep(rng.uniform(0.5, 20.0))
+            wait_for_a_moment(driver, work / TOLD, rng)
             if driver.poll() is None:
                 with suppress(psutil.Error):  # it ended by itself just now
                     killed.append((kill_one(psutil.Process(driver.pid), rng), time.time() - started))

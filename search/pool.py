@@ -35,6 +35,8 @@ class FitnessWithBar(Protocol):
 
 _RELEASE_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0
+_STARTS = 4
+"""Times that actors are started before one that is killed every time is an error."""
 
 
 class Finished(NamedTuple):
@@ -186,7 +188,7 @@ class RayPool:
             self._build = build
             self._payload = ray.put(payload)
             self._actors = [self._start_actor() for _ in range(workers)]
-            ray.get([actor.ready.remote() for actor in self._actors])
+            self._await_start()
         except BaseException as error:
             self.shutdown()
             if missing := missing_module(error):
@@ -255,6 +257,23 @@ class RayPool:
             return None
         self._actors.append(self._start_actor())
         return self._actors[-1]
+
+    def _await_start(self) -> None:
+        """Wait until every actor has its fitness; one that is killed (not one that fails) starts again."""
+        for left in reversed(range(_STARTS)):
+            ready = [(actor, actor.ready.remote()) for actor in self._actors]
+            dead = []
+            for actor, started in ready:
+                try:
+                    ray.get(started)
+                except ray.exceptions.RayActorError as error:
+                    if error.actor_init_failed or not left:
+                        raise
+                    dead.append(actor)
+            if not dead:
+                return
+            for actor in dead:
+                self._replacement(actor)
 
     def _start_actor(self) -> Any:
         remote = ray.remote(_Worker).options(num_cpus=self._cpus_per_worker)

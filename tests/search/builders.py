@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,3 +51,13 @@ def build_dying(payload: tuple[Landscape, str]) -> Callable[[Genome], dict[str, 
 def build_importing(module: str) -> Callable[[Genome], dict[str, float]]:
     importlib.import_module(module)
     return build_counting({"base": 0.0})
+
+
+def build_killed_once(marks: str) -> Callable[[Genome], dict[str, float]]:
+    """The first actor that gets here is killed, as by a machine that is out of memory."""
+    try:
+        Path(marks, "killed").mkdir()
+    except FileExistsError:
+        return build_counting({"base": 0.0})
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("killed, and yet here")

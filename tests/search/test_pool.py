@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from tests.search.builders import build_counting, build_dying, build_importing, build_with_bar
+from tests.search.builders import build_counting, build_dying, build_importing, build_killed_once, build_with_bar
 from tests.search.landscape import Landscape
 
 from sparsefront.search.loop import search_loop
@@ -163,6 +163,13 @@ def test_more_cpus_than_are_free_fails_with_a_line(monkeypatch: pytest.MonkeyPat
 def test_a_failing_build_is_raised_at_the_start() -> None:
     with pytest.raises(ray.exceptions.RayError, match="TypeError"):
         RayPool(build_dying, 5, workers=1)
+
+
+def test_an_actor_that_is_killed_while_it_starts_is_started_again(tmp_path: Path) -> None:
+    with RayPool(build_killed_once, str(tmp_path), workers=2) as pool:
+        assert len(set(pool.pids)) == pool.size == 2
+        pool.submit(GENOMES[0])
+        assert isinstance(pool.next_done().outcome, dict)
 
 
 def test_a_killed_actor_is_replaced_and_its_genome_reported() -> None:
