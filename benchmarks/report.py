@@ -185,7 +185,8 @@ def crash(result: dict[str, Any]) -> str:
     """What is left of a search that was killed again and again."""
     (row,) = result["rows"]
     kills = ", ".join(
-        f"{count} of {'its ' if name == 'driver' else 'a '}{name}" for name, count in row["kills"].items()
+        f"{count} of {dict(driver='its driver', actor='an actor').get(name, f'a {name}')}"
+        for name, count in row["kills"].items()
     )
     lines = [
         f"**Killed again and again**: one search of {row['wanted']} evaluations with {sum(row['kills'].values())} "
@@ -323,7 +324,8 @@ def missed_briefly(result: dict[str, Any]) -> list[str]:
     """How many targets do not hold, and which."""
     wrong = [target for target in result["targets"] if not target["holds"]]
     if not wrong:
-        return [f"All {len(result['targets'])} targets hold.", ""]
+        count = len(result["targets"])
+        return ["The target holds." if count == 1 else f"All {count} targets hold.", ""]
     if len(wrong) > MOST_TOLD:
         return [f"Missed {len(wrong)} of {len(result['targets'])} targets; each is in the JSON with its number.", ""]
     each = "; ".join(f"{one['name']} {one['measured']:.3g} (target {one['op']} {one['target']:g})" for one in wrong)
