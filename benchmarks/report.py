@@ -184,10 +184,8 @@ def main_job(result: dict[str, Any]) -> str:
 def crash(result: dict[str, Any]) -> str:
     """What is left of a search that was killed again and again."""
     (row,) = result["rows"]
-    kills = ", ".join(
-        f"{count} of {dict(driver='its driver', actor='an actor').get(name, f'a {name}')}"
-        for name, count in row["kills"].items()
-    )
+    victims = {"driver": "its driver", "actor": "an actor", "raylet": "a raylet"}
+    kills = ", ".join(f"{count} of {victims[name]}" for name, count in row["kills"].items())
     lines = [
         f"**Killed again and again**: one search of {row['wanted']} evaluations with {sum(row['kills'].values())} "
         f"SIGKILLs at random moments ({kills}), started {row['starts']} times by the same command, "
