@@ -14,9 +14,6 @@ from sparsefront.models.gated_encoding import Gates, encode_batch
 from sparsefront.models.rows import TokenRows
 from sparsefront.spaces import Genome
 
-SCORED_TOKENS = 1024
-"""Padded tokens in one batch: more of them leave the caches, and put rows of more different lengths together."""
-
 
 def score_rows(
     model: CrossEncoder,
@@ -24,7 +21,7 @@ def score_rows(
     *,
     genome: Genome | None = None,
     gates: Gates | None = None,
-    tokens_per_batch: int = SCORED_TOKENS,
+    tokens_per_batch: int = 4096,
     precision: Precision = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
@@ -51,9 +48,7 @@ def no_logits(model: CrossEncoder, rows: TokenRows) -> NDArray[np.float32]:
     return np.empty(len(rows) if outputs == 1 else (len(rows), outputs), np.float32)
 
 
-def scoring_batches(
-    rows: TokenRows, device: torch.device, *, tokens_per_batch: int = SCORED_TOKENS
-) -> Iterator[TensorBatch]:
+def scoring_batches(rows: TokenRows, device: torch.device, *, tokens_per_batch: int = 4096) -> Iterator[TensorBatch]:
     """Every row once, rows of similar length together; keep the batches where the same rows are scored many times."""
     for batch in rows.batches(tokens_per_batch=tokens_per_batch, shuffle_seed=None):
         yield to_tensors(batch, device)
