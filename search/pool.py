@@ -35,6 +35,8 @@ class FitnessWithBar(Protocol):
 
 _RELEASE_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0
+_LOOK_SECONDS = 5.0
+"""Between looks at whether every actor still has a machine, while none is done."""
 _STARTS = 4
 """Times that actors are started before one that is killed every time is an error."""
 
@@ -186,6 +188,7 @@ class RayPool:
             workers = workers or max(1, int(cpus_in(ray.cluster_resources) / cpus))
             _require_free(workers, cpus)
             self._build = build
+            self._starting: list[tuple[Any, Any]] = []  # replacements, and what says that they are ready
             self._payload = ray.put(payload)
             self._actors = [self._start_actor() for _ in range(workers)]
             self._await_start()
@@ -225,7 +228,8 @@ class RayPool:
     def next_done(self) -> Finished:
         if not self._running:
             raise ValueError("no evaluation is under way")
-        done, _ = ray.wait(list(self._running), num_returns=1)
+        while not (done := ray.wait(list(self._running), num_returns=1, timeout=_LOOK_SECONDS)[0]):
+            self._end_homeless()
         actor, genome, start = self._running.pop(done[0])
         try:
             outcome, seconds = ray.get(done[0])
@@ -256,7 +260,17 @@ class RayPool:
                 raise RunFailed("the cluster has no CPU left for a worker; the same command goes on when it has")
             return None
         self._actors.append(self._start_actor())
+        self._starting.append((self._actors[-1], self._actors[-1].ready.remote()))
         return self._actors[-1]
+
+    def _end_homeless(self) -> None:
+        """End replacements that nothing is left for: the cluster counts the CPUs of a machine for a while after its
+        end, and Ray lets an actor that was started meanwhile wait for ever. Their genomes are then returned as failed.
+        """
+        self._starting = [one for one in self._starting if not ray.wait([one[1]], timeout=0)[0]]
+        beyond = len(self._actors) - int(cpus_in(ray.cluster_resources) / self._cpus_per_worker)
+        for actor, _ in self._starting[: max(0, beyond)]:
+            ray.kill(actor)
 
     def _await_start(self) -> None:
         """Wait until every actor has its fitness; one that is killed (not one that fails) starts again."""
