@@ -142,10 +142,11 @@ class Landscape:
         """One evaluation, with noise; the same genome and seed always give the same."""
         return float(self.quality([genome])[0] + self.noise * self._drawn("", genome, seed))
 
-    def rescored(self, genome: Genome, *, seed: int) -> float:
-        """On all validation rows, as candidates are: the noise falls with the square root of the rows."""
+    def rescored(self, genomes: Sequence[Genome], *, seed: int) -> Floats:
+        """(genomes,) on all validation rows, as candidates are: the noise falls with the square root of the rows."""
         smaller = np.sqrt(min(1.0, self.first["rows"].iloc[0] / self.about["valid_rows"]))
-        return float(self.quality([genome])[0] + smaller * self.noise * self._drawn("all ", genome, seed))
+        noise = np.array([self._drawn("all ", genome, seed) for genome in genomes])
+        return self.quality(genomes) + smaller * self.noise * noise
 
     def _drawn(self, what: str, genome: Genome, seed: int) -> float:
         digest = hashlib.sha256(f"{what}{seed} {genome.key()}".encode()).digest()

@@ -3,16 +3,21 @@
 Every method starts from the same seeds, runs in the same loop (what is predicted over the budget is never evaluated,
 and nothing twice), and sees evaluations with the measured noise. What counts is the noise-free quality of the genome
 that it would choose, which is the best of a few that are scored again on all validation rows, as a run does, and the
-hypervolume of the front that it would show. The ablations stop at 250 evaluations, where they are compared. A finished
-search is kept in the work folder.
+hypervolume of the front that it would show. The ablations stop at 250 evaluations, where they are compared.
 
-    python benchmarks/samplers.py [--quick] [--report] [--work FOLDER] [--landscapes NAME ...] [--methods NAME ...]
+A finished search is kept in the work folder, and with the report in results/samplers.parquet, so that another machine
+goes on where this one has stopped; one that other code or another landscape has made is made again.
+
+    python benchmarks/samplers.py [--quick] [--report] [--work FOLDER] [--processes COUNT] [--seeds COUNT]
+        [--landscapes NAME ...] [--methods NAME ...]
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -25,9 +30,10 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import torch
 from common import RESULTS, Target, write_result
-from landscape import Landscape
+from landscape import LANDSCAPES, Landscape
 from optuna.samplers import BaseSampler
 from rivals import LocalSearch, ParetoEvolution, RegularisedEvolution, optuna_sampler, uniform_space
 from threadpoolctl import threadpool_limits
@@ -84,6 +90,12 @@ LEARNED = (
 """Pairs that differ in nothing but whether the mutator learns."""
 METHODS = (*OURS, *RIVALS, *OPTUNA)
 Cell = tuple[str, str, str, int]
+HERE, SEARCH = Path(__file__).parent, REPOSITORY / "search"
+COMMON_CODE = (HERE / "landscape.py", SEARCH / "feasible.py", SEARCH / "seeds.py", SEARCH / "curves.py")
+RIVALS_CODE = (HERE / "rivals.py", SEARCH / "baselines.py")
+OUR_CODE = tuple(
+    SEARCH / f"{name}.py" for name in ("axes", "critic", "front", "judge", "mutator", "policy", "reward", "sampler")
+)
 
 
 @functools.cache
@@ -137,7 +149,7 @@ def searched(cell: Cell, evaluations: int) -> dict[str, Any]:
     found = sorted(evaluated_of(study), key=lambda one: one.number)
     seen, us = np.array([one.quality for one in found]), np.array([one.latency_us for one in found])
     true = landscape.quality([one.genome for one in found])
-    again = np.array([landscape.rescored(one.genome, seed=seed) for one in found])
+    again = landscape.rescored([one.genome for one in found], seed=seed)
     box = (landscape.about["dense_quality"] - QUALITY_REF) * budget_us
     best, volume = [], []
     for count in range(EVERY, evaluations + 1, EVERY):
@@ -149,7 +161,7 @@ def searched(cell: Cell, evaluations: int) -> dict[str, Any]:
     return {
         "landscape": name, "space": preset, "method": method, "seed": seed, "evaluations": len(found),
         "best": best, "hypervolume": volume, "winner": found[few[int(np.argmax(again[few]))]].genome.key(),
-        "duplicates_avoided": report.duplicates_avoided,
+        "made_by": made_by(name, method in OURS), "duplicates_avoided": report.duplicates_avoided,
         "rejected_infeasible": report.rejected_infeasible,
     }  # fmt: skip
 
@@ -158,6 +170,29 @@ def evaluations_of(method: str, evaluations: int) -> int:
     """An ablation is compared in the middle of a search, and stops there."""
     ablated = method in OURS and method != "ours"
     return min(evaluations, ABLATED_EVALUATIONS) if ablated else evaluations
+
+
+@functools.cache
+def made_by(landscape: str, ours: bool) -> str:
+    """Digest of the landscape and of the code that a search on it depends on, comments and layout aside."""
+    digest = hashlib.sha256()
+    for path in sorted(one for one in (LANDSCAPES / landscape).rglob("*") if one.is_file()):
+        digest.update(path.read_bytes())
+    for path in (*COMMON_CODE, *(OUR_CODE if ours else RIVALS_CODE)):
+        digest.update(ast.dump(ast.parse(path.read_text(encoding="utf-8"))).encode())
+    return digest.hexdigest()[:16]
+
+
+def kept(path: Path, files: dict[Cell, Path]) -> dict[Cell, dict[str, Any]]:
+    """Finished searches of the stored report and of the work folder, as far as they are of today's code."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files.values() if file.exists()]
+    if path.exists():
+        found = [*pd.read_parquet(path).to_dict("records"), *found]
+    return {
+        (one["landscape"], one["space"], one["method"], one["seed"]): one
+        for one in found
+        if one["made_by"] == made_by(one["landscape"], one["method"] in OURS)
+    }
 
 
 def rows_of(cells: list[dict[str, Any]], at: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -242,6 +277,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two seeds, 100 evaluations")
     parser.add_argument("--report", action="store_true", help="search nothing new, report what is there")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-samplers")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--landscapes", nargs="+", default=["home_depot", "ad_log"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=20)
@@ -257,15 +293,18 @@ def main() -> None:
         cell: work / f"{'-'.join(map(str, cell))}.json".replace(" ", "_").replace(",", "").replace("'", "")
         for cell in wanted
     }
-    missing = [] if arguments.report else [cell for cell in wanted if not files[cell].exists()]
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    store = RESULTS / f"samplers{'.quick' if quick else ''}.parquet"
+    known = kept(store, files)
+    missing = [] if arguments.report else [cell for cell in wanted if cell not in known]
+    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(searched, cell, evaluations_of(cell[2], evaluations)): cell for cell in missing}
         for number, done in enumerate(as_completed(running), 1):
             files[running[done]].write_text(json.dumps(done.result()), encoding="utf-8")
             print(f"{number} of {len(missing)}: {running[done]}", flush=True)
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in files.values() if path.exists()]
+    cells = list(kept(store, files).values())
+    pd.DataFrame(cells).to_parquet(store, index=False)
     rows = rows_of(cells, at)
-    write_result("samplers", rows, list(targets_of(rows, at)), list(seeds), quick)
+    write_result("samplers", rows, list(targets_of(rows, at)), sorted({one["seed"] for one in cells}), quick)
     picture(cells, RESULTS / f"samplers{'.quick' if quick else ''}.png")
 
 
