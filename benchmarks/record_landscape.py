@@ -73,6 +73,10 @@ class Recorder:
     def size(self) -> int:
         return self._pool.size
 
+    @property
+    def capacity(self) -> int:
+        return self._pool.capacity
+
     def submit(self, genome: Genome, bar: float | None = None) -> None:
         if genome.key() in self.known:
             self._ready.append(genome)
@@ -102,7 +106,7 @@ class Recorder:
         waiting = [genome for genome in dict.fromkeys(genomes) if genome.key() not in self.known]
         under_way = 0
         for genome in waiting:
-            if under_way == self.size:
+            if under_way == self.capacity:
                 self.next_done()
                 under_way -= 1
             self.submit(genome)

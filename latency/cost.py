@@ -62,7 +62,7 @@ def component_costs(blocks: Blocks, columns: GenomeColumns, length_tokens: int |
     mixing = _last_with_heads(heads)
     costs[:, order["call"]] = np.where(mixing < 0, blocks.cls_only, blocks.call[length_tokens])
     length = np.broadcast_to(np.asarray(length_tokens, np.int64), genomes)
-    scored_cost = np.full(genomes, np.nan)  # of the latest attention, until a pruning step has paid for it
+    scored_cost = np.zeros(genomes)  # of the latest attention, until a pruning step has paid for it
     scored = np.zeros(genomes, bool)
     for layer in range(layers):
         full, last = layer < mixing, layer == mixing
@@ -74,8 +74,7 @@ def component_costs(blocks: Blocks, columns: GenomeColumns, length_tokens: int |
         scored_cost = np.where(fresh, blocks.scoring[here, length], scored_cost)
         prunes = full & (keeps[:, layer] < 100)
         pays = prunes & scored
-        selection = blocks.selection[length] + np.nan_to_num(scored_cost)
-        costs[:, order["selection"]] += np.where(pays, selection, 0)
+        costs[:, order["selection"]] += np.where(pays, blocks.selection[length] + scored_cost, 0)
         scored_cost = np.where(pays, 0.0, scored_cost)
         norms = blocks.norms[length] / 2
         length = np.where(prunes, 1 + ((length - 1) * keeps[:, layer] + 99) // 100, length)

@@ -64,13 +64,21 @@ class Axes:
             for layer, field in grouped
         ]
         self._fixed = np.array([[getattr(gene, field) for field in FIELDS] for gene in space.smallest])
+        self._at = np.full((len(grouped), int(self.values.max(initial=0)) + 1), -1)  # value -> grid index
+        for axis, size in enumerate(self.sizes):
+            self._at[axis, self.values[axis, :size]] = np.arange(size)
+        self._one_layer = np.array([layers[0] for layers in self._layers], dtype=np.int64)
         self.axis = np.repeat(np.arange(len(grouped)), self.sizes)
         self.index = np.concatenate([np.arange(size) for size in self.sizes] or [np.zeros(0)]).astype(np.int64)
 
     def indices(self, genome: Genome) -> Indices:
-        """(axes,) grid indices of a genome."""
-        params = self.space.to_params(genome)
-        return np.array([params[name] for name in self.names], dtype=np.int64)
+        """(axes,) grid indices of a genome. Raises ``ValueError`` for a value that the space does not offer."""
+        values = Genomes.of([genome]).columns[0, self._one_layer, self.field]
+        known = (values >= 0) & (values < self._at.shape[1])
+        indices = self._at[np.arange(len(self.names)), np.where(known, values, 0)]
+        if not known.all() or (indices < 0).any():
+            self.space.to_params(genome)  # says which
+        return np.asarray(indices, np.int64)
 
     def genome(self, indices: Indices) -> Genome:
         """Genome of (axes,) grid indices."""

@@ -24,6 +24,8 @@ from sparsefront.spaces.genomes import Genomes
 Floats = NDArray[np.float64]
 
 _MOST_POINTS = 500
+_FITTED_POINTS = 200
+"""Hyperparameters are those of so many points at most, since a step of the fit costs the cube of their number."""
 _MOST_STEPS = 40
 _MORE_STEPS = 12
 """Of a fit that starts from the hyperparameters of an earlier one."""
@@ -32,7 +34,6 @@ _NOISE = 0.01
 """Variance of the noise to start with, as a share of that of the qualities."""
 _PRIOR = 2.0
 """Standard deviation of the logarithms of hyperparameters, before anything is known."""
-_ROOT3 = math.sqrt(3)
 
 
 def genome_features(
@@ -82,11 +83,13 @@ class Critic:
             begin, steps = np.append(np.zeros(points.shape[1] + 1), np.log(_NOISE)), _MOST_STEPS
         else:
             begin, steps = start._logarithms, _MORE_STEPS
-        found = minimize(_loss, begin, (points, targets), method="L-BFGS-B", jac=True, options={"maxiter": steps})
+        few = np.linspace(0, len(points) - 1, min(len(points), _FITTED_POINTS)).astype(np.int64)
+        known = points[few], targets[few]
+        found = minimize(_loss, begin, known, method="L-BFGS-B", jac=True, options={"maxiter": steps})
         self._logarithms: Floats = np.asarray(found.x, np.float64)
         self._weights = np.exp(self._logarithms[:-2])
         self._signal, self._noise = (float(one) for one in np.exp(self._logarithms[-2:]))
-        kernel = self._signal * _matern(_distance(points, points, self._weights))
+        kernel = self._signal * _matern(points, points, self._weights)
         kernel[np.diag_indices_from(kernel)] += self._noise
         self._count = len(points)
         self._points = np.zeros((0, points.shape[1]))
@@ -105,7 +108,7 @@ class Critic:
         count, point = self._count, np.sqrt(features[None])
         if count == len(self._points):
             self._grow(count + _ROOM)
-        cross = self._signal * _matern(_distance(point, self._points[:count], self._weights))[0]
+        cross = self._signal * _matern(point, self._points[:count], self._weights)[0]
         row = solve_triangular(self._known_factor, cross, lower=True, check_finite=False)
         corner = math.sqrt(max(self._signal + self._noise - float(row @ row), 1e-12))
         target = (max(quality, self._low) - self._mean) / self._scale
@@ -116,7 +119,7 @@ class Critic:
 
     def predict(self, features: Floats) -> tuple[Floats, Floats]:
         """(points,) mean and standard deviation of the noise-free quality."""
-        cross = self._signal * _matern(_distance(np.sqrt(features), self._known_points, self._weights))
+        cross = self._signal * _matern(np.sqrt(features), self._known_points, self._weights)
         solved = solve_triangular(self._known_factor, cross.T, lower=True, check_finite=False)
         variance = np.maximum(self._signal - (solved**2).sum(axis=0), 1e-12)
         mean = solved.T @ self._whitened[: self._count]
@@ -129,10 +132,10 @@ class Critic:
         """
         known = self._known_factor, self._whitened[: self._count]
         pulls = self._signal * solve_triangular(*known, lower=True, trans="T", check_finite=False)
-        distance = _distance(
-            *(one.astype(np.float32) for one in (np.sqrt(features), self._known_points, self._weights))
+        points, known_points, weights = (
+            one.astype(np.float32) for one in (np.sqrt(features), self._known_points, self._weights)
         )
-        return np.asarray(_matern(distance) @ pulls.astype(np.float32), np.float64)
+        return np.asarray(_matern(points, known_points, weights) @ pulls.astype(np.float32), np.float64)
 
     @property
     def _known_points(self) -> Floats:
@@ -159,9 +162,8 @@ def _loss(logarithms: Floats, points: Floats, targets: Floats) -> tuple[float, F
     normal prior around the start keeps what the points do not tell.
     """
     weights, (signal, noise) = np.exp(logarithms[:-2]), np.exp(logarithms[-2:])
-    distance = _distance(points, points, weights)
-    decay = np.exp(-_ROOT3 * distance)
-    shape = (1 + _ROOT3 * distance) * decay
+    decay, scaled = _decay(points, points, weights)
+    shape = (1 + scaled) * decay
     kernel = signal * shape
     kernel[np.diag_indices_from(kernel)] += noise + 1e-8
     factor, failed = dpotrf(kernel, lower=1)
@@ -180,16 +182,28 @@ def _loss(logarithms: Floats, points: Floats, targets: Floats) -> tuple[float, F
     return loss, gradient + away / _PRIOR**2
 
 
-def _distance(left: Any, right: Any, weights: Any) -> Any:
-    """(left, right) distances with squared differences weighted per feature, in the precision of what is given."""
-    a, b = left * np.sqrt(weights), right * np.sqrt(weights)
-    square = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
-    return np.sqrt(np.maximum(square, 0))
+def _decay(left: Any, right: Any, weights: Any) -> tuple[Any, Any]:
+    """exp(-s) and s (left, right), s being root 3 times the distance, with squared differences weighted per feature.
+
+    In the precision of what is given. All that is large is made once and changed in place: asking for memory would take
+    longer than the arithmetic.
+    """
+    a, b = left * np.sqrt(3 * weights), right * np.sqrt(3 * weights)
+    scaled = a @ (-2 * b.T)
+    scaled += (a**2).sum(1)[:, None]
+    scaled += (b**2).sum(1)
+    np.maximum(scaled, 0, out=scaled)
+    np.sqrt(scaled, out=scaled)
+    decay = np.negative(scaled)
+    return np.exp(decay, out=decay), scaled
 
 
-def _matern(distance: Any) -> Any:
-    scaled = _ROOT3 * distance
-    return (1 + scaled) * np.exp(-scaled)
+def _matern(left: Any, right: Any, weights: Any) -> Any:
+    """(left, right) kernel of variance 1."""
+    decay, scaled = _decay(left, right, weights)
+    scaled += 1
+    scaled *= decay
+    return scaled
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: Floats) -> Floats:

@@ -153,7 +153,7 @@ def largest_only(genomes: Sequence[Genome]) -> tuple[Genome, ...]:
 
 def ahead_of(pool: EvaluationPool) -> int:
     """Genomes to ask before there is room for them: no worker waits, and the sampler's thinking serves several."""
-    return max(1, pool.size // 8)
+    return max(1, pool.size // 4)
 
 
 def _loop(

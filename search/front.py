@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self, overload
 
 import moocore
 import numpy as np
@@ -29,6 +32,59 @@ class Evaluated:
     quality: float
     latency_us: float
     number: int
+
+
+class Archive(Sequence[Evaluated]):
+    """Evaluations that stay as they are, their values as arrays beside them.
+
+    Args:
+        evaluated: in any order, which is kept.
+        quality: (evaluations,) theirs, where it is at hand as an array.
+        latency_us: (evaluations,) likewise.
+    """
+
+    def __init__(
+        self,
+        evaluated: Sequence[Evaluated],
+        quality: NDArray[np.float64] | None = None,
+        latency_us: NDArray[np.float64] | None = None,
+    ) -> None:
+        self._evaluated = evaluated
+        self.quality = np.array([one.quality for one in evaluated], np.float64) if quality is None else quality
+        if latency_us is None:
+            latency_us = np.array([one.latency_us for one in evaluated], np.float64)
+        self.latency_us = latency_us
+
+    @classmethod
+    def of(cls, evaluated: Sequence[Evaluated]) -> Self:
+        """Of any evaluations; itself when it is one."""
+        return evaluated if isinstance(evaluated, cls) else cls(evaluated)
+
+    def __len__(self) -> int:
+        return len(self._evaluated)
+
+    @overload
+    def __getitem__(self, at: int) -> Evaluated: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Evaluated]: ...
+    def __getitem__(self, at: int | slice) -> Evaluated | Sequence[Evaluated]:
+        return self._evaluated[at]
+
+    def within(self, limit_us: float) -> Archive:
+        """Those of at most this latency."""
+        return self._chosen(self.latency_us <= limit_us)
+
+    @functools.cached_property
+    def front(self) -> Archive:
+        """The non-dominated ones, the cheapest first."""
+        front = self._chosen(nondominated(self.quality, self.latency_us))
+        order = np.argsort(front.latency_us, kind="stable")
+        return Archive([front[at] for at in order.tolist()], front.quality[order], front.latency_us[order])
+
+    def _chosen(self, mask: NDArray[np.bool_]) -> Archive:
+        if mask.all():
+            return self
+        return Archive(list(itertools.compress(self._evaluated, mask)), self.quality[mask], self.latency_us[mask])
 
 
 def nondominated(quality: ArrayLike, latency_us: ArrayLike) -> NDArray[np.bool_]:
@@ -82,9 +138,7 @@ def evaluated_of(study: optuna.Study) -> tuple[Evaluated, ...]:
 
 def front(evaluated: Sequence[Evaluated]) -> tuple[Evaluated, ...]:
     """The non-dominated ones, the cheapest first."""
-    mask = nondominated([one.quality for one in evaluated], [one.latency_us for one in evaluated])
-    kept = [one for one, keep in zip(evaluated, mask, strict=True) if keep]
-    return tuple(sorted(kept, key=lambda one: one.latency_us))
+    return tuple(Archive.of(evaluated).front)
 
 
 def front_of(study: optuna.Study) -> tuple[Evaluated, ...]:

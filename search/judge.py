@@ -15,7 +15,7 @@ from sparsefront.search.critic import (
     genome_features,
 )
 from sparsefront.search.curves import ImportanceCurves
-from sparsefront.search.front import Evaluated, front
+from sparsefront.search.front import Archive, Evaluated
 from sparsefront.spaces import Genome, SearchSpace
 
 FIRST_FIT = 20
@@ -62,13 +62,10 @@ class Judge:
     ) -> Floats:
         """(genomes,) expected improvement of the best within the budget, or of the front."""
         mean, deviation = self.critic(archive).predict(self._features(genomes))
-        inside = [one for one in archive if one.latency_us <= aim.budget_us]
+        inside = Archive.of(archive).within(aim.budget_us)
         if aim.focused:
-            best = max(one.quality for one in inside)
-            return expected_improvement(mean, deviation, np.full(len(mean), best))
-        points = front(inside)
-        known = np.array([one.quality for one in points]), np.array([one.latency_us for one in points])
-        floor = min(one.quality for one in inside)
+            return expected_improvement(mean, deviation, np.full(len(mean), inside.quality.max()))
+        known, floor = (inside.front.quality, inside.front.latency_us), float(inside.quality.min())
         return expected_hypervolume(mean, deviation, latency_us, front=known, floor=floor, limit_us=aim.budget_us)
 
     def standing(self, genomes: Sequence[Genome], archive: Sequence[Evaluated]) -> Floats:

@@ -34,6 +34,8 @@ from sparsefront.spaces import Genome, InputError, RunFailed, SearchSpace
 
 MOST_ATTEMPTS = 3
 MOST_REJECTIONS = 30
+MOST_ASKED = 8
+"""Genomes asked together: while a sampler thinks, no worker that ends is given another."""
 FEW_FAILURES = 3
 """So many genomes must have failed before their share counts."""
 
@@ -114,8 +116,8 @@ def search_loop(
 ) -> LoopReport:
     """Evaluate until the study holds ``evaluations`` complete trials or nothing within the budget is left.
 
-    ``pool.size`` genomes are kept in flight; each result is told, and thereby stored, before another genome is asked.
-    The study may have any sampler; one that :class:`ProposesGenomes` is asked for several at a time.
+    ``pool.capacity`` genomes are kept in flight; each result is told, and thereby stored, before another genome is
+    asked. The study may have any sampler; one that :class:`ProposesGenomes` is asked for several at a time.
 
     A proposal beyond the budget is told PRUNED with the attribute ``reason`` and the constraint ``over_budget``, which
     Optuna's TPE learns from; a duplicate PRUNED with ``duplicate_of`` (its number). Neither is evaluated or counted.
@@ -276,10 +278,10 @@ class _Loop:
         """Keep the pool busy; what is asked ahead is asked several at a time."""
         while not self.exhausted and len(self.ready) <= self.ahead // 2:
             in_flight = len(self.flying)
-            room = min(self.pool.size + self.ahead - in_flight, self.wanted - self.complete - in_flight)
+            room = min(self.pool.capacity + self.ahead, self.wanted - self.complete) - in_flight
             if room <= 0:
                 return
-            asked = self._ask(room)
+            asked = self._ask(min(room, MOST_ASKED))
             self.exhausted = not asked
             for running in asked:
                 self.flying[running.genome.key()] = running
@@ -287,8 +289,8 @@ class _Loop:
             self._start()
 
     def _start(self) -> None:
-        """Give the workers that are free what is ready."""
-        while self.ready and self.under_way < self.pool.size:
+        """Give the workers that have room what is ready."""
+        while self.ready and self.under_way < self.pool.capacity:
             genome = self.ready.popleft()
             bar = self._bar(genome) if self.early_exit else None
             if bar is None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sparsefront.search.axes import Axes, Floats, Indices
 from sparsefront.search.curves import ImportanceCurves
@@ -261,7 +261,7 @@ class Mutator:
             active, allowed = active[movable], allowed[movable]
             if not len(active):
                 continue
-            row_weights = weights[of[active], filling[active].astype(np.int64)]
+            row_weights = weights[of[active], filling[active].astype(np.int64)] * allowed
             if step == 0:
                 self.entropy_share = self._entropy_share(row_weights, allowed)
             chosen = self._draw(row_weights, allowed, rng)
@@ -280,24 +280,24 @@ class Mutator:
         return [Move(*one) for one in zip(*(column.tolist() for column in columns), strict=True)]
 
     def _draw(self, weights: Floats, allowed: NDArray[np.bool_], rng: np.random.Generator) -> Indices:
-        """(rows,) candidates drawn from the policy, with the uniform share mixed in."""
-        probabilities = weights * allowed
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
-        choices = allowed.sum(axis=1, keepdims=True)
-        mixed = (1 - self.options.exploration) * probabilities + self.options.exploration * allowed / choices
-        cumulative = np.cumsum(mixed, axis=1)
-        drawn = rng.random((len(mixed), 1)) * cumulative[:, -1:]
-        chosen = (cumulative <= drawn).sum(axis=1)
-        return np.asarray(np.minimum(chosen, mixed.shape[1] - 1), dtype=np.int64)
+        """(rows,) candidates drawn from the policy's weights of what is allowed, some uniformly instead."""
+        explored = np.flatnonzero(rng.random(len(weights)) < self.options.exploration)
+        weights[explored] = allowed[explored]
+        cumulative = np.cumsum(weights, axis=1, out=weights)
+        drawn = rng.random((len(weights), 1)) * cumulative[:, -1:]
+        return np.asarray(np.argmax(cumulative > drawn, axis=1), dtype=np.int64)
 
     def _entropy_share(self, weights: Floats, allowed: NDArray[np.bool_]) -> float:
-        """Mean entropy of the rows that have a choice, over that of a uniform one; 1 where none has."""
-        weights, allowed = weights[allowed.sum(axis=1) > 1], allowed[allowed.sum(axis=1) > 1]
+        """Mean entropy of the rows that have a choice, over that of a uniform one; 1 where none has.
+
+        ``weights`` of what is not allowed are 0.
+        """
+        weights, choices = weights[allowed.sum(axis=1) > 1], allowed.sum(axis=1)
         if not len(weights):
             return 1.0
-        probabilities = weights * allowed / (weights * allowed).sum(axis=1, keepdims=True)
+        probabilities = weights / weights.sum(axis=1, keepdims=True)
         entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(axis=1)
-        return float(np.mean(entropy / np.log(allowed.sum(axis=1))))
+        return float(np.mean(entropy / np.log(choices[choices > 1])))
 
     def _allowed(
         self, weighed: _Weighed, of: Indices, indices: Indices, room_us: Floats, filling: NDArray[np.bool_]
@@ -449,16 +449,16 @@ class Mutator:
         return np.array([slack, situation.target_us / self._largest_us, *means, *situation.shape])
 
 
-def front_shape(quality: Sequence[float], latency_us: Sequence[float], *, budget_us: float) -> Floats:
+def front_shape(quality: ArrayLike, latency_us: ArrayLike, *, budget_us: float) -> Floats:
     """(4,) shape of a front within the budget: size, span in latency, and quality lost at 3/4 and 1/2 of the budget.
 
     ``quality`` and ``latency_us`` are the front's points, the cheapest first. Losses are shares of the front's own
     quality range; all zeros for an empty front.
     """
-    inside = [(q, us) for q, us in zip(quality, latency_us, strict=True) if us <= budget_us]
-    if not inside:
+    inside = np.asarray(latency_us, np.float64) <= budget_us
+    if not inside.any():
         return np.zeros(_SHAPE_FEATURES)
-    qualities, latencies = np.array(inside).T
+    qualities, latencies = np.asarray(quality, np.float64)[inside], np.asarray(latency_us, np.float64)[inside]
     spread = max(float(qualities.max() - qualities.min()), 1e-12)
 
     def lost(share: float) -> float:
@@ -466,4 +466,4 @@ def front_shape(quality: Sequence[float], latency_us: Sequence[float], *, budget
         return 1.0 if not len(cheap) else float(qualities.max() - cheap.max()) / spread
 
     span = float(latencies.max() - latencies.min()) / budget_us
-    return np.array([min(len(inside), 50) / 50, span, lost(0.75), lost(0.5)])
+    return np.array([min(len(qualities), 50) / 50, span, lost(0.75), lost(0.5)])

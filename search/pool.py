@@ -14,6 +14,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, cast
 
@@ -54,10 +55,14 @@ class EvaluationPool(Protocol):
 
     @property
     def size(self) -> int:
-        """Genomes that can be in flight together."""
+        """Genomes that are evaluated at the same time."""
+
+    @property
+    def capacity(self) -> int:
+        """Genomes that can be in flight together: those beyond ``size`` wait at a worker that is busy."""
 
     def submit(self, genome: Genome, bar: float | None = None) -> None:
-        """Start an evaluation; at most ``size`` may be under way.
+        """Start an evaluation; at most ``capacity`` may be under way.
 
         Args:
             genome: what to evaluate.
@@ -78,6 +83,10 @@ class SerialPool:
 
     @property
     def size(self) -> int:
+        return 1
+
+    @property
+    def capacity(self) -> int:
         return 1
 
     def submit(self, genome: Genome, bar: float | None = None) -> None:
@@ -110,7 +119,7 @@ def evaluate_all(
     waiting, found = deque(genomes), dict[Genome, float]()
     under_way = 0
     while len(found) < len(genomes):
-        while waiting and under_way < pool.size:
+        while waiting and under_way < pool.capacity:
             pool.submit(waiting.popleft())
             under_way += 1
         done = pool.next_done()
@@ -144,12 +153,31 @@ class _Worker:
         return metrics, time.perf_counter() - start
 
 
+class _Task(NamedTuple):
+    """A genome that an actor has been given, and when."""
+
+    genome: Genome
+    bar: float | None
+    since: float
+
+
+@dataclass(eq=False)
+class _Seat:
+    """An actor and what it has been given, by what Ray answers with: the first is evaluated, the others wait."""
+
+    actor: Any
+    tasks: dict[Any, _Task] = field(default_factory=dict)
+
+
 class RayPool:
     """Persistent Ray actors, each with its own fitness.
 
     The payload (weights, rows) is put into the object store once; all actors of a machine read the same copy. An
-    actor that dies is replaced, or given up where its machine is gone, and its genome is returned as failed. Use it as
-    a context manager, or call :meth:`shutdown`.
+    actor that dies is replaced, or given up where its machine is gone, and its genome is returned as failed; what has
+    waited behind it goes to another. Use it as a context manager, or call :meth:`shutdown`.
+
+    Many actors would often wait for a driver that is busy with the results of others. So one in four of them is given
+    its next genome before it has finished: the one that has computed for the longest time, likely the next to finish.
 
     Args:
         build: payload -> fitness; runs once in every actor. Must be picklable by Ray.
@@ -190,7 +218,7 @@ class RayPool:
             self._build = build
             self._starting: list[tuple[Any, Any]] = []  # replacements, and what says that they are ready
             self._payload = ray.put(payload)
-            self._actors = [self._start_actor() for _ in range(workers)]
+            self._seats = [_Seat(self._start_actor()) for _ in range(workers)]
             self._await_start()
         except BaseException as error:
             self.shutdown()
@@ -199,8 +227,7 @@ class RayPool:
                     f"a machine of the cluster cannot import {missing!r}: install the same sparsefront there"
                 ) from error
             raise
-        self._idle = deque(self._actors)
-        self._running: dict[Any, tuple[Any, Genome, float]] = {}
+        self._given: dict[Any, _Seat] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -212,82 +239,103 @@ class RayPool:
 
     @property
     def size(self) -> int:
-        return len(self._actors)
+        return len(self._seats)
+
+    @property
+    def capacity(self) -> int:
+        return self.size + self.size // 4
 
     @property
     def pids(self) -> list[int]:
         """Process id of every actor."""
-        return list(ray.get([actor.ready.remote() for actor in self._actors]))
+        return list(ray.get([seat.actor.ready.remote() for seat in self._seats]))
 
     def submit(self, genome: Genome, bar: float | None = None) -> None:
-        if not self._idle:
-            raise ValueError(f"the pool holds {self.size} genomes at a time, and all actors are busy")
-        actor = self._idle.popleft()
-        self._running[actor.evaluate.remote(genome, bar)] = actor, genome, time.perf_counter()
+        if len(self._given) >= self.capacity:
+            raise ValueError(f"the pool holds {self.capacity} genomes at a time, and all actors are busy")
+        self._give(genome, bar)
 
     def next_done(self) -> Finished:
-        if not self._running:
+        if not self._given:
             raise ValueError("no evaluation is under way")
-        while not (done := ray.wait(list(self._running), num_returns=1, timeout=_LOOK_SECONDS)[0]):
+        while not (done := ray.wait(list(self._given), num_returns=1, timeout=_LOOK_SECONDS)[0]):
             self._end_homeless()
-        actor, genome, start = self._running.pop(done[0])
+        answer = done[0]
+        seat = self._given[answer]
         try:
-            outcome, seconds = ray.get(done[0])
+            outcome, seconds = ray.get(answer)
         except ray.exceptions.RayActorError as error:
-            outcome, seconds = error, time.perf_counter() - start
-            actor = self._replacement(actor)
+            return self._died(seat, error)
         except ray.exceptions.RayTaskError as error:
-            outcome, seconds = error, time.perf_counter() - start
-        if actor is not None:
-            self._idle.append(actor)
-        return Finished(genome, outcome, seconds)
+            outcome, seconds = error, time.perf_counter() - seat.tasks[answer].since
+        del self._given[answer]
+        return Finished(seat.tasks.pop(answer).genome, outcome, seconds)
 
     def shutdown(self) -> None:
         """Stop the actors, and Ray if this pool has started it. May be called twice."""
-        for actor in getattr(self, "_actors", []):
-            ray.kill(actor)
-        self._actors = []
+        for seat in getattr(self, "_seats", []):
+            ray.kill(seat.actor)
+        self._seats = []
         if self._owns_ray:
             ray.shutdown()
             self._owns_ray = False
 
-    def _replacement(self, dead: Any) -> Any:
-        """A new actor for one that died; none where its machine is gone, since Ray would let it wait for ever."""
-        self._actors.remove(dead)
-        ray.kill(dead)
-        if len(self._actors) >= int(cpus_in(ray.cluster_resources) / self._cpus_per_worker):
-            if not self._actors:
+    def _give(self, genome: Genome, bar: float | None) -> None:
+        """To an idle actor, else to the one that has been at its only genome for the longest time."""
+        fewest = min(len(seat.tasks) for seat in self._seats)
+        seats = [seat for seat in self._seats if len(seat.tasks) == fewest]
+        seat = min(seats, key=lambda one: min((task.since for task in one.tasks.values()), default=0.0))
+        answer = seat.actor.evaluate.remote(genome, bar)
+        seat.tasks[answer] = _Task(genome, bar, time.perf_counter())
+        self._given[answer] = seat
+
+    def _died(self, seat: _Seat, error: Exception) -> Finished:
+        """Of an actor's genomes the first one has failed with it; the others go to other actors."""
+        failed, *waited = seat.tasks.values()
+        for answer in seat.tasks:
+            del self._given[answer]
+        self._replace(seat)
+        for task in waited:
+            self._give(task.genome, task.bar)
+        return Finished(failed.genome, error, time.perf_counter() - failed.since)
+
+    def _replace(self, dead: _Seat) -> None:
+        """Put a new actor in the place of one that died; none where its machine is gone, since Ray would let it wait
+        for ever."""
+        self._seats.remove(dead)
+        ray.kill(dead.actor)
+        if len(self._seats) >= int(cpus_in(ray.cluster_resources) / self._cpus_per_worker):
+            if not self._seats:
                 raise RunFailed("the cluster has no CPU left for a worker; the same command goes on when it has")
-            return None
-        self._actors.append(self._start_actor())
-        self._starting.append((self._actors[-1], self._actors[-1].ready.remote()))
-        return self._actors[-1]
+            return
+        self._seats.append(_Seat(self._start_actor()))
+        self._starting.append((self._seats[-1].actor, self._seats[-1].actor.ready.remote()))
 
     def _end_homeless(self) -> None:
         """End replacements that nothing is left for: the cluster counts the CPUs of a machine for a while after its
         end, and Ray lets an actor that was started meanwhile wait for ever. Their genomes are then returned as failed.
         """
         self._starting = [one for one in self._starting if not ray.wait([one[1]], timeout=0)[0]]
-        beyond = len(self._actors) - int(cpus_in(ray.cluster_resources) / self._cpus_per_worker)
+        beyond = len(self._seats) - int(cpus_in(ray.cluster_resources) / self._cpus_per_worker)
         for actor, _ in self._starting[: max(0, beyond)]:
             ray.kill(actor)
 
     def _await_start(self) -> None:
         """Wait until every actor has its fitness; one that is killed (not one that fails) starts again."""
         for left in reversed(range(_STARTS)):
-            ready = [(actor, actor.ready.remote()) for actor in self._actors]
+            ready = [(seat, seat.actor.ready.remote()) for seat in self._seats]
             dead = []
-            for actor, started in ready:
+            for seat, started in ready:
                 try:
                     ray.get(started)
                 except ray.exceptions.RayActorError as error:
                     if error.actor_init_failed or not left:
                         raise
-                    dead.append(actor)
+                    dead.append(seat)
             if not dead:
                 return
-            for actor in dead:
-                self._replacement(actor)
+            for seat in dead:
+                self._replace(seat)
 
     def _start_actor(self) -> Any:
         remote = ray.remote(_Worker).options(num_cpus=self._cpus_per_worker)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefront.search.front import Evaluated, hypervolume
+from sparsefront.search.front import Archive, Evaluated, hypervolume
 
 
 def normalise(quality: float, *, floor: float, ceiling: float) -> float:
@@ -45,9 +45,10 @@ def hypervolume_improvement(
     """
     if ceiling <= floor:
         return 0.0
-    qualities, latencies = [one.quality for one in archive], [one.latency_us for one in archive]
-    before = hypervolume(qualities, latencies, quality_ref=floor, latency_ref_us=budget_us)
-    after = hypervolume([*qualities, quality], [*latencies, latency_us], quality_ref=floor, latency_ref_us=budget_us)
+    front = Archive.of(archive).front
+    before = hypervolume(front.quality, front.latency_us, quality_ref=floor, latency_ref_us=budget_us)
+    both = np.append(front.quality, quality), np.append(front.latency_us, latency_us)
+    after = hypervolume(*both, quality_ref=floor, latency_ref_us=budget_us)
     return (after - before) / ((ceiling - floor) * budget_us)
 
 
@@ -76,9 +77,10 @@ class Reward:
 
     def scores(self, evaluated: Sequence[Evaluated], *, budget_us: float) -> NDArray[np.float64]:
         """(evaluated,) MnasNet score of each, on the scale of the given ones."""
-        floor, ceiling = quality_range(evaluated)
-        latency = np.array([one.latency_us for one in evaluated]) / budget_us
-        quality = np.array([normalise(one.quality, floor=floor, ceiling=ceiling) for one in evaluated])
+        known = Archive.of(evaluated)
+        floor, ceiling = quality_range(known)
+        latency = known.latency_us / budget_us
+        quality = np.array([normalise(one, floor=floor, ceiling=ceiling) for one in known.quality])
         return np.asarray(quality * latency ** np.where(latency <= 1, self.under, self.over), np.float64)
 
     def of(
@@ -112,7 +114,7 @@ def rank_reward(improvement: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def quality_range(evaluated: Sequence[Evaluated]) -> tuple[float, float]:
     """Lowest and highest quality; (0, 0) of nothing."""
-    if not evaluated:
+    if not len(evaluated):
         return 0.0, 0.0
-    qualities = [one.quality for one in evaluated]
-    return min(qualities), max(qualities)
+    quality = Archive.of(evaluated).quality
+    return float(quality.min()), float(quality.max())

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from sparsefront.search.curves import ImportanceCurves
 from sparsefront.search.feasible import ENUMERABLE, FeasibleSpace, PredictMany, SpaceExhausted
-from sparsefront.search.front import LINEAGE_ATTR, Evaluated, front, nondominated, require_directions
+from sparsefront.search.front import LINEAGE_ATTR, Archive, Evaluated, nondominated, require_directions
 from sparsefront.search.history import History, genome_in
 from sparsefront.search.judge import FIRST_FIT, Aim, Judge
 from sparsefront.search.mutator import Children, Lesson, Move, Mutator, MutatorOptions, Opinion, Situation, front_shape
@@ -27,7 +29,9 @@ from sparsefront.spaces.genome import FIELDS
 from sparsefront.spaces.genomes import Genomes
 
 _RETRIES = 4
-_LESSONS = 25
+_LESSONS = 16
+_OF_ONE_BASE = 2
+"""Children of one base that are proposed together, when several are asked."""
 KEEP = FIELDS.index("keep_percent")
 
 
@@ -46,7 +50,7 @@ class EvolutionOptions:
             space that prunes tokens contains one that does not; without this, chance hardly ever finds back to it.
         critic_from: evaluations after which the critic picks; before, and with 0 ``children`` to spare, chance does.
         critic: False lets chance pick always.
-        learn_every: evaluations after which the policy learns from what they earned and from imagined ones; one in 25
+        learn_every: evaluations after which the policy learns from what they earned and from imagined ones; one in 16
             of those known once that is more, so that learning does not outgrow the rest.
         imagined: bases then, whose children the critic judges for the policy to learn from.
         judged: children of each of these.
@@ -155,6 +159,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         self._seeds = tuple(dict.fromkeys([*fitting, *_in_turn([seed_genomes(one, importance) for one in within])]))
         self._history = History(space)
         self._lessons: list[tuple[tuple[Genome, float, np.ndarray], list[Move], float]] = []
+        self._next_lesson = self._options.learn_every
         self._judge = Judge(space=space, importance=importance, first=self._options.critic_from)
         self._independent = optuna.samplers.RandomSampler(seed=self._seed)
 
@@ -215,13 +220,14 @@ class ReinforcedEvolutionSampler(BaseSampler):
             if lineage.get("moves") and self.mutator.options.learn:
                 target = float(lineage["target_us"])
                 parents = [parent for key in lineage["parents"] if (parent := self._history.find(key))]
-                inside = [other for other in archive if other.latency_us <= target]
+                inside = archive.within(target)
                 reward = self._reward.of(one, parents, inside, budget_us=target)
                 base = Genome.parse(lineage["base"]), target, _shape(inside, target)
                 self._lessons.append((base, [Move(*move) for move in lineage["moves"]], reward))
             self._history.add(one)
             known = len(self._history)
-            if known % max(self._options.learn_every, known // _LESSONS) == 0 and self.mutator.options.learn:
+            if known == self._next_lesson and self.mutator.options.learn:
+                self._next_lesson += max(self._options.learn_every, known // _LESSONS)
                 self._learn()
                 self._imagine(one.number)
 
@@ -267,31 +273,38 @@ class ReinforcedEvolutionSampler(BaseSampler):
                 new = self._children(rng, {*taken, *(one["genome"] for one in found)}, budget, count - len(found))
                 tries = 0 if new else tries
                 found += new
-        if not found:
-            found.append({"genome": self._feasible.random(rng, taken).key(), "how": "random"})
+        least = 1 if self._history.feasible(self._feasible.budget_us) else count
+        while len(found) < least:
+            try:
+                genome = self._feasible.random(rng, {*taken, *(one["genome"] for one in found)})
+            except SpaceExhausted:
+                if not found:
+                    raise
+                break
+            found.append({"genome": genome.key(), "how": "random"})
         return found
 
     def _budget(self, rng: np.random.Generator) -> float:
         """One of the budgets."""
         return self._budgets[int(rng.integers(len(self._budgets)))] if len(self._budgets) > 1 else self._budgets[0]
 
-    def _aim(self, rng: np.random.Generator, archive: Sequence[Evaluated], budget_us: float) -> Aim:
+    def _aim(self, rng: np.random.Generator, archive: Archive, budget_us: float) -> Aim:
         """At the best within the budget, or at the front below it."""
         if rng.random() < self._options.focus:
             return Aim(budget_us, budget_us)
-        return Aim(budget_us, float(rng.uniform(min(one.latency_us for one in archive), budget_us)))
+        return Aim(budget_us, float(rng.uniform(archive.latency_us.min(), budget_us)))
 
     def _children(
         self, rng: np.random.Generator, taken: set[str], budget_us: float, count: int
     ) -> list[dict[str, Any]]:
-        """The critic's choice among the new children of a few bases, no more than one of a base when several are asked.
+        """The critic's choice among the new children of a few bases, no more than two of a base when several are asked.
 
         Empty when no child is new and fits.
         """
         options, axes = self._options, self.mutator.axes
         archive = self._history.feasible(self._feasible.budget_us)
         aim = self._aim(rng, archive, budget_us)
-        bases = max(options.bases, count)
+        bases = max(options.bases, -(-count // _OF_ONE_BASE))
         families = self._families(rng, archive, aim, bases, max(8, options.bases * options.children // bases))
         born = [(family, child) for family in families for child in range(len(family.children))]
         indices = np.concatenate([one.children.indices for one in families])
@@ -308,13 +321,13 @@ class ReinforcedEvolutionSampler(BaseSampler):
         else:
             order = rng.permutation(len(fits))
         found: list[dict[str, Any]] = []
-        used: set[int] = set()
+        used: Counter[int] = Counter()
         for at in fits[order].tolist():
             family, child = born[new[at]]
             key = genomes[at].key()
-            if key in taken or id(family) in used:
+            if key in taken or used[id(family)] == _OF_ONE_BASE:
                 continue
-            used.add(id(family))
+            used[id(family)] += 1
             found.append(
                 {
                     "genome": key,
@@ -332,14 +345,14 @@ class ReinforcedEvolutionSampler(BaseSampler):
         return found
 
     def _families(
-        self, rng: np.random.Generator, archive: Sequence[Evaluated], aim: Aim, count: int, children: int
+        self, rng: np.random.Generator, archive: Archive, aim: Aim, count: int, children: int
     ) -> list[Family]:
         """So many bases with so many children of each, as the policy draws them."""
-        inside = [one for one in archive if one.latency_us <= aim.target_us]
+        inside = archive.within(aim.target_us)
         whole = [one for one in inside if one.genome.keeps_all_tokens]
         among_whole = rng.random() < self._options.whole and bool(whole)
-        shape, parents = _shape(inside, aim.target_us), self._population(whole if among_whole else inside, aim)
-        bases = [self._base(rng, parents, aim.target_us) for _ in range(count)]
+        shape, parents = _shape(inside, aim.target_us), self._population(Archive(whole) if among_whole else inside, aim)
+        bases = self._bases(rng, parents, aim.target_us, count)
         situations = self.mutator.situations(
             [(base, aim.target_us, shape) for base, _ in bases], opinion=self._opinion(archive)
         )
@@ -354,54 +367,67 @@ class ReinforcedEvolutionSampler(BaseSampler):
             return None
         return lambda genomes: self._judge.standing(genomes, archive)
 
-    def _population(self, inside: Sequence[Evaluated], aim: Aim) -> list[Evaluated]:
+    def _population(self, inside: Archive, aim: Aim) -> list[Evaluated]:
         """Parents among those within the target, the best by score first: the top ones and the whole front."""
         scores = self._reward.scores(inside, budget_us=aim.target_us)
-        on_front = nondominated([one.quality for one in inside], [one.latency_us for one in inside])
+        on_front = nondominated(inside.quality, inside.latency_us)
         order = np.argsort(-scores, kind="stable")
         return [inside[at] for rank, at in enumerate(order) if rank < self._population_size or on_front[at]]
 
-    def _base(
-        self, rng: np.random.Generator, parents: Sequence[Evaluated], target_us: float
-    ) -> tuple[Genome, list[Evaluated]]:
-        """A parent by tournament, or a crossover of two within the target; with those it comes from."""
-        first = parents[self._winner(rng, len(parents))]
-        if len(parents) > 1 and rng.random() < self._options.crossover:
-            second = parents[self._winner(rng, len(parents))]
-            crossed = self._crossed(rng, first, second, target_us)
-            if crossed is not None:
-                return crossed, [first, second]
-        return first.genome, [first]
+    def _bases(
+        self, rng: np.random.Generator, parents: Sequence[Evaluated], target_us: float, count: int
+    ) -> list[tuple[Genome, list[Evaluated]]]:
+        """Parents by tournament, or crossovers of two within the target; each with those it comes from.
+
+        Crossover is uniform, repaired toward the cheaper parent until it fits: the genes taken from the dearer parent
+        are laid on the cheaper one in random order, and the longest feasible beginning is the crossover, so that one
+        call to the predictor repairs all. One that equals a parent is that parent.
+        """
+        found: list[tuple[Genome, list[Evaluated]]] = []
+        paths: dict[int, NDArray[np.int64]] = {}
+        for at in range(count):
+            first = parents[self._winner(rng, len(parents))]
+            found.append((first.genome, [first]))
+            if len(parents) > 1 and rng.random() < self._options.crossover:
+                second = parents[self._winner(rng, len(parents))]
+                path = self._crossing(rng, *sorted((first, second), key=lambda one: one.latency_us))
+                if len(path):
+                    paths[at] = path
+                    found[at] = first.genome, [first, second]
+        if not paths:
+            return found
+        genomes = self.mutator.axes.genomes(np.concatenate(list(paths.values())))
+        ends = np.cumsum([len(path) for path in paths.values()])
+        fits = np.split(self._feasible.fits(genomes, limit_us=target_us), ends[:-1])
+        for at, end, fitting in zip(paths, ends, fits, strict=True):
+            base, origin = found[at]
+            last = np.flatnonzero(fitting)
+            crossed = genomes[int(end - len(fitting) + last[-1])] if len(last) else None
+            if crossed is None or any(crossed == one.genome for one in origin):
+                found[at] = base, origin[:1]
+            else:
+                found[at] = crossed, origin
+        return found
 
     def _winner(self, rng: np.random.Generator, count: int) -> int:
         """Position of the best of a tournament; parents are sorted, so the lowest position wins."""
         return int(rng.integers(count, size=self._options.tournament).min())
 
-    def _crossed(
-        self, rng: np.random.Generator, first: Evaluated, second: Evaluated, target_us: float
-    ) -> Genome | None:
-        """Uniform crossover, repaired toward the cheaper parent until it fits; None when it equals one of them.
-
-        The genes taken from the dearer parent are laid on the cheaper one in random order; the longest feasible
-        beginning is the crossover, so one call to the predictor repairs it.
-        """
+    def _crossing(self, rng: np.random.Generator, cheap: Evaluated, dear: Evaluated) -> NDArray[np.int64]:
+        """(steps, axes) grid indices on the way from the cheaper parent to the crossover."""
         axes = self.mutator.axes
-        cheap, dear = sorted((first, second), key=lambda one: one.latency_us)
         indices, other = axes.indices(cheap.genome), axes.indices(dear.genome)
         differing = np.flatnonzero(indices != other)
         chosen = rng.permutation(differing[rng.random(len(differing)) < 0.5])
-        path = []
-        for axis in chosen:
-            indices[axis] = other[axis]
-            path.append(axes.genome(indices))
-        crossed = self._feasible.largest_along(path, limit_us=target_us)
-        return None if crossed is None or crossed == dear.genome else crossed
+        path = np.repeat(indices[None], len(chosen), axis=0)
+        for step, axis in enumerate(chosen):
+            path[step:, axis] = other[axis]
+        return path
 
 
-def _shape(archive: Sequence[Evaluated], budget_us: float) -> np.ndarray:
+def _shape(inside: Archive, budget_us: float) -> np.ndarray:
     """Of the front of what lies within a budget."""
-    points = front(archive)
-    return front_shape([one.quality for one in points], [one.latency_us for one in points], budget_us=budget_us)
+    return front_shape(inside.front.quality, inside.front.latency_us, budget_us=budget_us)
 
 
 def _in_turn(seeds: Sequence[Sequence[Genome]]) -> tuple[Genome, ...]:

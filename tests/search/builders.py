@@ -48,6 +48,18 @@ def build_dying(payload: tuple[Landscape, str]) -> Callable[[Genome], dict[str, 
     return fitness
 
 
+def build_dying_of(heads: int) -> Callable[[Genome], dict[str, float]]:
+    """Genomes with so many heads kill their actor, a moment after they have begun."""
+
+    def fitness(genome: Genome) -> dict[str, float]:
+        time.sleep(0.3)
+        if genome.layers[0].heads == heads:
+            os._exit(1)
+        return {"quality": 1.0}
+
+    return fitness
+
+
 def build_importing(module: str) -> Callable[[Genome], dict[str, float]]:
     importlib.import_module(module)
     return build_counting({"base": 0.0})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsefront.search.front import GENOME_ATTR, Evaluated, front, front_of, hypervolume, nondominated
+from sparsefront.search.front import GENOME_ATTR, Archive, Evaluated, front, front_of, hypervolume, nondominated
 from sparsefront.spaces import Genome
 
 POINTS = st.lists(st.tuples(st.integers(0, 8), st.integers(1, 8)), max_size=20)
@@ -46,6 +46,20 @@ def test_front_is_sorted_by_latency() -> None:
     points = [(0.9, 30.0), (0.5, 10.0), (0.4, 20.0), (0.7, 20.0)]
     every = [Evaluated(g, q, us, n) for n, (g, (q, us)) in enumerate(zip(genomes, points, strict=True))]
     assert [one.number for one in front(every)] == [1, 3, 0]
+
+
+@given(points=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6)), max_size=20), limit=st.integers(0, 7))
+def test_an_archive_is_the_list_that_it_was_made_of(points: list[tuple[int, int]], limit: int) -> None:
+    genome = Genome.uniform(1, heads=1, ffn_units=8)
+    evaluated = [Evaluated(genome, quality, us, number) for number, (quality, us) in enumerate(points)]
+    archive = Archive(evaluated)
+    inside = archive.within(limit)
+    assert list(inside) == [one for one in evaluated if one.latency_us <= limit]
+    assert inside.quality.tolist() == [one.quality for one in inside]
+    assert inside.latency_us.tolist() == [one.latency_us for one in inside]
+    shown = nondominated([one.quality for one in inside], [one.latency_us for one in inside])
+    expected = sorted((one for one, keep in zip(inside, shown, strict=True) if keep), key=lambda one: one.latency_us)
+    assert list(inside.front) == expected and inside.front.quality.tolist() == [one.quality for one in expected]
 
 
 def test_front_of_a_study_reads_complete_trials_only() -> None:

@@ -30,7 +30,7 @@ from sparsefront.spaces import Genome
 class ShuffledPool:
     """Holds three genomes and finishes the latest first."""
 
-    size = 3
+    size = capacity = 3
 
     def __init__(self, fitness: Callable[[Genome], dict[str, float]]) -> None:
         self.fitness = fitness

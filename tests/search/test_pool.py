@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 import ray
-from tests.search.builders import build_counting, build_dying, build_importing, build_killed_once, build_with_bar
+from tests.search.builders import (
+    build_counting,
+    build_dying,
+    build_dying_of,
+    build_importing,
+    build_killed_once,
+    build_with_bar,
+)
 from tests.search.landscape import Landscape
 
 from sparsefront.search.loop import search_loop
@@ -186,6 +193,19 @@ def test_a_killed_actor_is_replaced_and_its_genome_reported() -> None:
         assert len(set(pool.pids)) == 2
         pool.submit(GENOMES[4])
         assert isinstance(pool.next_done().outcome, dict)
+
+
+def test_what_waits_behind_a_genome_that_kills_its_actor_is_evaluated() -> None:
+    with RayPool(build_dying_of, 0, workers=4, cpus_per_worker=0.5) as pool:
+        assert (pool.size, pool.capacity) == (4, 5)
+        for genome in GENOMES:  # the fifth waits behind the first, which kills
+            pool.submit(genome)
+        with pytest.raises(ValueError, match="5 genomes at a time"):
+            pool.submit(GENOMES[0])
+        outcomes = {finished.genome: finished.outcome for finished in (pool.next_done() for _ in GENOMES)}
+        assert pool.size == 4
+    assert isinstance(outcomes.pop(GENOMES[0]), ray.exceptions.RayActorError)
+    assert outcomes == {genome: {"quality": 1.0} for genome in GENOMES[1:]}
 
 
 def test_a_search_loses_nothing_when_an_actor_dies(tmp_path: Path) -> None:

@@ -158,6 +158,20 @@ def test_results_told_out_of_order_train_the_same_policy_in_a_new_process() -> N
         assert torch.equal(left, right)
 
 
+def test_many_are_proposed_at_once_all_new_and_within_the_budget() -> None:
+    landscape = Landscape(layers=4, seed=1)
+    sampler = reinforced(landscape, 0)
+    study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
+    first = [one.genome for one in sampler.proposals(study, 40)]  # more than its own seeds, and nothing is known
+    assert len(set(first)) == 40
+    assert (landscape.predict_many(first) <= landscape.budget_us).all()
+    evaluate(study, landscape, 40)
+    known = {one.genome for one in evaluated_of(study)}
+    later = [one.genome for one in sampler.proposals(study, 10)]
+    assert len(set(later)) == 10 and not known & set(later)
+    assert (landscape.predict_many(later) <= landscape.budget_us).all()
+
+
 def test_a_policy_that_may_not_learn_stays_as_it_began() -> None:
     landscape = Landscape()
     sampler = ReinforcedEvolutionSampler(
