@@ -88,6 +88,8 @@ LEARNED = (
     ("no critic", "no critic, random mutation"),
 )
 """Pairs that differ in nothing but whether the mutator learns."""
+GUIDED = ("ours", "no critic, random mutation")
+"""Mutation guided by all that was learned, by policy and critic, and by nothing."""
 METHODS = (*OURS, *RIVALS, *OPTUNA)
 Cell = tuple[str, str, str, int]
 HERE, SEARCH = Path(__file__).parent, REPOSITORY / "search"
@@ -237,7 +239,7 @@ def targets_of(rows: list[dict[str, Any]], at: tuple[int, ...]) -> Iterator[Targ
                 f"{where}: {metric} at {half}, ours, against {rival['method']} at {whole}", ">=",
                 rival[f"{metric}_at_{whole}"], ours[f"{metric}_at_{half}"],
             )  # fmt: skip
-            for learned, drawn in LEARNED:
+            for learned, drawn in (*LEARNED, GUIDED):
                 if {learned, drawn} <= by_method.keys():
                     yield Target(
                         f"{where}: {metric} at {half}, lower end of {learned!r} against upper end of {drawn!r}", ">",

@@ -1,0 +1,118 @@
+"""Joint search against weights-only search where texts are long: MovieLens 1M, a reader's taste and a film's plot.
+
+The first text is a user's age, sex and the latest films that the user has liked, the second a film's title, genres and
+plot; the label says whether the user likes it. Users of the test rows are in no other rows. Everything else, from the
+teacher to the measurement at the end, is as in benchmarks/home_depot.py.
+
+    python benchmarks/movielens.py [--quick] [--data FOLDER] [--work FOLDER] [--report]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from common import Target, write_result
+from home_depot import REPOSITORY, SHARES, Bench
+from memory import PeakMemory
+
+from sparsefront.models.task import Task
+
+METHODS = ("searched joint", "searched weights")
+SEEDS = (0, 1, 2)
+USERS, PER_USER, QUICK_USERS = 1400, 10, 60
+LIKED = 4
+"""Stars from which on a user likes a film."""
+SHOWN = 5
+"""Liked films in the first text."""
+LENGTH = 256
+
+
+def rows_of(data: Path, users: int, seed: int = 0) -> pd.DataFrame:
+    """``PER_USER`` ratings of each of so many users, each with what the user had liked before it."""
+    films = pd.read_parquet(data / "movies.parquet").set_index("movie_id")
+    about = pd.read_parquet(data / "users.parquet").set_index("user_id")
+    ratings = pd.read_parquet(data / "ratings.parquet")
+    ratings = ratings[ratings["seq_pos"] >= 0].sort_values(["user_id", "seq_pos"])
+    titles = films["title"].to_dict()
+    plots = (films["title"] + ". " + films["genres"].str.replace("|", ", ") + ". " + films["plot"].fillna("")).to_dict()
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(ratings["user_id"].unique(), size=users, replace=False)
+    rows: list[dict[str, Any]] = []
+    for user, own in ratings[ratings["user_id"].isin(chosen)].groupby("user_id"):
+        film, liked = own["movie_id"].to_numpy(), own["rating"].to_numpy() >= LIKED
+        after = int(np.searchsorted(np.cumsum(liked), SHOWN)) + 1  # from here on, enough is known of the user
+        if len(own) - after < PER_USER:
+            continue
+        person = about.loc[user]
+        for at in sorted(rng.choice(np.arange(after, len(own)), size=PER_USER, replace=False)):
+            latest = film[:at][liked[:at]][-SHOWN:]
+            rows.append(
+                {
+                    "user": int(user),
+                    "taste": f"{person['gender']}, {person['age']}: " + "; ".join(titles[one] for one in latest),
+                    "film": plots[film[at]],
+                    "liked": int(liked[at]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def task_of(data: Path, quick: bool) -> Task:
+    """The task, split by user."""
+    content = {
+        "name": "movielens",
+        "text": ["taste", "film"],
+        "label": {"column": "liked", "kind": "binary"},
+        "split": {"group": "user", "valid": 0.15, "test": 0.15, "seed": 0},
+        "max_length": LENGTH,
+        "metric": "auc",
+    }
+    return Task.from_frame(rows_of(data, QUICK_USERS if quick else USERS), content)
+
+
+def targets_of(rows: list[dict[str, Any]]) -> list[Target]:
+    """Joint search at least as good as weights-only search, within the budget."""
+    found = [
+        Target(
+            f"test AUC at {row['at']}, searched joint minus searched weights, mean of {len(row['seeds'])} seeds",
+            ">=", 0.0, row["test_auc"],
+        )
+        for row in rows
+        if row["cell"] == "searched joint minus rival" and row["rival"] == "searched weights"
+    ]  # fmt: skip
+    slowest = max(row["measured_us"] / row["budget_us"] for row in rows if "budget_us" in row)
+    return [*found, Target("largest latency of a winner when it was chosen, share of its budget", "<=", 1.0, slowest)]
+
+
+def main() -> None:
+    """Run what is missing, then report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few users, evaluations and seeds; minutes")
+    parser.add_argument("--report", action="store_true", help="make nothing new, report the cells that are there")
+    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / "ml1m")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-movielens")
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    work = arguments.work / ("quick" if quick else "full")
+    work.mkdir(parents=True, exist_ok=True)
+    cells = [
+        (method, share, seed) for seed in (SEEDS[:1] if quick else SEEDS) for share in SHARES for method in METHODS
+    ]
+    memory = PeakMemory(work / "peak_memory_gib.txt")
+    with memory:
+        bench = Bench(work, task_of(arguments.data, quick), quick)
+        if arguments.report:
+            cells = [cell for cell in cells if bench.folder(*cell).exists()]
+        for cell in cells:
+            bench.cell(*cell)
+        rows = [*bench.rows(cells), *bench.differences(cells)]
+    rows.append({"cell": "run", **bench.walls, "peak_memory_gib": memory.peak_gib})
+    write_result("movielens", rows, targets_of(rows), sorted({seed for _, _, seed in cells}), quick)
+
+
+if __name__ == "__main__":
+    main()
