@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from sparsefront.models.config import CrossEncoderConfig
-from sparsefront.models.encoder import ElasticEncoder, Encoded
+from sparsefront.models.encoder import ElasticEncoder, Encoded, at_least_fp32
 from sparsefront.models.loss import label_loss
 from sparsefront.spaces import Genome, InputError
 
@@ -71,10 +71,10 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
     def logits_of(self, encoded: Encoded) -> Tensor:
         """Logits of encoded sequences: ``(batch,)`` of one output, ``(batch, outputs)`` of several.
 
-        Always in fp32: in bf16 close logits would tie and spoil ranks.
+        At least in fp32: in bf16 close logits would tie and spoil ranks.
         """
         with torch.autocast(encoded.hidden.device.type, enabled=False):
-            logits: Tensor = self.head(encoded.hidden[:, 0].float())
+            logits: Tensor = self.head(at_least_fp32(encoded.hidden[:, 0]))
         return logits[:, 0] if self.config.outputs == 1 else logits
 
     def slim(self, genome: Genome) -> CrossEncoder:

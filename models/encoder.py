@@ -124,7 +124,7 @@ class ElasticLayer(nn.Module):
                 score or self.training or presence is not None
             ):  # at short lengths the fused kernel's backward takes longer than all of this
                 logits = query @ key.transpose(-1, -2) * self.head_size**-0.5
-                logits = logits.float().masked_fill(~mask[:, None, None, :], float("-inf"))
+                logits = at_least_fp32(logits).masked_fill(~mask[:, None, None, :], float("-inf"))
                 probabilities = logits.softmax(-1)
                 voters = mask
                 if presence is not None:
@@ -249,6 +249,11 @@ class ElasticEncoder(nn.Module):
                 widest = LayerGene(own.heads, own.ffn_units)
                 raise ValueError(f"layer {index} holds {widest} at most, got {gene} in genome {genome}")
         return genome
+
+
+def at_least_fp32(values: Tensor) -> Tensor:
+    """In fp32, or in what is more exact already."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
