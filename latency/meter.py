@@ -206,7 +206,7 @@ class Meter:
         if len(made) < wanted:
             loaded = self._load(points, 0)
             affordable = np.clip(seconds / loaded.seconds_per_visit(), visits / 4, visits)
-            wanted = -(-int(affordable) // rounds)
+            wanted = max(1, -(-int(affordable) // rounds))
         told = False
         self._advance(len(points) * min(1, len(made) / wanted))
         while len(made) < TRIES * wanted and (loud := _loud(made, wanted)):

@@ -140,6 +140,14 @@ def test_many_models_are_visited_less_often_when_time_is_short(monkeypatch: pyte
     assert clock.passes == 2
 
 
+def test_few_visits_are_made_at_least_once_when_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock([1.0])
+    monkeypatch.setattr("sparsefront.latency.meter.time_interleaved", clock)
+    microseconds, _ = Meter(CONFIG, Nothing()).measure(POINTS, visits=3, seconds=0)
+    assert clock.passes == 1
+    np.testing.assert_allclose(microseconds, [100.0, 101.0, 102.0])
+
+
 def test_models_that_do_not_fit_the_memory_are_measured_in_groups_on_one_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     genomes = [Genome.uniform(2, heads=heads, ffn_units=units) for heads in (0, 1, 2) for units in range(1, 9)]
     points = [(genome, 8) for genome in genomes]
