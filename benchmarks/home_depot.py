@@ -1,16 +1,20 @@
 """Search against uniform sparsity and random search on Home Depot product relevance, at three latency budgets.
 
-One teacher and one supernet serve all methods. Per budget and seed every method gets the same evaluations (the uniform
+Per seed one teacher and one supernet serve all methods. Per budget every method gets the same evaluations (the uniform
 sweep gets all it asks for), the same number of finalists and the same fine-tuning; the winner is chosen on validation
-rows and scored once on test rows. Seeds differ in the search and in the fine-tuning. At the end all winners are
-measured again, interleaved with the dense model, in one process.
+rows and scored once on test rows. Seeds differ in everything but the split. At the end all winners of a seed are
+measured again, interleaved with its dense model, in one process.
 
-    python benchmarks/home_depot.py [--quick] [--data FOLDER] [--work FOLDER]
+A seed takes an hour or two. Those that are not asked for stay in the result as they are stored there, so that seeds may
+be run one after the other, also on several machines: budgets are shares of the dense latency.
+
+    python benchmarks/home_depot.py [--quick] [--seeds SEED ...] [--methods NAME ...] [--data FOLDER] [--work FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,9 +22,8 @@ from typing import Any
 
 import numpy as np
 import yaml
-from common import Target, write_result
+from common import RESULTS, Target, about_this_machine, write_result
 from memory import PeakMemory
-from numpy.typing import NDArray
 
 from sparsefront.latency.drift import measure_sessions
 from sparsefront.latency.runtimes import runtime
@@ -59,6 +62,8 @@ GAINS = {
 }
 """AUC that is claimed, per rival and budget."""
 RESAMPLES = 200
+Cell = tuple[str, str]
+"""Method and share of the dense latency."""
 KEEP_PERCENTS = (100, 90, 80, 70, 50, 30)
 FINETUNE = TrainOptions(epochs=0.35, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0)
 
@@ -68,39 +73,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rows, evaluations and methods; minutes")
     parser.add_argument("--report", action="store_true", help="make nothing new, report the cells that are there")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / "home_depot")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-home-depot")
     arguments = parser.parse_args()
-    quick = arguments.quick
+    quick, seeds = arguments.quick, arguments.seeds[:1] if arguments.quick else arguments.seeds
     work = arguments.work / ("quick" if quick else "full")
     work.mkdir(parents=True, exist_ok=True)
     task = Task.from_file(write_task(work, arguments.data, quick))
-    seeds = (0,) if quick else (0, 1, 2)
-    memory = PeakMemory(work / "peak_memory_gib.txt")
+    rows = [] if quick else [row for row in stored_rows() if row["seed"] not in seeds]
+    cells = [(method, share) for method in arguments.methods for share in SHARES]
+    for seed in seeds:
+        rows += rows_of_seed(work, task, quick, seed, cells, only_there=arguments.report)
+    rows.sort(key=lambda row: (row["seed"], list(METHODS).index(row["cell"]) if row["cell"] in METHODS else -1))
+    rows += differences(rows)
+    write_result("home_depot", rows, targets(rows), sorted({row["seed"] for row in rows if "seed" in row}), quick)
+
+
+def stored_rows() -> list[dict[str, Any]]:
+    """What the result holds of every seed; nothing where it is of an older kind."""
+    path = RESULTS / "home_depot.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return [row for row in stored if "seed" in row] if any("auc_draws" in row for row in stored) else []
+
+
+def rows_of_seed(
+    work: Path, task: Task, quick: bool, seed: int, cells: list[Cell], *, only_there: bool
+) -> list[dict[str, Any]]:
+    """Everything of one seed, each row with it and with the machine."""
+    memory = PeakMemory(work / f"peak_memory_gib-seed{seed}.txt")
     with memory:
-        bench = Bench(work, task, quick)
-        cells = cells_of(seeds)
-        if arguments.report:
+        bench = Bench(work / f"seed{seed}", task, quick, seed)
+        if only_there:
             cells = [cell for cell in cells if bench.folder(*cell).exists()]
         for cell in cells:
             bench.cell(*cell)
-        rows = [*bench.rows(cells), *bench.differences(cells)]
-    rows.append({"cell": "run", **bench.walls, "peak_memory_gib": memory.peak_gib})
-    write_result("home_depot", rows, targets(rows), sorted({seed for _, _, seed in cells}), quick)
-
-
-def cells_of(seeds: tuple[int, ...]) -> list[tuple[str, str, int]]:
-    """Every (method, share, seed), what is needed most first: the main claim of every seed, then the other rivals."""
-    cells = [(method, share, seed) for seed in seeds for share in SHARES for method in METHODS]
-    return sorted(cells, key=lambda cell: (cell[0] in ("searched weights", "random joint"), cell[2]))
+        rows = bench.rows(cells)
+    rows.append({"cell": "run", **bench.walls, "peak_memory_gib": memory.peak_gib, **about_this_machine()})
+    return [{"seed": seed, **row} for row in rows]
 
 
 class Bench:
     """The prepared steps and the cells of the table, each kept on disk."""
 
-    def __init__(self, work: Path, task: Task, quick: bool) -> None:
-        self.work, self.task = work, task
-        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (150, 1, 1500)
+    def __init__(self, work: Path, task: Task, quick: bool, seed: int = 0) -> None:
+        work.mkdir(parents=True, exist_ok=True)
+        self.work, self.task, self.seed = work, task, seed
+        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (150, 3, 1500)
         epochs = 0.05 if quick else 2.0
         self.finetune = TrainOptions(**{**vars(FINETUNE), "epochs": 0.05 if quick else FINETUNE.epochs})
         self.preparation = PrepareSettings(
@@ -108,7 +128,7 @@ class Bench:
             focus_shares=tuple(SHARES.values()),
             importance_rows=200 if quick else 2000,
             genomes_per_step=3,
-            teacher=TrainOptions(epochs=epochs, learning_rate=8e-5, tokens_per_batch=1024),
+            teacher=TrainOptions(epochs=epochs, learning_rate=8e-5, tokens_per_batch=1024, seed=seed),
             elastic=TrainOptions(
                 epochs=epochs,
                 learning_rate=1.5e-4,
@@ -116,19 +136,20 @@ class Bench:
                 distil_share=0.8,
                 freeze_embeddings=True,
                 dropout=0.0,
+                seed=seed,
             ),
+            seed=seed,
         )
         self.backbone = load_backbone("minilm")
         self.reporter = Rich()
         self._swept: list[Evaluated] | None = None
-        self._logits: dict[tuple[str, str, int], NDArray[np.float32]] = {}
-        run = self.run("searched joint", "1/3", 0)
+        run = self.run("searched joint", "1/3")
         self.prepared: Prepared = run.prepare(run.measure())
         self.walls = {f"{name}_seconds": step_seconds(work / "prepared" / name) for name in ("teacher", "supernet")} | {
             "latency_seconds": step_seconds(run.table_folder)
         }
 
-    def run(self, method: str, share: str, seed: int) -> Run:
+    def run(self, method: str, share: str) -> Run:
         """The run of a cell; all share the prepared steps."""
         settings = SearchSettings(
             budget_share=SHARES[share],
@@ -138,10 +159,10 @@ class Bench:
             ffn_granule=128,
             keep_percents=KEEP_PERCENTS,
             finetune=self.finetune,
-            seed=seed,
+            seed=self.seed,
             **METHODS[method],
         )
-        name = f"{method.replace(' ', '-')}-{share.replace('/', '-')}-seed{seed}"
+        name = f"{method.replace(' ', '-')}-{share.replace('/', '-')}"
         return Run(
             self.work / name,
             task=self.task,
@@ -152,11 +173,11 @@ class Bench:
             reporter=self.reporter,
         )
 
-    def cell(self, method: str, share: str, seed: int) -> dict[str, Any]:
+    def cell(self, method: str, share: str) -> dict[str, Any]:
         """Search, fine-tune, choose on validation rows; done once."""
-        run = self.run(method, share, seed)
+        run = self.run(method, share)
         (budget_us,) = run.budgets_us(self.prepared.measured)
-        self.reporter.say(f"{method}, {share} of the dense latency ({budget_us:.0f} us), seed {seed}")
+        self.reporter.say(f"{method}, {share} of the dense latency ({budget_us:.0f} us), seed {self.seed}")
 
         def build(target: Path) -> dict[str, Any]:
             run.folder.mkdir(parents=True, exist_ok=True)
@@ -172,10 +193,10 @@ class Bench:
             }
 
         inputs = {"settings": run.settings.model_dump_json(), "budget_us": budget_us}
-        return run_step(self.folder(method, share, seed), inputs, build)
+        return run_step(self.folder(method, share), inputs, build)
 
     def anchored(self, run: Run, budget_us: float) -> Measured:
-        """The table at a budget; measured once per space and budget, so that methods and seeds share it."""
+        """The table at a budget; measured once per space and budget, so that methods share it."""
         space = run.settings.space
         anchor = anchor_at(
             self.work / f"anchor-{space}-{budget_us:.0f}",
@@ -188,12 +209,12 @@ class Bench:
         )
         return replace(self.prepared.measured, anchors=(anchor,))
 
-    def folder(self, method: str, share: str, seed: int) -> Path:
+    def folder(self, method: str, share: str) -> Path:
         """Where a finished cell is kept."""
-        return self.work / f"cell-{self.run(method, share, seed).folder.name}"
+        return self.work / f"cell-{self.run(method, share).folder.name}"
 
     def explored(self, run: Run, prepared: Prepared, budget_us: float, method: str) -> list[Evaluated]:
-        """What a method evaluated. One sweep, within the largest budget, serves all budgets and seeds."""
+        """What a method evaluated. One sweep, within the largest budget, serves all budgets."""
         if method == "best uniform":
             swept = self.swept()
             latency_us = prepared.measured.predict_many([one.genome for one in swept])
@@ -206,7 +227,7 @@ class Bench:
         """Every uniform genome within the largest budget."""
         if self._swept is not None:
             return self._swept
-        run = self.run("best uniform", next(iter(SHARES)), 0)
+        run = self.run("best uniform", next(iter(SHARES)))
         (budget_us,) = run.budgets_us(self.prepared.measured)
         with fitness_pool(self.prepared, run.settings) as pool:
             self._swept = sweep_uniform(
@@ -214,7 +235,7 @@ class Bench:
             )
         return self._swept
 
-    def rows(self, cells: list[tuple[str, str, int]]) -> list[dict[str, Any]]:
+    def rows(self, cells: list[Cell]) -> list[dict[str, Any]]:
         """Every cell with its test quality and its latency, measured together with all others."""
         found = {cell: self.cell(*cell) for cell in cells}
         folders = {cell: self.run(*cell).folder / FINALISTS / found[cell]["winner"]["genome"] for cell in cells}
@@ -224,21 +245,21 @@ class Bench:
             {
                 "cell": "dense teacher",
                 "valid_auc": self.prepared.teacher_quality,
-                "test_auc": self.tested(self.prepared.teacher),
+                "test_auc": self.tested(self.prepared.teacher)[0],
                 "median_us": dense_us,
                 "p95_us": latency[0].p95_us,
             }
         ]
         for cell, stats in zip(cells, latency[1:], strict=True):
-            method, share, seed = cell
+            method, share = cell
             result = found[cell]
+            auc, *draws = self.tested(CrossEncoder.from_pretrained(folders[cell]))
             rows.append(
                 {
                     "cell": method,
                     "budget": share,
                     "budget_us": SHARES[share] * self.prepared.measured.dense_us,
-                    "seed": seed,
-                    "test_auc": self.tested(CrossEncoder.from_pretrained(folders[cell]), cell),
+                    "test_auc": auc,
                     "valid_auc": result["winner"]["valid_quality"],
                     "supernet_auc": result["winner"]["supernet_quality"],
                     "predicted_us": result["winner"]["predicted_us"],
@@ -252,15 +273,16 @@ class Bench:
                     "evaluations": result["evaluations"],
                     "finalist_seconds": result["finalist_seconds"],
                     **self.costs(cell),
+                    "auc_draws": draws,
                 }
             )
         return rows
 
-    def costs(self, cell: tuple[str, str, int]) -> dict[str, float]:
+    def costs(self, cell: Cell) -> dict[str, float]:
         """Seconds of a search, from its study; the sweep over uniform genomes is that of the largest budget."""
         run = self.run(*cell)
         if cell[0] == "best uniform":
-            study = open_study(self.run("best uniform", next(iter(SHARES)), 0).folder / STUDY_FILE, name="uniform")
+            study = open_study(self.run("best uniform", next(iter(SHARES))).folder / STUDY_FILE, name="uniform")
         else:
             study = open_study(run.folder / STUDY_FILE, name="search")
         found = costs(run.shared, run.table_folder, [], study, None)
@@ -278,43 +300,42 @@ class Bench:
         sessions = [serving.load_export(folder) for folder in folders]
         return measure_sessions(sessions, statistic=Statistic.of_length(length), visits=40)
 
-    def tested(self, model: CrossEncoder, cell: tuple[str, str, int] | None = None) -> float:
-        """AUC on the test rows; a cell's logits are kept for :meth:`differences`."""
+    def tested(self, model: CrossEncoder) -> list[float]:
+        """AUC on the test rows, then on ``RESAMPLES`` draws of them with replacement, the same for every model."""
         rows = self.prepared.rows["test"]
         logits = score_rows(model, rows, precision="fp32")
-        if cell is not None:
-            self._logits[cell] = logits
-        return quality("auc", rows.positive, rows.target, logits)
-
-    def differences(self, cells: list[tuple[str, str, int]]) -> list[dict[str, Any]]:
-        """Searched joint minus each rival in test AUC, mean over their common seeds, per budget and over all budgets.
-
-        The standard error is that of the draw of test rows: a paired bootstrap over rows, which rows of one query
-        make a little too small.
-        """
-        rows = self.prepared.rows["test"]
         rng = np.random.default_rng(0)
         draws = [np.arange(len(rows)), *(rng.integers(len(rows), size=len(rows)) for _ in range(RESAMPLES))]
-        auc = {
-            cell: np.array([quality("auc", rows.positive[i], rows.target[i], self._logits[cell][i]) for i in draws])
-            for cell in cells
-        }
-        found = []
-        for rival in GAINS:
-            per_share = {}
-            for share in SHARES:
-                seeds = [s for _, _, s in cells if {("searched joint", share, s), (rival, share, s)} <= auc.keys()]
-                seeds = sorted(set(seeds))
-                if seeds:
-                    gains = [auc["searched joint", share, s] - auc[rival, share, s] for s in seeds]
-                    per_share[share] = (seeds, np.mean(gains, axis=0))
-            if per_share:
-                every = sorted({seed for seeds, _ in per_share.values() for seed in seeds})
-                per_share["all"] = (every, np.mean([gain for _, gain in per_share.values()], axis=0))
-            for share, (seeds, gain) in per_share.items():
-                row = {"cell": "searched joint minus rival", "rival": rival, "at": share, "seeds": seeds}
-                found.append({**row, "test_auc": float(gain[0]), "standard_error": float(gain[1:].std())})
-        return found
+        return [round(quality("auc", rows.positive[at], rows.target[at], logits[at]), 6) for at in draws]
+
+
+def differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Searched joint minus each rival in test AUC, mean over their common seeds, per budget and over all budgets.
+
+    The standard error is that of the draw of test rows: a paired bootstrap over rows, which rows of one query make a
+    little too small.
+    """
+    auc = {
+        (row["cell"], row["budget"], row["seed"]): np.array([row["test_auc"], *row["auc_draws"]])
+        for row in rows
+        if "auc_draws" in row
+    }
+    found = []
+    for rival in GAINS:
+        per_share = {}
+        for share in SHARES:
+            of = {seed for name, at, seed in auc if (name, at) == (rival, share)}
+            seeds = sorted(seed for seed in of if ("searched joint", share, seed) in auc)
+            if seeds:
+                gains = [auc["searched joint", share, seed] - auc[rival, share, seed] for seed in seeds]
+                per_share[share] = (seeds, np.mean(gains, axis=0))
+        if per_share:
+            every = sorted({seed for seeds, _ in per_share.values() for seed in seeds})
+            per_share["all"] = (every, np.mean([gain for _, gain in per_share.values()], axis=0))
+        for share, (seeds, gain) in per_share.items():
+            row = {"cell": "searched joint minus rival", "rival": rival, "at": share, "seeds": seeds}
+            found.append({**row, "test_auc": float(gain[0]), "standard_error": float(gain[1:].std())})
+    return found
 
 
 def write_task(work: Path, data: Path, quick: bool) -> Path:

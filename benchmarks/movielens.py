@@ -4,7 +4,7 @@ The first text is a user's age, sex and the latest films that the user has liked
 plot; the label says whether the user likes it. Users of the test rows are in no other rows. Everything else, from the
 teacher to the measurement at the end, is as in benchmarks/home_depot.py.
 
-    python benchmarks/movielens.py [--quick] [--data FOLDER] [--work FOLDER] [--report]
+    python benchmarks/movielens.py [--quick] [--seeds SEED ...] [--data FOLDER] [--work FOLDER] [--report]
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from common import Target, write_result
-from home_depot import REPOSITORY, SHARES, Bench
-from memory import PeakMemory
+from home_depot import REPOSITORY, SHARES, differences, rows_of_seed
 
 from sparsefront.models.task import Task
 
 METHODS = ("searched joint", "searched weights")
-SEEDS = (0, 1, 2)
 USERS, PER_USER, QUICK_USERS = 1400, 10, 60
 LIKED = 4
 """Stars from which on a user likes a film."""
@@ -93,25 +91,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few users, evaluations and seeds; minutes")
     parser.add_argument("--report", action="store_true", help="make nothing new, report the cells that are there")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / "ml1m")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-movielens")
     arguments = parser.parse_args()
     quick = arguments.quick
     work = arguments.work / ("quick" if quick else "full")
     work.mkdir(parents=True, exist_ok=True)
-    cells = [
-        (method, share, seed) for seed in (SEEDS[:1] if quick else SEEDS) for share in SHARES for method in METHODS
-    ]
-    memory = PeakMemory(work / "peak_memory_gib.txt")
-    with memory:
-        bench = Bench(work, task_of(arguments.data, quick), quick)
-        if arguments.report:
-            cells = [cell for cell in cells if bench.folder(*cell).exists()]
-        for cell in cells:
-            bench.cell(*cell)
-        rows = [*bench.rows(cells), *bench.differences(cells)]
-    rows.append({"cell": "run", **bench.walls, "peak_memory_gib": memory.peak_gib})
-    write_result("movielens", rows, targets_of(rows), sorted({seed for _, _, seed in cells}), quick)
+    cells = [(method, share) for method in METHODS for share in SHARES]
+    task = task_of(arguments.data, quick)
+    rows: list[dict[str, Any]] = []
+    for seed in arguments.seeds[:1] if quick else arguments.seeds:
+        rows += rows_of_seed(work, task, quick, seed, cells, only_there=arguments.report)
+    rows += differences(rows)
+    write_result("movielens", rows, targets_of(rows), sorted({row["seed"] for row in rows if "seed" in row}), quick)
 
 
 if __name__ == "__main__":

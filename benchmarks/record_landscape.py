@@ -249,7 +249,7 @@ def home_depot(work: Path, data: Path, quick: bool) -> tuple[Prepared, SearchSet
     """With the teacher and the supernet of benchmarks/home_depot.py."""
     bench_work = work.parent.parent / "benchmark-home-depot" / ("quick" if quick else "full")
     bench_work.mkdir(parents=True, exist_ok=True)
-    bench = Bench(bench_work, Task.from_file(write_task(bench_work, data, quick)), quick)
+    bench = Bench(bench_work / "seed0", Task.from_file(write_task(bench_work, data, quick)), quick)
     return bench.prepared, SearchSettings(budget_share=SHARES["1/6"], ffn_granule=128, keep_percents=KEEP_PERCENTS)
 
 
