@@ -253,13 +253,15 @@ def scaling(result: dict[str, Any]) -> str:
     lines = [
         "**Scaling** (simulated workers sleep as long as recorded evaluations took):",
         "",
-        "| workers | evaluations/s | share of their time computing | sampler, ms per evaluation | rest of the driver |",
-        "|---|---|---|---|---|",
+        "| workers | evaluations/s | share of their time computing | the same while there is work | sampler, ms per "
+        "evaluation | rest of the driver |",
+        "|---|---|---|---|---|---|",
     ]
     for cell, workers in dict.fromkeys((row["cell"], row["workers"]) for row in rows if "workers" in row):
         own = [row for row in rows if (row["cell"], row.get("workers")) == (cell, workers)]
         mean = {name: np.mean([row[name] for row in own]) for name in own[0] if isinstance(own[0][name], float)}
-        cells = f"{mean['evaluations_per_second']:.1f} | {mean['busy']:.1%} | {mean['sampler_ms']:.1f}"
+        with_work = f"{mean['busy_with_work']:.1%}" if "busy_with_work" in mean else ""
+        cells = f"{mean['evaluations_per_second']:.1f} | {mean['busy']:.1%} | {with_work} | {mean['sampler_ms']:.1f}"
         cells += f" | {mean['overhead_ms']:.1f} ms"
         lines.append(f"| {workers} {cell} | {cells} |")
     lost = rows[-1]

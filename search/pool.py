@@ -176,8 +176,8 @@ class RayPool:
     actor that dies is replaced, or given up where its machine is gone, and its genome is returned as failed; what has
     waited behind it goes to another. Use it as a context manager, or call :meth:`shutdown`.
 
-    Many actors would often wait for a driver that is busy with the results of others. So one in four of them is given
-    its next genome before it has finished: the one that has computed for the longest time, likely the next to finish.
+    Many actors would often wait for a driver that is busy with the results of others. So two of every four are given
+    their next genome before they have finished: those that have computed for the longest, likely the next to finish.
 
     Args:
         build: payload -> fitness; runs once in every actor. Must be picklable by Ray.
@@ -243,7 +243,7 @@ class RayPool:
 
     @property
     def capacity(self) -> int:
-        return self.size + self.size // 4
+        return self.size + self.size // 4 * 2
 
     @property
     def pids(self) -> list[int]:

@@ -197,15 +197,16 @@ def test_a_killed_actor_is_replaced_and_its_genome_reported() -> None:
 
 def test_what_waits_behind_a_genome_that_kills_its_actor_is_evaluated() -> None:
     with RayPool(build_dying_of, 0, workers=4, cpus_per_worker=0.5) as pool:
-        assert (pool.size, pool.capacity) == (4, 5)
-        for genome in GENOMES:  # the fifth waits behind the first, which kills
+        assert (pool.size, pool.capacity) == (4, 6)
+        genomes = [*GENOMES, Genome.uniform(2, heads=1, ffn_units=4)]
+        for genome in genomes:  # the fifth waits behind the first, which kills
             pool.submit(genome)
-        with pytest.raises(ValueError, match="5 genomes at a time"):
+        with pytest.raises(ValueError, match="6 genomes at a time"):
             pool.submit(GENOMES[0])
-        outcomes = {finished.genome: finished.outcome for finished in (pool.next_done() for _ in GENOMES)}
+        outcomes = {finished.genome: finished.outcome for finished in (pool.next_done() for _ in genomes)}
         assert pool.size == 4
     assert isinstance(outcomes.pop(GENOMES[0]), ray.exceptions.RayActorError)
-    assert outcomes == {genome: {"quality": 1.0} for genome in GENOMES[1:]}
+    assert outcomes == {genome: {"quality": 1.0} for genome in genomes[1:]}
 
 
 def test_a_search_loses_nothing_when_an_actor_dies(tmp_path: Path) -> None:
