@@ -21,6 +21,8 @@ from sparsefront.latency.machine import MachineFingerprint
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("sparsefront", "torch", "transformers", "onnx", "onnxruntime", "ray", "optuna", "numpy")
+MOST_SHOWN = 20
+"""Values of a list that are printed; the result file has all."""
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
@@ -142,4 +144,6 @@ def _versions() -> dict[str, str]:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, list) and len(value) > MOST_SHOWN:
+        return f"[{len(value)} values]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from common import Target, write_result
-from home_depot import REPOSITORY, SHARES, differences, rows_of_seed
+from home_depot import REPOSITORY, SHARES, rows_of_seeds
 
 from sparsefront.models.task import Task
 
@@ -100,10 +100,8 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     cells = [(method, share) for method in METHODS for share in SHARES]
     task = task_of(arguments.data, quick)
-    rows: list[dict[str, Any]] = []
-    for seed in arguments.seeds[:1] if quick else arguments.seeds:
-        rows += rows_of_seed(work, task, quick, seed, cells, only_there=arguments.report)
-    rows += differences(rows)
+    seeds = arguments.seeds[:1] if quick else arguments.seeds
+    rows = rows_of_seeds("movielens", work, task, quick, seeds, cells, only_there=arguments.report)
     write_result("movielens", rows, targets_of(rows), sorted({row["seed"] for row in rows if "seed" in row}), quick)
 
 
