@@ -34,12 +34,14 @@ def calibration_of(raw: LatencyTable, points: Sequence[Point], measured_us: Floa
     pulled toward none: memory to about half of what a model takes per megabyte, an overhead to about half a call.
     """
     columns = GenomeColumns.of([genome for genome, _ in points])
-    costs = component_costs(raw.blocks, columns, np.array([length for _, length in points], np.int64))
+    lengths, per_token = np.array([length for _, length in points], np.int64), raw.backbone.per_token
+    costs = component_costs(raw.blocks, columns, lengths, per_token=per_token)
     weights_mb = raw.backbone.weights_mb(columns, raw.fingerprint.precision)
     # Extras are small or large with the whole models; scaled, one pull suits all tables.
     memory_us = float(np.median(measured_us) / np.median(weights_mb))
     units_us = np.array([memory_us] * len(MEMORY) + [float(raw.blocks.call[-1])] * len(OVERHEADS))
-    scaled = np.hstack([costs, extra_features(columns, weights_mb) * units_us]) / measured_us[:, None]
+    extras = extra_features(columns, weights_mb, per_token=per_token)
+    scaled = np.hstack([costs, extras * units_us]) / measured_us[:, None]
     doubts = [COMPONENT_DOUBT] * len(COMPONENTS) + [MEMORY_DOUBT] * len(MEMORY) + [OVERHEAD_DOUBT] * len(OVERHEADS)
     pull = np.diag(MODEL_NOISE / np.array(doubts))
     centre = np.array([1.0] * len(COMPONENTS) + [0.0] * len(EXTRAS))

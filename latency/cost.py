@@ -49,17 +49,19 @@ class GenomeColumns:
         return cls(heads, ffn_units, keep_percent)
 
 
-def component_costs(blocks: Blocks, columns: GenomeColumns, length_tokens: int | Ints) -> Floats:
+def component_costs(
+    blocks: Blocks, columns: GenomeColumns, length_tokens: int | Ints, *, per_token: bool = False
+) -> Floats:
     """Microseconds (genomes, components), in the order of :data:`COMPONENTS`.
 
-    ``length_tokens`` of the rows: one for all genomes, or (genomes,).
+    ``length_tokens`` of the rows: one for all genomes, or (genomes,). ``per_token``: a head reads every token, so every
+    layer is computed for all of them.
     """
     heads, units, keeps = columns.heads, columns.ffn_units, columns.keep_percent
     genomes, layers = heads.shape
     order = {name: index for index, name in enumerate(COMPONENTS)}
     costs = np.zeros((genomes, len(order)))
-    # Behind the last layer with heads only [CLS] is computed, see models/onnx_graph.py.
-    mixing = _last_with_heads(heads)
+    mixing = _first_behind(heads, per_token)
     costs[:, order["call"]] = np.where(mixing < 0, blocks.cls_only, blocks.call[length_tokens])
     length = np.broadcast_to(np.asarray(length_tokens, np.int64), genomes)
     scored_cost = np.zeros(genomes)  # of the latest attention, until a pruning step has paid for it
@@ -85,16 +87,21 @@ def component_costs(blocks: Blocks, columns: GenomeColumns, length_tokens: int |
     return costs
 
 
-def extra_features(columns: GenomeColumns, weights_mb: Floats) -> Floats:
+def extra_features(columns: GenomeColumns, weights_mb: Floats, *, per_token: bool = False) -> Floats:
     """How much of each of :data:`EXTRAS` (genomes, extras) genomes have whose weights are (genomes,) megabytes."""
-    mixing = _last_with_heads(columns.heads)
+    mixing = _first_behind(columns.heads, per_token)
     full = np.arange(columns.heads.shape[1]) < mixing[:, None]
     steps = (full & (columns.keep_percent < 100)).sum(1)
     return np.hstack([memory_features(weights_mb), np.stack([mixing > 0, steps], axis=1).astype(np.float64)])
 
 
-def _last_with_heads(heads: Ints) -> Ints:
-    """(genomes,) index of the last layer that mixes tokens; -1: none does."""
+def _first_behind(heads: Ints, per_token: bool) -> Ints:
+    """(genomes,) index of the first layer that is not computed for all tokens.
+
+    It is the last that mixes tokens, see models/onnx_graph.py (-1: none does); where a head reads every token, none.
+    """
+    if per_token:
+        return np.full(len(heads), heads.shape[1])
     last: Ints = heads.shape[1] - 1 - np.argmax(heads[:, ::-1] > 0, axis=1)
     return np.where((heads > 0).any(1), last, -1)
 

@@ -128,6 +128,7 @@ class Meter:
         batch: rows per call.
         progress: called with (done, total) points.
         total: points that will be measured.
+        done: points that others have measured before.
         say: told when the machine is under load.
         log: keeps finished passes.
     """
@@ -140,6 +141,7 @@ class Meter:
         batch: int = 1,
         progress: Callable[[int, int], None] | None = None,
         total: int = 0,
+        done: float = 0.0,
         say: Callable[[str], None] | None = None,
         log: PassLog | None = None,
     ) -> None:
@@ -148,7 +150,7 @@ class Meter:
         self._batch = batch
         self._progress = progress
         self._total = total
-        self._done = 0.0
+        self._done = done
         self._say = say or (lambda _: None)
         self._log = log or PassLog(None)
 

@@ -91,13 +91,18 @@ def profile(
     design = Design(backbone, HEAD_SHARES, UNIT_SHARES, LENGTH_SHARES, length_tokens)
     passes = PassLog(log)
     total = len(design.points) + len(whole) + len(held)
-    meter = Meter(config, runtime, batch=batch, progress=progress, total=total, say=say, log=passes)
+    # The last layer of the design's graphs is computed for [CLS] alone, which is how it tells blocks apart. What a head
+    # of every token costs besides, the calibration on whole models finds.
+    last = config.with_classes(()) if config.per_token else config
+    meter = Meter(last, runtime, batch=batch, progress=progress, total=total, say=say, log=passes)
     # The design's graphs fit the caches, so it hardly matters where their weights lie.
     blocks_us, drift = meter.measure(design.points, visits=plan.visits // 4, seconds=plan.seconds / 2, loads=1)
     rows = design.rows(dict(zip(design.points, blocks_us.tolist(), strict=True)))
     blocks_done = time.perf_counter()
     # Many held-out models get their own time.
     seconds = plan.seconds * (len(whole) + max(len(held), HELDOUT)) / (len(whole) + HELDOUT)
+    done = len(design.points)
+    meter = Meter(config, runtime, batch=batch, progress=progress, total=total, done=done, say=say, log=passes)
     models_us, model_drift = meter.measure([*whole, *held], visits=plan.visits, seconds=seconds)
     whole_us, held_us = np.split(models_us, [len(whole)])
     fingerprint = runtime.fingerprint(length_tokens=length_tokens, batch=batch)

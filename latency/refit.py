@@ -40,7 +40,11 @@ def refitted(
     predicted_us = statistic.predict_many(table, genomes)
     columns = GenomeColumns.of(genomes)
     shares = zip(statistic.weights, statistic.lengths, strict=True)
-    costs = np.sum([share * component_costs(table.blocks, columns, length) for share, length in shares], axis=0)
+    per_token = table.backbone.per_token
+    costs = np.sum(
+        [share * component_costs(table.blocks, columns, length, per_token=per_token) for share, length in shares],
+        axis=0,
+    )
     extras = predicted_us - costs.sum(1)
     parts = np.hstack([costs, extras[:, None]]) / measured_us[:, None]
     common = float(np.median(measured_us / predicted_us))

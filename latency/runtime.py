@@ -28,7 +28,7 @@ class Session(Protocol):
 
     def run(self, feeds: Feeds) -> Logits:
         """``input_ids``, ``attention_mask``, ``token_type_ids``, each (batch, tokens) -> logits (batch,), or (batch,
-        outputs) of a model of several outputs."""
+        outputs) of a model of several outputs, or (batch, tokens, 2) of spans."""
 
 
 class Runtime(ABC):

@@ -86,7 +86,8 @@ class _Padded:
             room = ((0, self._batch - here), (0, self._tokens - tokens))
             padded = {name: np.pad(feeds[name][start : start + here], room) for name in INPUTS}
             padded[INPUTS[1]][here:, 0] = 1  # rows that fill a batch have one token, as any row has
-            parts.append(self._session.run(padded)[:here])
+            found = self._session.run(padded)[:here]
+            parts.append(found[:, :tokens] if found.ndim == 3 else found)
         return np.concatenate(parts)
 
 

@@ -43,6 +43,7 @@ class Backbone:
     hidden_size: int
     head_size: int
     hidden_act: str
+    per_token: bool = False
 
     @property
     def weights_per_head(self) -> int:
@@ -64,7 +65,13 @@ class Backbone:
         """From a dense ``CrossEncoderConfig``."""
         widths: Widths = config.widths
         return cls(
-            widths.layers, widths.heads, widths.ffn_units, config.hidden_size, config.head_size, config.hidden_act
+            widths.layers,
+            widths.heads,
+            widths.ffn_units,
+            config.hidden_size,
+            config.head_size,
+            config.hidden_act,
+            config.per_token,
         )
 
 
@@ -173,8 +180,10 @@ class LatencyTable:
 
     def predict_columns(self, columns: GenomeColumns, *, length_tokens: int | None = None) -> Floats:
         """Microseconds (genomes,) of genomes given as columns, for many at a time; widths must be the table's."""
-        blocks_us = component_costs(self.blocks, columns, self._length(length_tokens)).sum(1)
-        extras = extra_features(columns, self.backbone.weights_mb(columns, self.fingerprint.precision))
+        per_token = self.backbone.per_token
+        blocks_us = component_costs(self.blocks, columns, self._length(length_tokens), per_token=per_token).sum(1)
+        weights_mb = self.backbone.weights_mb(columns, self.fingerprint.precision)
+        extras = extra_features(columns, weights_mb, per_token=per_token)
         total: Floats = blocks_us + extras @ np.array([self.calibration.get(name, 0.0) for name in EXTRAS])
         return total
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,9 @@ from sparsefront.models.config import ACTIVATIONS, CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.selection import Protect
 from sparsefront.spaces import InputError, Widths
+
+if TYPE_CHECKING:
+    from sparsefront.models.task import Task
 
 _WEIGHTS = "model.safetensors"
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
@@ -76,6 +79,15 @@ class Backbone:
     def with_classes(self, names: Sequence[object]) -> Backbone:
         """The same encoder for a head with a logit per class, or with one logit where there are no names."""
         return replace(self, config=self.config.with_classes(names))
+
+    def with_spans(self) -> Backbone:
+        """The same encoder for a head with two logits per token."""
+        return replace(self, config=self.config.with_spans())
+
+    def serving(self, task: Task) -> Backbone:
+        """The same encoder for the labels of a task and the tokens that it protects."""
+        headed = self.with_classes(task.classes) if task.labels.answers is None else self.with_spans()
+        return headed.protecting(task.spec.protect)
 
     def protecting(self, protect: Protect) -> Backbone:
         """The same encoder with other tokens that pruning takes last."""

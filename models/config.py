@@ -18,7 +18,8 @@ class SparseBertConfig(PretrainedConfig):  # type: ignore[misc]
 
     ``layer_heads``, ``layer_ffn_units`` and ``layer_keep_percent`` have one entry per layer. ``head_size`` is free:
     a layer's attention is ``layer_heads[i] * head_size`` wide, whatever ``hidden_size`` is. ``protect`` says which
-    tokens pruning takes last; separators are those of ``separator_id``.
+    tokens pruning takes last; separators are those of ``separator_id``. ``per_token``: a head reads the last state of
+    every token, also of those that were dropped, instead of [CLS]'s alone.
     """
 
     model_type = "sparsefront_bert"
@@ -38,6 +39,7 @@ class SparseBertConfig(PretrainedConfig):  # type: ignore[misc]
     pad_token_id: int | None = 0
     separator_id: int = 102
     protect: Protect = "none"
+    per_token: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.layer_heads = list(self.layer_heads)
@@ -85,7 +87,8 @@ class SparseBertConfig(PretrainedConfig):  # type: ignore[misc]
 class CrossEncoderConfig(SparseBertConfig):
     """A text cross-encoder: the encoder and a head that makes ``outputs`` logits of [CLS], one per class or one only.
 
-    Where there are several, ``id2label`` names the classes.
+    Where there are several, ``id2label`` names the classes. With ``per_token`` it makes two logits of every token, of
+    an answer's ends.
     """
 
     model_type = "sparsefront_cross_encoder"
@@ -95,15 +98,23 @@ class CrossEncoderConfig(SparseBertConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if type(self.outputs) is not int or self.outputs < 1:
             raise ValueError(f"outputs must be a whole number of at least 1, got {self.outputs!r}")
+        if self.per_token and self.outputs != 2:
+            raise ValueError(f"a head of every token has 2 outputs, got {self.outputs}")
         if self.outputs > 1 and self.id2label is None:
             kwargs.setdefault("num_labels", self.outputs)
         super().__post_init__(**kwargs)
         if self.outputs > 1 and len(self.id2label) != self.outputs:
             raise ValueError(f"id2label must name {self.outputs} classes, got {len(self.id2label)}")
 
+    def with_spans(self) -> CrossEncoderConfig:
+        """The same encoder with two logits per token: of a span's first and of its last one."""
+        ends = self.with_classes(("first", "last"))
+        changed: CrossEncoderConfig = type(self).from_dict({**ends.to_dict(), "per_token": True})
+        return changed
+
     def with_classes(self, names: Sequence[object]) -> CrossEncoderConfig:
         """The same encoder with a logit per class, or with one logit where there are no names."""
-        values = {**self.to_dict(), "outputs": len(names) or 1}
+        values = {**self.to_dict(), "outputs": len(names) or 1, "per_token": False}
         values["id2label"] = {index: str(name) for index, name in enumerate(names)} or None
         values["label2id"] = {str(name): index for index, name in enumerate(names)} or None
         changed: CrossEncoderConfig = type(self).from_dict(values)

@@ -1,4 +1,4 @@
-"""CrossEncoder: a text or a pair in one sequence, one logit from [CLS] or one per class."""
+"""CrossEncoder: a text or a pair in one sequence, one logit from [CLS] or one per class, or two of every token."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.encoder import ElasticEncoder, Encoded, at_least_fp32
 from sparsefront.models.loss import label_loss
+from sparsefront.models.spans import NO_TOKEN
 from sparsefront.spaces import Genome, InputError
 
 
@@ -55,6 +56,8 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
     ) -> SequenceClassifierOutput:
         """Logits ``(batch, outputs)`` of padded sequences ``(batch, tokens)``, and the loss when labels are given.
 
+        Of spans they are ``(batch, tokens, 2)``.
+
         Args:
             input_ids: ``(batch, tokens)``, [CLS] first, padding at the end.
             attention_mask: ``(batch, tokens)``; all real by default.
@@ -66,14 +69,18 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         logits = self.logits_of(self.encoder(input_ids, mask, types, genome=genome))
         loss = None if labels is None else label_loss(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits.reshape(len(logits), -1))
+        return SequenceClassifierOutput(loss=loss, logits=logits[:, None] if logits.ndim == 1 else logits)
 
     def logits_of(self, encoded: Encoded) -> Tensor:
         """Logits of encoded sequences: ``(batch,)`` of one output, ``(batch, outputs)`` of several.
 
-        At least in fp32: in bf16 close logits would tie and spoil ranks.
+        Of spans ``(batch, tokens, 2)``, as :mod:`sparsefront.models.spans` has them. At least in fp32: in bf16 close
+        logits would tie and spoil ranks.
         """
         with torch.autocast(encoded.hidden.device.type, enabled=False):
+            if encoded.every is not None and encoded.answers is not None:
+                ends: Tensor = self.head(at_least_fp32(encoded.every))
+                return ends.masked_fill(~encoded.answers[..., None], NO_TOKEN)
             logits: Tensor = self.head(at_least_fp32(encoded.hidden[:, 0]))
         return logits[:, 0] if self.config.outputs == 1 else logits
 

@@ -14,6 +14,8 @@ from sparsefront.models.selection import (
     ABOVE_ATTENTION,
     attention_received,
     leading_first,
+    may_answer,
+    placed,
     positions_of,
     protected_tokens,
     protecting,
@@ -42,12 +44,18 @@ class Encoded:
         scores: per layer ``(batch, tokens_there)`` attention received, for the layers that scored (others ``None``).
         positions: per layer ``(batch, tokens_there)``, where in the sequence the tokens stand that its attention sees;
             past the last token where a sequence has fewer.
+        every: ``(batch, tokens, width)``, the last state of every token: that in which it was dropped, behind the
+            attention whose layer drops it, or what leaves the last layer. ``None`` when only [CLS] was asked for.
+        answers: ``(batch, tokens)`` bool, where an answer may begin or end: in the second text, or, where it has none,
+            at [CLS]. ``None`` likewise.
     """
 
     hidden: Tensor
     mask: Tensor
     scores: list[Tensor | None]
     positions: list[Tensor]
+    every: Tensor | None = None
+    answers: Tensor | None = None
 
 
 class Embeddings(nn.Module):
@@ -187,7 +195,7 @@ class ElasticEncoder(nn.Module):
         token_type_ids: Tensor,
         *,
         genome: Genome | None = None,
-        cls_only: bool = True,
+        cls_only: bool | None = None,
         score_layers: tuple[int, ...] = (),
         gates: list[LayerGates] | None = None,
     ) -> Encoded:
@@ -198,7 +206,8 @@ class ElasticEncoder(nn.Module):
             attention_mask: ``(batch, tokens)``, non-zero at real tokens.
             token_type_ids: ``(batch, tokens)``.
             genome: widths and keep schedule to run; the model's own by default.
-            cls_only: compute only the [CLS] row of the last layer (which then does not prune).
+            cls_only: compute only the [CLS] row of the last layer (which then does not prune); by default unless the
+                configuration says that a head reads every token.
             score_layers: layers that return their scores whether or not pruning needs them.
             gates: per-layer multipliers of heads and units.
 
@@ -206,13 +215,16 @@ class ElasticEncoder(nn.Module):
             ValueError: if the genome has another depth or a layer wider than the model's.
         """
         genome = self.genome if genome is None else self.check(genome)
+        cls_only = not self.config.per_token if cls_only is None else cls_only
         mask = attention_mask.bool()
+        answers = None if cls_only else may_answer(mask, token_type_ids)
         hidden = self.embeddings(input_ids, token_type_ids)
         needed = genome.scoring_layers(cls_only_last=cls_only)
         protected, positions = self.protected(input_ids, token_type_ids), positions_of(mask)
         ranking = protecting(leading_first(mask), protected, above=mask.shape[1])
         collected: list[Tensor | None] = []
         places: list[Tensor] = []
+        every: Tensor | None = None
         for index, (layer, gene) in enumerate(zip(self.elastic_layers, genome, strict=True)):
             last = cls_only and index == len(genome) - 1
             gate = gates[index] if gates is not None else None
@@ -225,6 +237,7 @@ class ElasticEncoder(nn.Module):
             elif gene.keep_percent < 100:
                 if scores is not None:
                     ranking = protecting(scores.detach(), protected, above=ABOVE_ATTENTION)
+                every = None if cls_only else placed(hidden, positions, every)
                 kept, survives = select_tokens(ranking, mask, gene.keep_percent)
                 hidden = hidden.gather(1, kept[..., None].expand(-1, -1, hidden.shape[-1]))
                 ranking, mask = ranking.gather(1, kept), survives
@@ -233,7 +246,8 @@ class ElasticEncoder(nn.Module):
             elif scores is not None:
                 ranking = protecting(scores.detach(), protected, above=ABOVE_ATTENTION)
             hidden = layer.feed(hidden, gene.ffn_units, gates=gate)
-        return Encoded(hidden, mask, collected, places)
+        every = None if cls_only else placed(hidden, positions, every)
+        return Encoded(hidden, mask, collected, places, every, answers)
 
     def protected(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor | None:
         """``(batch, tokens)`` bool: which tokens pruning takes last; ``None`` where all are alike."""

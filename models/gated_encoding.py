@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsefront.models.batching import TensorBatch
 from sparsefront.models.encoder import ElasticEncoder, Encoded
-from sparsefront.models.selection import ABOVE_ATTENTION, leading_first, positions_of, protecting
+from sparsefront.models.selection import ABOVE_ATTENTION, leading_first, may_answer, positions_of, protecting
 from sparsefront.spaces import Genome
 
 
@@ -35,7 +35,7 @@ def encode_gated(
     gates: Gates,
     genome: Genome | None = None,
 ) -> Encoded:
-    """Encode a padded batch; only the [CLS] row of the last layer, which does not prune.
+    """Encode a padded batch; of the last layer, which does not prune, only what a head reads.
 
     Args:
         encoder: a supernet or a model of its own widths.
@@ -46,11 +46,13 @@ def encode_gated(
         genome: widths to run; its own keep shares are ignored. The encoder's by default.
 
     Returns:
-        hidden ``(batch, 1, width)``; scores per layer ``(batch, tokens)``, 0 at tokens that are gone.
+        hidden ``(batch, 1, width)``, or ``(batch, tokens, width)`` where a head reads every token; scores per layer
+        ``(batch, tokens)``, 0 at tokens that are gone.
     """
     genome = encoder.genome if genome is None else encoder.check(genome)
     real = attention_mask.bool()
-    hidden = encoder.embeddings(input_ids, token_type_ids)
+    hidden = every = encoder.embeddings(input_ids, token_type_ids)
+    per_token: bool = encoder.config.per_token
     presence = real.float()
     protected, positions = encoder.protected(input_ids, token_type_ids), positions_of(real)
     ranking = protecting(leading_first(real), protected, above=real.shape[1])
@@ -59,17 +61,22 @@ def encode_gated(
     for index, (layer, gene) in enumerate(zip(encoder.elastic_layers, genome, strict=True)):
         last = index == len(genome) - 1
         score = bool(gene.heads) and not last
-        hidden, scores = layer.attend(hidden, real, gene.heads, cls_only=last, score=score, presence=presence)
+        cls_only = last and not per_token
+        hidden, scores = layer.attend(hidden, real, gene.heads, cls_only=cls_only, score=score, presence=presence)
         collected.append(scores)
         places.append(positions)
         if scores is not None:
             ranking = protecting(scores.detach(), protected, above=ABOVE_ATTENTION)
         if not last and gates.covers(index):
             alive = presence > 0
+            every = torch.where(alive[..., None], hidden, every) if per_token else every
             presence = presence * gates.kept(index, ranking, alive)
             positions = positions.masked_fill(presence == 0, input_ids.shape[1])
         hidden = layer.feed(hidden, gene.ffn_units)
-    return Encoded(hidden, torch.ones_like(real[:, :1]), collected, places)
+    if not per_token:
+        return Encoded(hidden, torch.ones_like(real[:, :1]), collected, places)
+    every = torch.where((presence > 0)[..., None], hidden, every)
+    return Encoded(hidden, real & (presence > 0), collected, places, every, may_answer(real, token_type_ids))
 
 
 def encode_batch(

@@ -21,12 +21,15 @@ class Labels:
     """The labels of all rows.
 
     ``target``: (rows,) float32, in [0, 1] or the index of the class; ``positive``: (rows,) bool, nothing where a label
-    has no positive side; ``classes``: their names by index, none where a label is a number.
+    has no positive side; ``classes``: their names by index, none where a label is a number; ``answers``: (rows, 2)
+    int64, of spans the characters of the second text from the first to the one behind the last. Which tokens those are
+    only a tokenizer knows, so the target of a span is 0 here.
     """
 
     target: NDArray[np.float32]
     positive: NDArray[np.bool_]
     classes: tuple[ClassName, ...] = ()
+    answers: NDArray[np.int64] | None = None
 
 
 def read_labels(values: pd.Series[Any], spec: LabelSpec, origin: str, *, train: NDArray[np.bool_]) -> Labels:

@@ -1,7 +1,8 @@
 """Quality of a model's logits. Higher is always better.
 
-Logits are (rows,) where a label is a number, and (rows, classes) where it is a class. Metrics that decide take a row
-for positive above logit 0, or for the class of the largest logit, the first of equal ones.
+Logits are (rows,) where a label is a number, (rows, classes) where it is a class, and (rows, tokens, 2) where it is a
+span. Metrics that decide take a row for positive above logit 0, or for the class of the largest logit, the first of
+equal ones, or for the likeliest span.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, f1_score, matthews_corrcoef, roc_auc_score
 
+from sparsefront.models.spans import exact_matches, overlaps
 from sparsefront.models.task_file import Metric
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -23,6 +25,8 @@ CORRELATIONS = ("pearson", "spearman", "pearson_spearman")
 DECIDING = ("accuracy", "f1", "macro_f1", "matthews")
 OF_CLASSES = ("accuracy", "macro_f1", "matthews")
 """Those that rows with classes can be scored by."""
+OF_SPANS = ("span_f1", "exact_match")
+"""Those that rows with spans are scored by."""
 OF_EVERY_KIND = ("auc", "average_precision", "f1", "macro_f1", "matthews")
 """Those that rows of a rare kind decide as much as all others do, so that few of them make the quality uncertain."""
 
@@ -33,7 +37,7 @@ Floats = NDArray[np.float64]
 
 class Scored(NamedTuple):
     """Rows that are fit to be scored: ``positive`` (rows,) bool, ``target`` (rows,), ``logits`` (rows,) or (rows,
-    classes), the last two float64."""
+    classes) or (rows, tokens, 2), the last two float64."""
 
     positive: NDArray[np.bool_]
     target: Floats
@@ -48,13 +52,14 @@ def quality(metric: str, positive: NDArray[Any], target: NDArray[Any], logits: N
     of the target with the predicted one, the logit's sigmoid; ``spearman`` that of the ranks, equal values sharing
     theirs; ``pearson_spearman`` the mean of both; 0 where all rows are predicted alike. ``macro_f1`` is the mean over
     the classes that the rows hold. ``matthews`` of several classes is Gorodkin's (2004), 0 where all rows are told the
-    same.
+    same. ``exact_match`` is the share of rows whose span is told, ``span_f1`` the mean F1 of the tokens that are told
+    to those of the span: SQuAD's metrics (arXiv 1606.05250), but by place instead of by word.
 
     Args:
         metric: one of ``METRICS``.
         positive: (rows,) bool; not read where the logits are of classes.
-        target: (rows,) in [0, 1], or the index of the class.
-        logits: (rows,), or (rows, classes).
+        target: (rows,) in [0, 1], or the index of the class or of the span.
+        logits: (rows,), or (rows, classes), or (rows, tokens, 2).
 
     Raises:
         ValueError: rows that do not agree, or that have no such quality.
@@ -63,6 +68,8 @@ def quality(metric: str, positive: NDArray[Any], target: NDArray[Any], logits: N
 
 
 def _quality(metric: str, rows: Scored) -> float:
+    if metric in OF_SPANS:
+        return float(of_spans(metric, rows).mean())
     if metric in DECIDING:
         return _of_decisions(metric, *decisions(rows))
     if metric == "pearson_spearman":
@@ -83,6 +90,11 @@ def _of_decisions(metric: str, true: NDArray[np.int64], told: NDArray[np.int64])
     if metric == "macro_f1":
         return float(f1_score(true, told, labels=np.unique(true), average="macro", zero_division=0.0))
     return float(matthews_corrcoef(true, told))
+
+
+def of_spans(metric: str, rows: Scored) -> Floats:
+    """(rows,) what a metric of spans says of each."""
+    return (exact_matches if metric == "exact_match" else overlaps)(rows.target, rows.logits)
 
 
 def decisions(rows: Scored) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -116,9 +128,9 @@ def checked(metric: str, positive: NDArray[Any], target: NDArray[Any], logits: N
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     flags = np.asarray(positive, dtype=bool)
     targets, scores = np.asarray(target, dtype=np.float64), np.asarray(logits, dtype=np.float64)
-    if flags.ndim != 1 or not flags.shape == targets.shape == scores.shape[:1] or scores.ndim > 2:
+    if flags.ndim != 1 or not flags.shape == targets.shape == scores.shape[:1] or scores.ndim > 3:
         raise ValueError(f"rows must agree, got shapes {flags.shape}, {targets.shape} and {scores.shape}")
-    if metric not in (OF_CLASSES if scores.ndim == 2 else set(METRICS) - {"macro_f1"}):
+    if metric not in (set(METRICS) - {"macro_f1", *OF_SPANS}, OF_CLASSES, OF_SPANS)[scores.ndim - 1]:
         raise ValueError(f"metric {metric!r} does not fit logits of shape {scores.shape}")
     if not len(flags):
         raise ValueError(f"metric {metric!r} needs rows, got none")
@@ -127,7 +139,7 @@ def checked(metric: str, positive: NDArray[Any], target: NDArray[Any], logits: N
         raise ValueError(
             f"{int(bad.sum())} of {len(scores)} logits are not finite, the first at row {int(bad.argmax())}"
         )
-    if (missing := missing_kind(metric, flags, targets, with_classes=scores.ndim == 2)) is not None:
+    if (missing := missing_kind(metric, flags, targets, with_classes=scores.ndim > 1)) is not None:
         raise ValueError(f"metric {metric!r} needs {missing}")
     return Scored(flags, targets, scores)
 

@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def multiply_adds(
-    genomes: Sequence[Genome], lengths: npt.ArrayLike, config: SparseBertConfig, *, cls_only: bool = True
+    genomes: Sequence[Genome], lengths: npt.ArrayLike, config: SparseBertConfig, *, cls_only: bool | None = None
 ) -> Floats:
     """(genomes, lengths) multiply-adds of one row: projections, attention with its softmax, and FFN.
 
@@ -27,8 +27,9 @@ def multiply_adds(
         lengths: (lengths,) tokens per row that are computed; padding counts where it is.
         config: for ``hidden_size`` and ``head_size``.
         cls_only: only the [CLS] row of the last layer is computed, and that layer does not prune, as here; else all
-            rows of it are, as in the papers.
+            rows of it are, as in the papers and where a head reads every token. By the configuration by default.
     """
+    cls_only = not config.per_token if cls_only is None else cls_only
     heads, units, keeps = Genomes.of(genomes).columns.transpose(2, 0, 1).astype(np.int64)
     layers = heads.shape[1]
     seen = np.empty((len(genomes), np.size(lengths), layers + 1), np.int64)
@@ -46,7 +47,7 @@ def adds_of_tokens(
     units: npt.NDArray[np.int64],
     config: SparseBertConfig,
     *,
-    cls_only: bool = True,
+    cls_only: bool | None = None,
 ) -> Floats:
     """(...) the same of rows whose tokens are counted already.
 
@@ -57,6 +58,7 @@ def adds_of_tokens(
         config: as for :func:`multiply_adds`.
         cls_only: likewise.
     """
+    cls_only = not config.per_token if cls_only is None else cls_only
     width, inner = config.hidden_size, heads * config.head_size
     tokens, fed = seen[..., :-1], seen[..., 1:]
     queries = tokens.copy()

@@ -9,6 +9,8 @@ thread, batch 1, width 384, decided the form:
 * the standard Attention operator is as fast as the contrib ones or faster, and it hands out its probabilities;
 * from the last layer with heads on, only [CLS]'s row reaches the logit. Its attention is re-associated,
   ``(q W_k) X^T`` instead of ``q (X W_k)^T``, which is about 20 times fewer multiply-adds at 48 tokens;
+* where a head reads every token, its logits are taken from a token's state when that is dropped: two numbers instead of
+  a whole state are carried to the end;
 * biases are folded: a key bias moves all scores of a query alike and vanishes in the softmax, a value bias passes
   through it unchanged into the output bias, and the FFN's output bias moves into the LayerNorm in front of it.
 """
@@ -25,6 +27,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsefront.models.parameters import Arrays, checked_arrays
+from sparsefront.models.spans import NO_TOKEN
 from sparsefront.spaces import Genome, InputError, kept_tokens
 
 if TYPE_CHECKING:
@@ -54,8 +57,9 @@ def build_graph(
     tokens), is written into the graph's properties for a runtime that compiles it for that; its inputs stay dynamic.
 
     Inputs ``input_ids``, ``attention_mask``, ``token_type_ids``: int64 (batch, tokens), both dynamic; padding, if any,
-    stands at the end of a row. Output ``logits``: float32 (batch,) of one output, (batch, outputs) of several. Raises
-    ``ValueError`` for an array that is missing, not known, or not of the shape that the configuration asks for.
+    stands at the end of a row. Output ``logits``: float32 (batch,) of one output, (batch, outputs) of several, (batch,
+    tokens, 2) of spans. Raises ``ValueError`` for an array that is missing, not known, or not of the shape that the
+    configuration asks for.
     """
     model = _CrossEncoderGraph(config, checked_arrays(config, arrays), precision).build()
     if static_shape is not None:
@@ -164,6 +168,8 @@ class _CrossEncoderGraph:
         heads = self.genome.column("heads")
         # Behind the last layer with heads no token but [CLS] can reach a logit; -1: not even the first layer mixes.
         self.last_mixing = max((layer for layer, count in enumerate(heads) if count), default=-1)
+        if config.per_token:
+            self.last_mixing = len(self.genome)
         self.pruning = [
             layer for layer, gene in enumerate(self.genome) if gene.keep_percent < 100 and layer < self.last_mixing
         ]
@@ -171,6 +177,8 @@ class _CrossEncoderGraph:
         self._survivors: dict[int, tuple[str, str]] = {}
         self._rounded: dict[str, list[str]] = {}
         self._protected: str | None = None
+        self._positions: str | None = None
+        self._ends: str | None = None
 
     def build(self) -> onnx.ModelProto:
         nodes, config = self.nodes, self.config
@@ -190,16 +198,13 @@ class _CrossEncoderGraph:
             else:
                 hidden = self._norm(hidden, f"encoder.layers.{layer}.attention_norm", self._ffn_bias(layer))
             hidden = self._ffn(layer, hidden, cls_only=layer >= self.last_mixing)
-        head = [hidden, nodes.const(self.arrays["head.weight"].T, "head.weight")]
-        head.append(nodes.const(self.arrays["head.bias"], "head.bias"))
         shape: list[str | int] = ["batch"]
-        if config.outputs == 1:
-            nodes.nodes.append(
-                helper.make_node("Squeeze", [nodes.op("Gemm", *head), nodes.ints(1)], [OUTPUT], name=OUTPUT)
-            )
+        if config.per_token:
+            shape += ["tokens", config.outputs]
+            self._read_every_token(hidden, tokens)
         else:
-            shape.append(config.outputs)
-            nodes.nodes.append(helper.make_node("Gemm", head, [OUTPUT], name=OUTPUT))
+            shape += [config.outputs] if config.outputs > 1 else []
+            self._read_cls(hidden)
         inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in INPUTS]
         output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape)
         graph = helper.make_graph(nodes.nodes, "cross_encoder", inputs, [output], nodes.initializers)
@@ -210,6 +215,16 @@ class _CrossEncoderGraph:
             model, {"genome": self.genome.key(), "hidden_size": str(config.hidden_size), "precision": self.precision}
         )
         return model
+
+    def _read_cls(self, hidden: str) -> None:
+        nodes = self.nodes
+        head = [hidden, nodes.const(self.arrays["head.weight"].T, "head.weight")]
+        head.append(nodes.const(self.arrays["head.bias"], "head.bias"))
+        if self.config.outputs == 1:
+            squeezed = [nodes.op("Gemm", *head), nodes.ints(1)]
+            nodes.nodes.append(helper.make_node("Squeeze", squeezed, [OUTPUT], name=OUTPUT))
+        else:
+            nodes.nodes.append(helper.make_node("Gemm", head, [OUTPUT], name=OUTPUT))
 
     # -- embeddings ------------------------------------------------------------------------------------------------
 
@@ -343,6 +358,8 @@ class _CrossEncoderGraph:
         """Keeps each row's best tokens in their order; a row with fewer survivors is padded at its end."""
         nodes = self.nodes
         length, survivors = self._survivors[layer]
+        if self.config.per_token:
+            self._read(hidden, tokens, self._ffn_bias(layer))
         place = _Tokens(nodes, length, "", self.limit).prefix(np.arange(self.limit)[None, :], 1, "places")
         alive = nodes.op("Less", place, survivors)
         if scores is None and self._protected is not None:
@@ -351,6 +368,9 @@ class _CrossEncoderGraph:
             scores = self._protecting(tokens.prefix(leading, 1, "leading"), tokens, 1)
         if scores is None:
             hidden = nodes.op("Slice", hidden, nodes.ints(0), length, nodes.ints(1))
+            if self.config.per_token:
+                shape = nodes.op("Shape", hidden, start=0, end=2)
+                self._positions = nodes.op("Expand", place, shape)
             return hidden, _Tokens(nodes, length, alive, self.limit), None
         # TopK breaks ties by the lower index. Survivors get their index minus the length, which gathers the same token
         # but sorts before every token that the row drops.
@@ -359,6 +379,9 @@ class _CrossEncoderGraph:
         shifted = nodes.op("Sub", ranked, nodes.op("Where", alive, tokens.length, none))
         order, _ = nodes.outputs("TopK", shifted, length, outputs=2, axis=1, largest=0, sorted=1)
         hidden = nodes.op("GatherND", hidden, nodes.op("Unsqueeze", order, nodes.ints(2)), batch_dims=1)
+        if self.config.per_token:
+            there = self._positions
+            self._positions = order if there is None else nodes.op("GatherElements", there, order, axis=1)
         if self._scores_are_read_again(layer):
             scores = nodes.op("GatherElements", scores, order, axis=1)
         if self._protected is not None:
@@ -380,6 +403,35 @@ class _CrossEncoderGraph:
             if later in self.pruning:
                 return True
         return False
+
+    # -- a head that reads every token -----------------------------------------------------------------------------
+
+    def _read(self, hidden: str, tokens: _Tokens, folded: npt.NDArray[np.float32]) -> None:
+        """Takes the logits of the tokens that are there; others keep theirs. ``folded``: see :meth:`_ffn_bias`."""
+        nodes, weight = self.nodes, self.arrays["head.weight"]
+        ends = nodes.op("MatMul", hidden, nodes.const(weight.T, "head.weight"))
+        bias = self.arrays["head.bias"] - _folded(weight, folded)
+        ends = nodes.op("Add", ends, nodes.const(bias, f"head.bias_{len(nodes.nodes)}"))
+        if self._ends is None or self._positions is None:
+            self._ends = ends
+            return
+        at = nodes.op("Unsqueeze", self._positions, nodes.ints(2))
+        at = nodes.op("Concat", at, at, axis=2)
+        alive = nodes.op("Unsqueeze", tokens.alive, nodes.ints(2))
+        ends = nodes.op("Where", alive, ends, nodes.op("GatherElements", self._ends, at, axis=1))
+        self._ends = nodes.op("ScatterElements", self._ends, at, ends, axis=1)
+
+    def _read_every_token(self, hidden: str, tokens: _Tokens) -> None:
+        """Logits of all tokens: no chance for those at which no answer may begin or end."""
+        nodes = self.nodes
+        self._read(hidden, tokens, np.zeros(self.config.hidden_size, np.float32))
+        length = nodes.op("Shape", INPUTS[0], start=1, end=2)
+        first = _Tokens(nodes, length, "", self.limit).prefix(np.arange(self.limit)[None, :] == 0, 1, "first_place")
+        second = nodes.op("Equal", INPUTS[2], nodes.const(np.array(1, np.int64), "second_text"))
+        answers = nodes.op("Or", nodes.op("And", nodes.op("Cast", INPUTS[1], to=TensorProto.BOOL), second), first)
+        none = nodes.const(np.array(NO_TOKEN, np.float32), "no_token")
+        inputs = [nodes.op("Unsqueeze", answers, nodes.ints(2)), self._ends or "", none]
+        nodes.nodes.append(helper.make_node("Where", inputs, [OUTPUT], name=OUTPUT))
 
     # -- feed-forward, LayerNorm and biases ------------------------------------------------------------------------
 

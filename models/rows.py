@@ -9,6 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsefront.models.spans import ends_of
+
 DTYPES: Final[dict[str, str]] = {
     "input_ids": "int32",
     "token_type_ids": "int8",
@@ -18,6 +20,8 @@ DTYPES: Final[dict[str, str]] = {
 }
 CLASSES: Final = "classes"
 """Name of the array, of one number, that rows with classes have besides."""
+SPANS: Final = "spans"
+"""Name of the empty array that rows with spans have besides."""
 MEGA_CHUNK_BATCHES: Final = 32
 """Shuffled rows are sorted by length inside chunks of about so many batches: little padding, yet random batches."""
 
@@ -46,9 +50,10 @@ class TokenRows:
 
     ``input_ids``: (total tokens,) int32, ``token_type_ids``: (total tokens,) int8, ``offsets``: (rows + 1,) int64,
     ``target``: (rows,) float32, what a model is trained on: in [0, 1], or the index of the class where there are
-    ``classes`` (how many; 0 where the label is a number); ``positive``: (rows,) bool, what metrics of positive rows
-    count: none of them where there are classes. Flat arrays, so that Ray's object store and safetensors hold them
-    without copies or pickle.
+    ``classes`` (how many; 0 where the label is a number), or of the span where there are ``spans``
+    (:mod:`sparsefront.models.spans`); ``positive``: (rows,) bool, what metrics of positive rows count: none of them
+    where there are classes or spans. Flat arrays, so that Ray's object store and safetensors hold them without copies
+    or pickle.
     """
 
     input_ids: NDArray[np.int32]
@@ -57,6 +62,7 @@ class TokenRows:
     target: NDArray[np.float32]
     positive: NDArray[np.bool_]
     classes: int = 0
+    spans: bool = False
 
     def __post_init__(self) -> None:
         for name, dtype in DTYPES.items():
@@ -77,10 +83,27 @@ class TokenRows:
             )
         if rows and np.diff(self.offsets).min() < 1:
             raise ValueError("every row must have at least one token")
-        if self.classes:
+        if self.spans:
+            self._check_spans()
+        elif self.classes:
             self._check_classes()
         elif rows and not (self.target.min() >= 0 and self.target.max() <= 1):  # written so that NaN fails too
             raise ValueError(f"target must be in [0, 1], got {self.target.min()} to {self.target.max()}")
+
+    def _check_spans(self) -> None:
+        if self.classes or self.positive.any():
+            raise ValueError("rows with spans have neither classes nor positive ones")
+        if not len(self):
+            return
+        if not (self.target.min() >= 0 and (self.target == np.floor(self.target)).all()):  # fails for NaN too
+            raise ValueError(f"target must be the index of a span, got {self.target.min()}")
+        first, last = ends_of(self.target)
+        wrong = (first > last) | (last >= self.lengths)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(
+                f"the span of row {row} must lie in its {self.lengths[row]} tokens, got {first[row]} to {last[row]}"
+            )
 
     def _check_classes(self) -> None:
         if self.classes < 2:
@@ -109,14 +132,19 @@ class TokenRows:
     def kinds(self) -> list[NDArray[np.int64]]:
         """Places of the rows of each kind, rising: positive and negative ones, or those of each class, the last first.
 
-        A kind may have no rows, as have the positive ones where a label has no positive side.
+        A kind may have no rows, as have the positive ones where a label has no positive side. Rows with spans are of
+        one kind.
         """
+        if self.spans:
+            return [np.arange(len(self))]
         kind = self.target if self.classes else self.positive
         return [np.flatnonzero(kind == number) for number in reversed(range(self.classes or 2))]
 
     @property
     def logits_shape(self) -> tuple[int, ...]:
-        """Of the logits of a model of these rows: (rows,), or (rows, classes)."""
+        """Of the logits of a model of these rows: (rows,), or (rows, classes), or (rows, tokens of the longest, 2)."""
+        if self.spans:
+            return (len(self), int(self.lengths.max(initial=1)), 2)
         return (len(self), self.classes) if self.classes else (len(self),)
 
     def subset(self, indices: Any) -> TokenRows:
@@ -135,6 +163,7 @@ class TokenRows:
             target=self.target[chosen],
             positive=self.positive[chosen],
             classes=self.classes,
+            spans=self.spans,
         )
 
     def stratified(self, n: int, seed: int) -> TokenRows:
@@ -213,17 +242,19 @@ class TokenRows:
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays by name: for safetensors and for Ray's object store."""
         arrays = {name: getattr(self, name) for name in DTYPES}
+        if self.spans:
+            return {**arrays, SPANS: np.zeros(0, np.int64)}
         return {**arrays, CLASSES: np.array([self.classes], np.int64)} if self.classes else arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TokenRows:
         """Rows from what ``to_arrays`` returned; ``ValueError`` when a name, a type or a size is off."""
-        if set(arrays) - {CLASSES} != set(DTYPES):
+        if set(arrays) - {CLASSES, SPANS} != set(DTYPES):
             raise ValueError(f"arrays must be {sorted(DTYPES)}, got {sorted(arrays)}")
         classes = arrays.get(CLASSES, np.zeros(1, np.int64))
         if classes.shape != (1,) or classes.dtype != np.int64:
             raise ValueError(f"{CLASSES} must be one int64, got {classes.dtype} of shape {classes.shape}")
-        return cls(**{name: arrays[name] for name in DTYPES}, classes=int(classes[0]))
+        return cls(**{name: arrays[name] for name in DTYPES}, classes=int(classes[0]), spans=SPANS in arrays)
 
 
 def _shared_out(n: int, sizes: NDArray[np.int64]) -> NDArray[np.int64]:

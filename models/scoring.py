@@ -12,6 +12,7 @@ from sparsefront.models.batching import Precision, TensorBatch, autocast, to_ten
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.gated_encoding import Gates, encode_batch
 from sparsefront.models.rows import TokenRows
+from sparsefront.models.spans import NO_TOKEN
 from sparsefront.spaces import Genome
 
 
@@ -25,7 +26,7 @@ def score_rows(
     precision: Precision = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Logits in the rows' own order: ``(rows,)`` of one output, ``(rows, outputs)`` of several.
+    """Logits in the rows' own order, of their ``logits_shape``.
 
     Args:
         model: dense, slim or supernet.
@@ -43,9 +44,24 @@ def score_rows(
 
 
 def no_logits(model: CrossEncoder, rows: TokenRows) -> NDArray[np.float32]:
-    """Room for the model's logits of the rows, not filled."""
+    """Room for the model's logits of the rows, not filled; of spans, ``(rows, tokens, 2)``, without a chance."""
     outputs: int = model.config.outputs
+    if model.config.per_token:
+        return no_span_logits(rows)
     return np.empty(len(rows) if outputs == 1 else (len(rows), outputs), np.float32)
+
+
+def no_span_logits(rows: TokenRows) -> NDArray[np.float32]:
+    """``(rows, tokens of the longest, 2)`` logits of which none has a chance."""
+    return np.full((len(rows), int(rows.lengths.max(initial=1)), 2), NO_TOKEN, np.float32)
+
+
+def put_logits(logits: NDArray[np.float32], index: NDArray[np.int64], found: NDArray[np.float32]) -> None:
+    """Write those of a batch where its rows stand; of spans, beyond the batch's longest row there is no token."""
+    if found.ndim == 3:
+        logits[index, : found.shape[1]] = found
+    else:
+        logits[index] = found
 
 
 def scoring_batches(rows: TokenRows, device: torch.device, *, tokens_per_batch: int = 4096) -> Iterator[TensorBatch]:
@@ -82,7 +98,7 @@ def score_batches(
     for batch in batches:
         with autocast(batch.input_ids.device, precision):
             encoded = encode_batch(model.encoder, batch, genome=genome, gates=gates)
-        logits[batch.index.cpu().numpy()] = model.logits_of(encoded).cpu().numpy()
+        put_logits(logits, batch.index.cpu().numpy(), model.logits_of(encoded).cpu().numpy())
         done += len(batch.index)
         if progress is not None:
             progress(done, len(logits))

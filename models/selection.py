@@ -45,6 +45,28 @@ def positions_of(mask: Tensor) -> Tensor:
     return torch.arange(tokens, device=mask.device).masked_fill(~mask, tokens)
 
 
+def placed(hidden: Tensor, positions: Tensor, every: Tensor | None) -> Tensor:
+    """The last state of every token ``(batch, tokens, width)``: that of the ones that are left, and what others had.
+
+    Args:
+        hidden: ``(batch, left, width)``.
+        positions: ``(batch, left)``, where in the sequence the tokens stand; past its end where there is none.
+        every: of all tokens before; ``None`` before any was dropped.
+    """
+    if every is None:
+        return hidden
+    past_the_end = torch.zeros_like(every[:, :1])
+    index = positions[..., None].expand_as(hidden)
+    return torch.cat([every, past_the_end], 1).scatter(1, index, hidden.to(every.dtype))[:, :-1]
+
+
+def may_answer(mask: Tensor, token_type_ids: Tensor) -> Tensor:
+    """``(batch, tokens)`` bool, where an answer may begin or end: in the second text, or at [CLS], which is none."""
+    answers = mask & (token_type_ids == 1)
+    answers[:, 0] = True
+    return answers
+
+
 def protected_tokens(
     protect: Protect, input_ids: Tensor, token_type_ids: Tensor, *, separator_id: int
 ) -> Tensor | None:

@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sparsefront.models.answers import read_answers
 from sparsefront.models.data_file import read_frame
-from sparsefront.models.labels import read_labels, shown_value
+from sparsefront.models.labels import Labels, read_labels, shown_value
 from sparsefront.models.metrics import missing_kind
-from sparsefront.models.rows import CLASSES, TokenRows
+from sparsefront.models.rows import CLASSES, SPANS, TokenRows
+from sparsefront.models.spans import NO_ANSWER
 from sparsefront.models.splits import TRAIN, VALID, column_split, group_split, hold_back, random_split, time_split
 from sparsefront.models.task_file import SPLITS, ClassName, SplitSpec, TaskFile, nearest
 from sparsefront.models.tokens import (
@@ -68,8 +70,7 @@ class Task:
         _check_texts(frame, spec, origin)
         self.split = _split(frame, spec, origin)
         _check_split(self.split, spec.split, origin)
-        values = frame[spec.label.column]
-        self.labels: Final = read_labels(values, spec.label, origin, train=self.split == TRAIN)
+        self.labels: Final = _labels(frame, spec, origin, train=self.split == TRAIN)
         self._check_kinds(origin)
 
     @classmethod
@@ -120,7 +121,7 @@ class Task:
 
     @property
     def target(self) -> NDArray[np.float32]:
-        """(rows,) what a model is trained on: in [0, 1], or the index of the class."""
+        """(rows,) what a model is trained on: in [0, 1], or the index of the class; of spans 0 before tokenising."""
         return self.labels.target
 
     @property
@@ -168,6 +169,9 @@ class Task:
     def _label_report(self, index: NDArray[np.int64]) -> dict[str, Any]:
         """Of some rows: how many are of each class, or their mean target and, where there are any, positive ones."""
         target = self.target[index]
+        if self.labels.answers is not None:
+            begin, end = self.labels.answers[index].T
+            return {"answer_characters_mean": float((end - begin).mean())}
         if self.classes:
             return {"class_counts": np.bincount(target.astype(np.int64), minlength=len(self.classes)).tolist()}
         rate = {} if self.spec.label.threshold is None else {"positive_rate": float(self.positive[index].mean())}
@@ -193,7 +197,7 @@ class Task:
         rows = self._rows(arrays) if arrays is not None else None
         if arrays is None or rows is None:
             columns = [self.frame[name].tolist() for name in self.spec.text]
-            arrays = encode_texts(tokenizer, columns, self.spec.max_length)
+            arrays = encode_texts(tokenizer, columns, self.spec.max_length, answers=self.labels.answers)
             try:
                 save_arrays(path, arrays)
             except OSError as error:
@@ -205,12 +209,18 @@ class Task:
             if rows is None:
                 raise ValueError("the tokenizer's rows do not match the task's")
         self.token_report = length_report(arrays["raw_lengths"], self.spec.max_length)
+        if rows.spans:
+            self.token_report["answers_cut_share"] = float((rows.target == NO_ANSWER).mean())
         return {name: rows.subset(self.indices(name)) for name in SPLITS}
 
     def _rows(self, arrays: dict[str, NDArray[Any]]) -> TokenRows | None:
         """All rows in the frame's order, or None when the arrays are not those of this many rows."""
         tokens = {name: array for name, array in arrays.items() if name != "raw_lengths"}
-        labels: dict[str, NDArray[Any]] = {"target": self.target, "positive": self.positive}
+        labels: dict[str, NDArray[Any]] = {"positive": self.positive}
+        if self.labels.answers is None:
+            labels["target"] = self.target
+        else:
+            labels[SPANS] = np.zeros(0, np.int64)
         if self.classes:
             labels[CLASSES] = np.array([len(self.classes)], np.int64)
         if "raw_lengths" not in arrays or arrays["raw_lengths"].shape != (len(self),):
@@ -225,7 +235,7 @@ class Task:
         return {
             "data": self.data_sha256,
             "text": spec.text,
-            "label": _as_first_written(spec.label.model_dump(), "classes"),
+            "label": _as_first_written(spec.label.model_dump(), "classes", "start"),
             "split": _as_first_written(spec.split.model_dump(), "column"),
         }
 
@@ -258,6 +268,7 @@ def _check_columns(frame: pd.DataFrame, spec: TaskFile, origin: str) -> None:
     if len(repeated):
         raise InputError(f"{origin}: column {repeated[0]!r} stands there twice; expected different names")
     asked = [("text", name) for name in spec.text] + [("label.column", spec.label.column)]
+    asked += [] if spec.label.start is None else [("label.start", spec.label.start)]
     split = spec.split
     asked += [
         (f"split.{key}", name) for key in ("column", "group", "time") if (name := getattr(split, key)) is not None
@@ -277,6 +288,14 @@ def _check_texts(frame: pd.DataFrame, spec: TaskFile, origin: str) -> None:
                 raise InputError(f"{origin}: row {row}: text {name!r} is {shown_value(value)}; expected text")
             if not value.strip():
                 raise InputError(f"{origin}: row {row}: text {name!r} is empty; expected text")
+
+
+def _labels(frame: pd.DataFrame, spec: TaskFile, origin: str, *, train: NDArray[np.bool_]) -> Labels:
+    label, values = spec.label, frame[spec.label.column]
+    if label.kind != "span":
+        return read_labels(values, label, origin, train=train)
+    starts = None if label.start is None else frame[label.start]
+    return read_answers(values, starts, frame[spec.text[1]].tolist(), label, origin)
 
 
 def _split(frame: pd.DataFrame, spec: TaskFile, origin: str) -> NDArray[np.int8]:

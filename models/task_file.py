@@ -26,6 +26,8 @@ Metric = Literal[
     "f1",
     "macro_f1",
     "matthews",
+    "span_f1",
+    "exact_match",
 ]
 ColumnName = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
@@ -64,16 +66,18 @@ class LabelSpec(_Section):
     ``binary``: 0, 1 or booleans. ``soft``: in [0, 1], positive from ``positive`` (default 0.5). ``graded``: in
     ``range`` [lo, hi], trained on ``(grade - lo) / (hi - lo)``; positive from the grade ``positive``, which only
     metrics that count positives need. ``class``: whole numbers or text, one of ``classes`` (in this order; the sorted
-    values of the training rows by default).
+    values of the training rows by default). ``span``: an answer, word for word as it stands in the second text, at the
+    character in the column ``start`` (counted from 0; where it stands first by default).
     """
 
     column: ColumnName
-    kind: Literal["binary", "soft", "graded", "class"]
+    kind: Literal["binary", "soft", "graded", "class", "span"]
     range: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=2)] | None = (
         None
     )
     positive: Annotated[float, Field(allow_inf_nan=False)] | None = None
     classes: Annotated[list[ClassName], BeforeValidator(_class_names), Field(min_length=2)] | None = None
+    start: ColumnName | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -86,8 +90,10 @@ class LabelSpec(_Section):
             raise ValueError(f"range belongs to graded labels, not to {self.kind} ones")
         if self.kind == "binary" and self.positive is not None:
             raise ValueError("positive belongs to soft and graded labels; a binary label is positive at 1")
-        if self.kind == "class" and self.positive is not None:
-            raise ValueError("positive belongs to soft and graded labels; no class is the positive one")
+        if self.kind in ("class", "span") and self.positive is not None:
+            raise ValueError(f"positive belongs to soft and graded labels; no {self.kind} is the positive one")
+        if self.kind != "span" and self.start is not None:
+            raise ValueError(f"start belongs to spans, not to {self.kind} labels")
         if self.kind != "class" and self.classes is not None:
             raise ValueError(f"classes belong to class labels, not to {self.kind} ones")
         low, high = self.bounds
@@ -110,6 +116,8 @@ class LabelSpec(_Section):
         """Those that such a label can be scored by; the first is the default."""
         if self.kind == "class":
             return ("accuracy", "macro_f1", "matthews")
+        if self.kind == "span":
+            return ("span_f1", "exact_match")
         if self.kind == "binary":
             return (*_RANKED, "log_loss", "accuracy", "f1", "matthews")
         ranked = () if self.threshold is None else _RANKED
@@ -187,6 +195,8 @@ class TaskFile(_Section):
             raise ValueError(f"the two text columns must differ, got {self.text}")
         if self.protect == "first" and len(self.text) == 1:
             raise ValueError(f"protect: 'first' is one of two texts, got the only text {self.text[0]!r}")
+        if self.label.kind == "span" and len(self.text) == 1:
+            raise ValueError(f"a span stands in the second of two texts, got the only text {self.text[0]!r}")
         if self.label.column in self.text:
             raise ValueError(f"the label column {self.label.column!r} is also a text column")
         if self.metric not in self.label.metrics:

@@ -15,6 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
+from sparsefront.models.answers import token_spans
+from sparsefront.models.spans import Ints
+
 CHUNK_ROWS: Final = 8192
 PERCENTILES: Final = (50, 90, 95, 99)
 
@@ -38,12 +41,15 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return hashlib.sha256(plain_backend(tokenizer).to_str().encode()).hexdigest()
 
 
-def encode_texts(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int) -> dict[str, NDArray[Any]]:
+def encode_texts(
+    tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int, *, answers: Ints | None = None
+) -> dict[str, NDArray[Any]]:
     """Tokens of each row of one text column or of a pair.
 
     Rows longer than ``max_length`` tokens (special ones included) lose tokens from the longer text first. Returns
     ``input_ids`` (total,) int32, ``token_type_ids`` (total,) int8, ``offsets`` (rows + 1,) int64 and ``raw_lengths``
-    (rows,) int32: tokens before truncation.
+    (rows,) int32: tokens before truncation. With ``answers`` (rows, 2), characters of the second text, also ``target``
+    (rows,) float32, as :func:`sparsefront.models.answers.token_spans` makes them.
     """
     if len(columns) not in (1, 2):
         raise ValueError(f"one text column or a pair is needed, got {len(columns)}")
@@ -56,6 +62,7 @@ def encode_texts(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: i
     rows: list[Any] = list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
     ids: list[NDArray[np.int32]] = []
     types: list[NDArray[np.int8]] = []
+    targets: list[NDArray[np.float32]] = []
     lengths, raw_lengths = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int32)
     for start in range(0, len(rows), CHUNK_ROWS):
         encodings = plain.encode_batch(rows[start : start + CHUNK_ROWS])
@@ -65,12 +72,15 @@ def encode_texts(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: i
             encodings[place] = cut
         lengths[start : start + len(encodings)] = [len(encoding) for encoding in encodings]
         ids.append(np.fromiter((i for encoding in encodings for i in encoding.ids), np.int32))
+        if answers is not None:
+            targets.append(token_spans(encodings, answers[start : start + len(encodings)]))
         types.append(np.fromiter((t for encoding in encodings for t in encoding.type_ids), np.int8))
     return {
         "input_ids": np.concatenate(ids) if ids else np.zeros(0, np.int32),
         "token_type_ids": np.concatenate(types) if types else np.zeros(0, np.int8),
         "offsets": np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
         "raw_lengths": raw_lengths,
+        **({} if answers is None else {"target": np.concatenate(targets)}),
     }
 
 

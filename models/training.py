@@ -25,6 +25,7 @@ from sparsefront.models.gated_encoding import Gates, encode_batch
 from sparsefront.models.loss import label_loss
 from sparsefront.models.rank_distillation import RankTeacher
 from sparsefront.models.rows import Batch, TokenRows
+from sparsefront.models.spans import ends_of
 from sparsefront.spaces import Genome
 
 Progress = Callable[[int, int], None]
@@ -106,8 +107,8 @@ def train(
         model: dense, slim or supernet.
         rows: training rows.
         options: see :class:`TrainOptions`.
-        teacher_logits: logits of the frozen teacher, ``(rows,)`` or ``(rows, classes)``; needed when ``distil_share``
-            is positive.
+        teacher_logits: logits of the frozen teacher, of the rows' ``logits_shape``; needed when ``distil_share`` is
+            positive.
         genomes: draws the genomes that one step runs (elastic training), from nothing but the generator it is given;
             the model's own genome by default.
         gates: drop tokens by another rule than a genome's schedule; their own parameters are not trained here.
@@ -128,7 +129,9 @@ def train(
         raise ValueError("distil_share is positive, but there are no teacher logits")
     if teacher_logits is not None and teacher_logits.shape != rows.logits_shape:
         raise ValueError(f"teacher_logits must be of shape {rows.logits_shape}, got {teacher_logits.shape}")
-    if model.config.outputs != max(1, rows.classes):
+    if model.config.per_token != rows.spans:
+        raise ValueError("rows with spans need a model whose head reads every token, and only those do")
+    if not rows.spans and model.config.outputs != max(1, rows.classes):
         raise ValueError(f"rows of {rows.classes} classes do not fit a model of {model.config.outputs} outputs")
     if ranking is not None and not np.array_equal(ranking.offsets, rows.offsets):
         raise ValueError("ranking must be of the rows that are trained on, got one of others")
@@ -232,18 +235,24 @@ def mix_targets(
     """Label and teacher's probability mixed; the loss to the mixture is the mixture of both losses.
 
     Args:
-        target: ``(rows,)`` in [0, 1], or the index of the class.
-        teacher_logits: ``(rows,)``, or ``(rows, classes)``.
+        target: ``(rows,)`` in [0, 1], or the index of the class or of the span.
+        teacher_logits: ``(rows,)``, or ``(rows, classes)``, or ``(rows, tokens, 2)`` of spans.
         distil_share: weight of the teacher.
 
     Returns:
-        ``(rows,)`` as the target is; ``(rows, classes)`` probabilities where a teacher of classes has weight.
+        ``(rows,)`` as the target is; probabilities in the shape of the logits where a teacher of classes or of spans
+        has weight.
     """
     if teacher_logits is None or distil_share == 0:
         return target.astype(np.float32)
-    if teacher_logits.ndim == 2:
-        mixed = distil_share * softmax(teacher_logits.astype(np.float64), axis=1)
-        mixed[np.arange(len(target)), target.astype(np.int64)] += 1.0 - distil_share
+    if teacher_logits.ndim > 1:
+        mixed = distil_share * softmax(teacher_logits, axis=1)
+        every = np.arange(len(target))
+        if teacher_logits.ndim == 2:
+            mixed[every, target.astype(np.int64)] += 1.0 - distil_share
+        else:
+            for end, token in enumerate(ends_of(target)):
+                mixed[every, token, end] += 1.0 - distil_share
         return np.asarray(mixed, np.float32)
     probability = np.exp(-np.logaddexp(0.0, -teacher_logits.astype(np.float64)))
     return (distil_share * probability + (1.0 - distil_share) * target).astype(np.float32)

@@ -17,11 +17,13 @@ from scipy.stats import rankdata
 
 from sparsefront.models.metrics import (
     DECIDING,
+    OF_SPANS,
     Floats,
     Scored,
     checked,
     decisions,
     losses,
+    of_spans,
     quality,
     told_alike,
 )
@@ -78,7 +80,7 @@ def paired_error(
         if len(our) < 2:
             raise ValueError(f"the paired error of metric {metric!r} needs 2 {kind} at least, got {len(our)}")
         variance += float(np.var(our - their, ddof=1)) / len(our)
-        if metric in DECIDING and not np.array_equal(first.logits, second.logits):
+        if metric in (*DECIDING, *OF_SPANS) and not np.array_equal(first.logits, second.logits):
             variance += float(np.var(our) + np.var(their)) / len(our) ** 2
     return math.sqrt(variance)
 
@@ -99,10 +101,10 @@ def _influence(metric: str, rows: Scored) -> Floats:
 
     Zeros where the quality is 0 by definition, whatever rows come: of correlations with what is the same for all rows.
     """
+    if metric in (*OF_SPANS, "log_loss"):
+        return of_spans(metric, rows) if metric in OF_SPANS else -losses(rows)
     if metric in DECIDING:
         return _of_decisions(metric, *decisions(rows))
-    if metric == "log_loss":
-        return -losses(rows)
     if told_alike(rows.logits):
         return np.zeros_like(rows.logits)
     if metric == "pearson_spearman":

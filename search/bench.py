@@ -59,7 +59,7 @@ def bench(
     serving = runtime_of(stated)
     length = stated.length_tokens if length_tokens is None else length_tokens
     feeds = feeds_of_length(length, batch=batch)
-    dense, note, positions = _dense(config.backbone, serving, config.classes or ())
+    dense, note, positions = _dense(config, serving)
     if length > positions:
         raise InputError(f"--length {length}: the model has {positions} positions")
     exports: list[Load] = []
@@ -74,12 +74,11 @@ def bench(
     return Bench(name, batch, length, tuple(exports), tuple(denses), note)
 
 
-def _dense(
-    backbone: str, serving: Runtime, classes: Sequence[object]
-) -> tuple[Callable[[], Session] | None, str | None, int]:
+def _dense(export: SparseConfig, serving: Runtime) -> tuple[Callable[[], Session] | None, str | None, int]:
     """Loads the dense model, or why it cannot be, and its positions (512 when unknown)."""
     try:
-        config = load_backbone(backbone).with_classes(classes).config
+        backbone = load_backbone(export.backbone)
+        config = (backbone.with_spans() if export.spans else backbone.with_classes(export.classes or ())).config
     except InputError as error:
         return None, str(error), 512
     return (lambda: serving.load(config)), None, config.max_position_embeddings

@@ -20,6 +20,7 @@ from sparsefront.models.export_onnx import export_onnx
 from sparsefront.models.metrics import quality
 from sparsefront.models.onnx_graph import INPUTS, Precision
 from sparsefront.models.rows import TokenRows
+from sparsefront.models.scoring import no_span_logits, put_logits
 from sparsefront.models.task_file import Metric
 from sparsefront.search.run_file import TaskRef
 from sparsefront.search.settings import Positive
@@ -45,13 +46,10 @@ def export_model(
 
 
 def serve_rows(session: Session, rows: TokenRows) -> NDArray[np.float32]:
-    """Logits by a serving runtime, in padded batches of rows of unlike length: ``(rows,)`` or ``(rows, outputs)``."""
-    found, order = [], []
+    """Logits by a serving runtime, in padded batches of rows of unlike length, of the rows' ``logits_shape``."""
+    logits = no_span_logits(rows) if rows.spans else np.empty(rows.logits_shape, np.float32)
     for batch in rows.batches(batch_size=32, shuffle_seed=0):
-        found.append(session.run({name: getattr(batch, name) for name in INPUTS}))
-        order.append(batch.index)
-    logits = np.concatenate(found)
-    logits[np.concatenate(order)] = logits.copy()
+        put_logits(logits, batch.index, session.run({name: getattr(batch, name) for name in INPUTS}))
     return logits
 
 
@@ -101,6 +99,7 @@ class SparseConfig(BaseModel):
         budget_us: what the run was asked for.
         statistic: what the latencies and the budget mean.
         classes: which class each logit is of; ``None`` where there is one logit.
+        spans: whether there are two logits of every token, for the ends of an answer.
         fingerprint: machine and way of serving that the latencies hold for.
     """
 
@@ -122,6 +121,7 @@ class SparseConfig(BaseModel):
     metric: Metric
     task: TaskRef
     classes: list[int] | list[str] | None = None
+    spans: bool = False
     backbone: str
     statistic: Statistic
     fingerprint: dict[str, Any]

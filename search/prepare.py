@@ -116,7 +116,7 @@ class Prepared:
         supernet: elastically trained, units in order of importance.
         order: importances of heads and FFN units.
         teacher: the dense fine-tuned model.
-        teacher_logits: its logits, ``(training rows,)`` or ``(training rows, classes)``.
+        teacher_logits: its logits, of the training rows' ``logits_shape``.
         teacher_quality: on all validation rows.
         rows: tokenised rows per split.
         task: where they come from.
@@ -175,6 +175,7 @@ def measure(
         "batch": statistic.batch,
         "effort": settings.effort,
         **({"outputs": backbone.config.outputs} if backbone.config.outputs > 1 else {}),
+        **({"per_token": True} if backbone.config.per_token else {}),
     }
 
     def build(target: Path) -> dict[str, Any]:

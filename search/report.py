@@ -23,14 +23,17 @@ def task_line(report: Mapping[str, Any]) -> str:
     rows = ", ".join(f"{name} {split['rows']}" for name, split in report["splits"].items())
     tokens = report["tokens"]
     lengths = f"p50 {tokens['p50']:.0f}, p95 {tokens['p95']:.0f}, max {tokens['max']:.0f}"
+    cut = f", {tokens['answers_cut_share']:.1%} without their answer" if "answers_cut_share" in tokens else ""
     return (
         f"{report['name']}: {report['rows']} rows ({rows}), {_labels(report)}; tokens {lengths}, "
-        f"{tokens['truncated_share']:.1%} of the rows longer than {report['max_length']}"
+        f"{tokens['truncated_share']:.1%} of the rows longer than {report['max_length']}{cut}"
     )
 
 
 def _labels(report: Mapping[str, Any]) -> str:
-    """How often each label comes."""
+    """How often each label comes, or how long answers are."""
+    if (characters := report.get("answer_characters_mean")) is not None:
+        return f"answers of {characters:.0f} characters"
     if (counts := report.get("class_counts")) is None:
         rate = report.get("positive_rate")
         return f"mean target {report['target_mean']:.3f} of 1" if rate is None else f"{rate:.1%} positive"

@@ -79,7 +79,7 @@ class Run:
         self.address = address
         self.folder = folder
         self.task = task
-        self.backbone = backbone.with_classes(task.classes).protecting(task.spec.protect)
+        self.backbone = backbone.serving(task)
         self.settings = settings
         self.preparation = preparation or PrepareSettings()
         self.shared = shared or folder

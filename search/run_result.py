@@ -157,6 +157,7 @@ def export_run(
         "metric": found.values["metric"],
         "task": RunFile.read(folder).task.model_dump(),
         "classes": found.values.get("task", {}).get("classes"),
+        "spans": "answer_characters_mean" in found.values.get("task", {}),
         "backbone": found.values["backbone"],
         "statistic": found.values["statistic"],
         "fingerprint": found.values["fingerprint"],

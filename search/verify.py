@@ -121,16 +121,19 @@ def _fastest(session: Session, statistic: Statistic, *, within_us: float, attemp
 
 
 def random_rows(model: CrossEncoder, length_tokens: int) -> TokenRows:
-    """Ragged rows of random words, for parity where there is no data."""
-    rng = np.random.default_rng(0)
+    """Ragged pairs of random words, for parity where there is no data."""
+    rng, config = np.random.default_rng(0), model.config
     lengths = rng.integers(1, length_tokens + 1, PARITY_ROWS)
     total = int(lengths.sum())
+    classes = 0 if config.per_token or config.outputs == 1 else config.outputs
     return TokenRows(
-        input_ids=rng.integers(1, model.config.vocab_size, total).astype(np.int32),
-        token_type_ids=np.zeros(total, np.int8),
+        input_ids=rng.integers(1, config.vocab_size, total).astype(np.int32),
+        token_type_ids=np.concatenate([np.arange(one) > one // 2 for one in lengths]).astype(np.int8),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         target=np.zeros(PARITY_ROWS, np.float32),
         positive=np.zeros(PARITY_ROWS, np.bool_),
+        classes=classes,
+        spans=config.per_token,
     )
 
 

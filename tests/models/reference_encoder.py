@@ -20,10 +20,16 @@ def reference_logits(
     arrays: Mapping[str, npt.NDArray[Any]],
     feeds: Mapping[str, npt.NDArray[np.int64]],
 ) -> Floats:
-    """Logits (batch,), or (batch, outputs) of several; every row is computed alone, without its padding."""
+    """Logits (batch,), or (batch, outputs) of several, or (batch, tokens, 2) of spans; every row is computed alone,
+    without its padding."""
     weights = {name: value.astype(np.float64) for name, value in arrays.items()}
     rows = zip(feeds["input_ids"], feeds["attention_mask"], feeds["token_type_ids"], strict=True)
-    logits = np.array([_row(config, weights, ids[: mask.sum()], types[: mask.sum()]) for ids, mask, types in rows])
+    found = [_row(config, weights, ids[: mask.sum()], types[: mask.sum()]) for ids, mask, types in rows]
+    if config.per_token:
+        tokens = feeds["input_ids"].shape[1]
+        padded = [np.pad(row, ((0, tokens - len(row)), (0, 0)), constant_values=-8192.0) for row in found]
+        return np.array(padded)
+    logits = np.array(found)
     return logits[:, 0] if config.outputs == 1 else logits
 
 
@@ -50,6 +56,7 @@ def _row(
     hidden = _norm(config, weights, f"{table}norm", hidden + weights[f"{table}position.weight"][: len(ids)])
     scores = -np.arange(len(ids), dtype=np.float64)
     protected = {"none": ids < 0, "separators": ids == config.separator_id, "first": types == 0}[config.protect]
+    every, places = hidden.copy(), np.arange(len(ids))
     for layer, gene in enumerate(config.genome):
         prefix = f"encoder.layers.{layer}."
         mixed = np.zeros_like(hidden)
@@ -69,18 +76,24 @@ def _row(
             mixed = context @ weights[f"{prefix}output.weight"].T
             scores = received
         hidden = _norm(config, weights, f"{prefix}attention_norm", hidden + mixed + weights[f"{prefix}output.bias"])
-        if gene.keep_percent < 100 and layer < len(config.genome) - 1:
+        if gene.keep_percent < 100 and (config.per_token or layer < len(config.genome) - 1):
+            every[places] = hidden
             ranked = sorted(range(1, len(hidden)), key=lambda token: (not protected[token], -scores[token], token))
             keep = ((len(hidden) - 1) * gene.keep_percent + 99) // 100
             if gaps is not None and 0 < keep < len(ranked) and len(set(protected[ranked[keep - 1 : keep + 1]])) == 1:
                 last, first = scores[ranked[keep - 1]], scores[ranked[keep]]
                 gaps.append(float((last - first) / max(abs(last), 1e-30)))
             chosen = [0, *sorted(ranked[:keep])]
-            hidden, scores, protected = hidden[chosen], scores[chosen], protected[chosen]
+            hidden, scores, protected, places = hidden[chosen], scores[chosen], protected[chosen], places[chosen]
         inner = hidden @ weights[f"{prefix}ffn_in.weight"].T + weights[f"{prefix}ffn_in.bias"]
         inner = inner * 0.5 * (1 + _erf(inner / math.sqrt(2))) if config.hidden_act == "gelu" else np.maximum(inner, 0)
         fed = inner @ weights[f"{prefix}ffn_out.weight"].T + weights[f"{prefix}ffn_out.bias"]
         hidden = _norm(config, weights, f"{prefix}ffn_norm", hidden + fed)
+    if config.per_token:
+        every[places] = hidden
+        logits = every @ weights["head.weight"].T + weights["head.bias"]
+        logits[(types != 1) & (np.arange(len(ids)) > 0)] = -8192.0
+        return np.asarray(logits)
     return np.asarray(weights["head.weight"] @ hidden[0] + weights["head.bias"])
 
 

@@ -27,7 +27,8 @@ genes = st.builds(
 )
 genomes = st.lists(genes, min_size=LAYERS, max_size=LAYERS).map(lambda layers: Genome(tuple(layers)))
 lengths_lists = st.lists(st.integers(1, LONGEST - 4), min_size=1, max_size=4)
-outputs_of_heads = st.sampled_from([1, 3])
+KINDS_OF_HEAD: list[dict[str, Any]] = [{"outputs": 1}, {"outputs": 3}, {"outputs": 2, "per_token": True}]
+heads_of_models = st.sampled_from(KINDS_OF_HEAD)
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
 
@@ -110,9 +111,11 @@ def test_a_narrow_genome_is_bert_with_its_other_units_silenced(widths: list[tupl
 
 
 @relaxed
-@given(genome=genomes, lengths=lengths_lists, outputs=outputs_of_heads, seed=st.integers(0, 1000))
-def test_slim_equals_elastic_and_the_reference(genome: Genome, lengths: list[int], outputs: int, seed: int) -> None:
-    supernet = make_model(SUPERNET, seed=seed, outputs=outputs)
+@given(genome=genomes, lengths=lengths_lists, head=heads_of_models, seed=st.integers(0, 1000))
+def test_slim_equals_elastic_and_the_reference(
+    genome: Genome, lengths: list[int], head: dict[str, Any], seed: int
+) -> None:
+    supernet = make_model(SUPERNET, seed=seed, **head)
     small = supernet.slim(genome)
     feeds = make_feeds(lengths, seed)
     arrays = state_arrays(small)
@@ -121,9 +124,10 @@ def test_slim_equals_elastic_and_the_reference(genome: Genome, lengths: list[int
     with torch.no_grad():
         logits = small(**batch).logits
         torch.testing.assert_close(logits, supernet(**batch, genome=genome).logits, atol=1e-5, rtol=0)
-    assert logits.shape == (len(lengths), outputs)
+    shape = (len(lengths), *((max(lengths),) if "per_token" in head else ()), head["outputs"])
+    assert logits.shape == shape
     expected = torch.from_numpy(reference_logits(config_of(small), arrays, feeds)).float()
-    torch.testing.assert_close(logits, expected.reshape(len(lengths), outputs), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits, expected.reshape(shape), atol=1e-4, rtol=1e-4)
 
 
 @settings(max_examples=30, deadline=None)
@@ -163,13 +167,13 @@ def test_slim_is_a_copy() -> None:
     genome=genomes,
     lengths=lengths_lists,
     padding=st.integers(0, 4),
-    outputs=outputs_of_heads,
+    head=heads_of_models,
     seed=st.integers(0, 1000),
 )
 def test_padding_never_changes_a_logit(
-    genome: Genome, lengths: list[int], padding: int, outputs: int, seed: int
+    genome: Genome, lengths: list[int], padding: int, head: dict[str, Any], seed: int
 ) -> None:
-    model = make_model(genome, seed=seed, outputs=outputs).double()  # rounding is another matter
+    model = make_model(genome, seed=seed, **head).double()  # rounding is another matter
     feeds = make_feeds(lengths, seed, tokens=max(lengths) + padding)
     assume(smallest_rank_gap(config_of(model), state_arrays(model), feeds) > 1e-5)
     batch = to_torch(feeds)
@@ -178,7 +182,8 @@ def test_padding_never_changes_a_logit(
         assert together.dtype == torch.float64
         for row, length in enumerate(lengths):
             alone = model(**{name: value[row : row + 1, :length] for name, value in batch.items()}).logits
-            torch.testing.assert_close(alone[0], together[row], atol=1e-10, rtol=0)
+            there = together[row, :length] if "per_token" in head else together[row]
+            torch.testing.assert_close(alone[0], there, atol=1e-10, rtol=0)
 
 
 # -- token pruning ---------------------------------------------------------------------------------------------------
@@ -192,6 +197,21 @@ def test_each_row_keeps_its_own_number_of_tokens(genome: Genome, lengths: list[i
         encoded = model.encoder(**to_torch(make_feeds(lengths, 0)), cls_only=False)
     assert encoded.mask.sum(1).tolist() == [genome.lengths(length)[-1] for length in lengths]
     assert encoded.hidden.shape[:2] == encoded.mask.shape == (len(lengths), genome.lengths(max(lengths))[-1])
+
+
+def test_a_dropped_token_keeps_the_state_in_which_it_was_dropped() -> None:
+    genome = Genome.parse("h2.f8.k0.30-h2.f8.k1.00")
+    model = make_model(genome, outputs=2, per_token=True)
+    feeds = to_torch(make_feeds([12], seed=1))
+    with torch.no_grad():
+        encoded = model.encoder(**feeds)
+        embedded = model.encoder.embeddings(feeds["input_ids"], feeds["token_type_ids"])
+        attended, _ = model.encoder.elastic_layers[0].attend(embedded, feeds["attention_mask"].bool(), 2)
+    dropped = sorted(set(range(12)) - set(encoded.positions[1][0].tolist()))
+    assert len(dropped) == 7
+    assert encoded.every is not None and encoded.every.shape == attended.shape
+    torch.testing.assert_close(encoded.every[0, dropped], attended[0, dropped], atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoded.every[0, encoded.positions[1][0]], encoded.hidden[0])
 
 
 def test_pruning_changes_the_logit_and_keeping_all_does_not() -> None:

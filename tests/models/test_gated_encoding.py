@@ -31,12 +31,14 @@ def gated(model: CrossEncoder, feeds: dict[str, Tensor], gates: GateSample, geno
     st.lists(st.integers(1, 100), min_size=LAYERS - 1, max_size=LAYERS - 1),
     st.lists(st.integers(0, 3), min_size=LAYERS, max_size=LAYERS),
     st.sampled_from(PROTECTIONS),
+    st.booleans(),
     st.integers(0, 100),
 )
 def test_it_is_the_encoder_that_gathers(
-    lengths: list[int], keeps: list[int], heads: list[int], protect: Protect, seed: int
+    lengths: list[int], keeps: list[int], heads: list[int], protect: Protect, per_token: bool, seed: int
 ) -> None:
-    model = make_model(SUPERNET, seed=seed, protect=protect, separator_id=3)
+    outputs = 2 if per_token else 1
+    model = make_model(SUPERNET, seed=seed, protect=protect, separator_id=3, per_token=per_token, outputs=outputs)
     genome = Genome.from_columns(heads, [20, 7, 20], [*keeps, 100])
     feeds = make_feeds(lengths, seed=seed)
     slim = model.slim(genome)
@@ -45,7 +47,8 @@ def test_it_is_the_encoder_that_gathers(
     with torch.no_grad():
         gathered = model.encoder(**tensors, genome=genome)
         masked = encode_gated(model.encoder, **tensors, gates=GateSample.of_schedule(tuple(keeps)), genome=genome)
-    torch.testing.assert_close(masked.hidden, gathered.hidden, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(masked.hidden[:, :1], gathered.hidden[:, :1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.logits_of(masked), model.logits_of(gathered), atol=1e-4, rtol=1e-4)
     for mine, theirs, places in zip(masked.scores, gathered.scores, gathered.positions, strict=True):
         if theirs is not None and mine is not None:
             there = places < tensors["input_ids"].shape[1]

@@ -27,13 +27,22 @@ VOCABULARY, SEPARATOR = 50, 3
 
 
 def make_config(
-    genome: Genome, activation: str = "gelu", outputs: int = 1, protect: Protect = "none"
+    genome: Genome, activation: str = "gelu", outputs: int = 1, protect: Protect = "none", per_token: bool = False
 ) -> CrossEncoderConfig:
     return CrossEncoderConfig(
+        per_token=per_token,
         vocab_size=VOCABULARY, hidden_size=16, head_size=4, layer_heads=genome.column("heads"),
         layer_ffn_units=genome.column("ffn_units"), layer_keep_percent=genome.column("keep_percent"),
         max_position_embeddings=24, hidden_act=activation, outputs=outputs, protect=protect, separator_id=SEPARATOR,
     )  # fmt: skip
+
+
+SPANS = 0
+"""Stands for outputs where a head reads every token."""
+
+
+def headed(genome: Genome, outputs: int, activation: str = "gelu", protect: Protect = "none") -> CrossEncoderConfig:
+    return make_config(genome, activation, outputs or 2, protect, per_token=outputs == SPANS)
 
 
 def make_feeds(lengths: list[int], seed: int) -> Feeds:
@@ -61,21 +70,22 @@ genomes = st.lists(genes, min_size=1, max_size=5).map(lambda layers: Genome(tupl
     genome=genomes,
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4),
     activation=st.sampled_from(["gelu", "relu"]),
-    outputs=st.sampled_from([1, 2, 5]),
+    outputs=st.sampled_from([1, 2, 5, SPANS, SPANS]),
     protect=st.sampled_from(PROTECTIONS),
     seed=st.integers(0, 1000),
 )
 def test_graph_equals_reference_and_torch(
     genome: Genome, lengths: list[int], activation: str, outputs: int, protect: Protect, seed: int
 ) -> None:
-    config = make_config(genome, activation, outputs, protect)
+    config = headed(genome, outputs, activation, protect)
     arrays = random_arrays(config, seed, scale=0.4)
     feeds = make_feeds(lengths, seed)
     assume(smallest_rank_gap(config, arrays, feeds) > 1e-5)
     model = build_graph(config, arrays)
     onnx.checker.check_model(model, full_check=True)
     logits = run_graph(model, feeds)
-    assert logits.shape == ((len(lengths),) if outputs == 1 else (len(lengths), outputs))
+    of_row = {1: (), SPANS: (max(lengths), 2)}
+    assert logits.shape == (len(lengths), *of_row.get(outputs, (outputs,)))
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, reference_logits(config, arrays, feeds), atol=1e-4, rtol=1e-4)
 
@@ -87,17 +97,18 @@ def test_graph_equals_reference_and_torch(
     np.testing.assert_allclose(logits.reshape(expected.shape), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("outputs", [1, 3, SPANS])
 @pytest.mark.parametrize(("keep_percent", "protect"), [(100, "none"), (60, "none"), (60, "first"), (30, "separators")])
 def test_padding_never_changes_a_logit(keep_percent: int, outputs: int, protect: Protect) -> None:
     genome = Genome.uniform(3, heads=2, ffn_units=8, keep_percent=keep_percent)
-    config = make_config(genome, outputs=outputs, protect=protect)
+    config = headed(genome, outputs, protect=protect)
     model = build_graph(config, random_arrays(config, 3, scale=0.4))
     feeds = make_feeds([20, 7, 1], seed=5)
     together = run_graph(model, feeds)
     for row, length in enumerate([20, 7, 1]):
         alone = run_graph(model, {name: value[row : row + 1, :length] for name, value in feeds.items()})
-        np.testing.assert_allclose(alone[0], together[row], atol=1e-5)
+        expected = together[row, :length] if outputs == SPANS else together[row]
+        np.testing.assert_allclose(alone[0], expected, atol=1e-5)
 
 
 def test_equal_scores_keep_the_earlier_token() -> None:

@@ -15,6 +15,7 @@ from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.parameters import random_arrays
 from sparsefront.models.rows import TokenRows
+from sparsefront.models.spans import span_index
 from sparsefront.spaces import Genome
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", "red", "blue", "sofa", "lamp", "##s")
@@ -124,3 +125,21 @@ def write_checkpoint(folder: Path, *, seed: int = 0, **changes: Any) -> Any:
     vocabulary = {word: index for index, word in enumerate(WORDS)}
     BertTokenizer(vocab=vocabulary).save_pretrained(folder)
     return model
+
+
+def make_span_rows(lengths: list[int], *, seed: int = 0, marked: bool = False) -> TokenRows:
+    """Random pairs whose second half is the second text, with a random span in it; ``marked``: words tell the ends."""
+    rng = np.random.default_rng(seed)
+    ids = [rng.integers(7, VOCABULARY, length) for length in lengths]
+    first = np.array([int(rng.integers(length // 2, length)) for length in lengths])
+    last = np.array([int(rng.integers(one, min(one + 3, length))) for one, length in zip(first, lengths, strict=True)])
+    for row, one, other in zip(ids if marked else [], first, last, strict=False):
+        row[one], row[other] = 5, 6
+    return TokenRows(
+        input_ids=np.concatenate(ids).astype(np.int32),
+        token_type_ids=np.concatenate([np.arange(one) >= one // 2 for one in lengths]).astype(np.int8),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        target=span_index(first, last),
+        positive=np.zeros(len(lengths), bool),
+        spans=True,
+    )

@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from tests.search.conftest import Cli, Outcome
-from tests.search.tiny import write_class_task, write_graded_task
+from tests.search.tiny import write_class_task, write_graded_task, write_span_task
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.task import Task
 from sparsefront.search.export import SparseConfig
 
 OPTIONS = "--budget-share 0.8 --evaluations 6 --workers 1 --finalists 1 --uniform none".split()
 
 
-def searched(cli: Cli, task: Path, backbone: Path, out: Path) -> tuple[dict[str, Any], Outcome]:
+def searched(cli: Cli, task: Path, backbone: Path, out: Path, *more: str) -> tuple[dict[str, Any], Outcome]:
     """The report of a small search, and what the same command says again."""
-    words = ("search", task, "--backbone", backbone, "--out", out, *OPTIONS)
+    words = ("search", task, "--backbone", backbone, "--out", out, *OPTIONS, *more)
     told = cli(*words)
     assert told.status == 0, told.err
     again = cli(*words, "--json")
@@ -75,3 +77,28 @@ def test_pairs_with_grades(cli: Cli, backbone: Path, tmp_path: Path) -> None:
     config = json.loads((out / "export" / "sparse_config.json").read_text())
     assert config["metric"] == "pearson_spearman" and config["classes"] is None
     kept(cli, out / "export", report["budgets"][0]["winner"]["test_quality"])
+
+
+def test_answers_in_a_text(cli: Cli, backbone: Path, tmp_path: Path) -> None:
+    task, out = write_span_task(tmp_path / "task", max_length=9), tmp_path / "run"
+    # In a model as small as this one the selection of tokens costs more than it saves.
+    report, told = searched(cli, task, backbone, out, "--space", "weights")
+    assert report["metric"] == "span_f1" and "span_f1 valid" in told.out
+    lines = " ".join(told.err.split())
+    assert "answers of " in lines and "without their answer" in lines and "positive" not in lines
+    assert report["task"]["tokens"]["answers_cut_share"] > 0
+
+    export = out / "export"
+    config = SparseConfig.read(export)
+    assert config.spans and config.classes is None
+    model = CrossEncoder.from_pretrained(export)
+    tokens = AutoTokenizer.from_pretrained(export)("red", "blue shoe red lamp", return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**tokens).logits
+    assert expected.shape == (1, 8, 2)
+    session = onnxruntime.InferenceSession(export / "model.onnx", providers=["CPUExecutionProvider"])
+    (served,) = session.run(["logits"], {name: value.numpy() for name, value in tokens.items()})
+    np.testing.assert_allclose(served, expected.numpy(), atol=1e-4)
+    kept(cli, export, report["budgets"][0]["winner"]["test_quality"])
+    bench = cli("bench", export, "--seconds", "0.1", "--json")
+    assert bench.status == 0, bench.err

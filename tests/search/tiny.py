@@ -88,6 +88,26 @@ def write_graded_task(folder: Path, *, rows: int = 480, **changes: Any) -> Path:
     return _written(folder, pd.DataFrame({**texts, "grade": grades}), {**content, **changes})
 
 
+def write_span_task(folder: Path, *, rows: int = 480, **changes: Any) -> Path:
+    """A word is asked for in a row of words; the answer is that word and the one behind it."""
+    rng = np.random.default_rng(0)
+    contexts = [list(rng.choice(WORDS, rng.integers(5, 9), replace=False)) for _ in range(rows)]
+    asked = [int(rng.integers(len(words) - 1)) for words in contexts]
+    texts = {
+        "question": [words[at] for words, at in zip(contexts, asked, strict=True)],
+        "context": [" ".join(words) for words in contexts],
+        "answer": [" ".join(words[at : at + 2]) for words, at in zip(contexts, asked, strict=True)],
+    }
+    content = {
+        "name": "answers",
+        "text": ["question", "context"],
+        "label": {"column": "answer", "kind": "span"},
+        "split": {"valid": 0.2, "test": 0.2},
+        "protect": "first",
+    }
+    return _written(folder, pd.DataFrame(texts), {**content, **changes})
+
+
 def _written(folder: Path, frame: pd.DataFrame, content: dict[str, Any]) -> Path:
     """A task file of this content with its rows beside it."""
     folder.mkdir(parents=True, exist_ok=True)
