@@ -1,4 +1,4 @@
-"""Token pruning on GLUE tasks and long reviews: what learned schedules lose, and what they save, in honest units.
+"""Token pruning on GLUE, SQuAD and long reviews: what learned schedules lose, and what they save, in honest units.
 
 Per task and seed: a teacher; a supernet in which every layer may drop tokens, with the teacher's ranking of tokens
 distilled into its early layers; a schedule learned for each target, without training anything anew; and the model
@@ -7,9 +7,12 @@ is held back for everything else. At the high target the same without ranking di
 choosing tokens at the same predicted latency (LTP: the same multiply-adds), tuned alike.
 
 Multiply-adds and microseconds are given against the dense model on the same rows without padding, and against rows
-padded to the length that the ToP paper pads to.
+padded to the length that the ToP paper pads to. SQuAD's score is the official F1, of words; its question is protected.
 
-    python benchmarks/token_pruning.py [--quick] [--data FOLDER] [--work FOLDER] [--tasks NAME ...] [--report]
+A task takes minutes to hours. Tasks and seeds that are not asked for stay in the result as they are stored there.
+
+    python benchmarks/token_pruning.py [--quick] [--tasks NAME ...] [--seeds SEED ...] [--methods NAME ...]
+                                       [--data FOLDER] [--work FOLDER] [--report]
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import Target, write_result
+import squad
+from common import RESULTS, Target, about_this_machine, write_result
 from token_rivals import FirstTokens, RandomTokens, Thresholds, bisect, falling, tokens_seen
 
 from sparsefront.latency.drift import measure_sessions
@@ -54,6 +58,11 @@ MILD, HIGH = 0.6, 0.4
 TARGETS = (MILD, HIGH)
 """Latency, as a share of the dense model's on the same rows."""
 SEEDS = (0, 1, 2)
+LEARNED = tuple(f"learned {target:g}" for target in TARGETS)
+METHODS = (
+    *("dense", *LEARNED, "without ranking"),
+    *("first tokens", "random tokens", "falling schedule", "thresholds (LTP)"),
+)
 PAPER_PADDED = 8.1
 """ToP's mean reduction of multiply-adds, padding included."""
 
@@ -70,6 +79,7 @@ class Kind:
         epochs: of the teacher, of the supernet and of the tuning.
         most_rows: of the training rows that are used.
         graded: range of a label that is a number.
+        spans: whether the label is an answer in the second text.
     """
 
     folder: str
@@ -79,6 +89,7 @@ class Kind:
     epochs: tuple[float, float, float]
     most_rows: int = 100_000
     graded: tuple[float, float] | None = None
+    spans: bool = False
 
 
 KINDS = {
@@ -89,13 +100,19 @@ KINDS = {
     "sst2": Kind("glue", ("sentence",), "accuracy", 64, (2, 2, 1), most_rows=20_000),
     "imdb": Kind("reviews16", ("text",), "accuracy", 256, (4, 6, 3)),
     "books": Kind("reviews16", ("text",), "accuracy", 256, (4, 6, 3)),
+    "squad": Kind("squad11", ("question", "context"), "span_f1", 384, (2, 1, 0.5), most_rows=20_000, spans=True),
 }
 LONG = ("imdb", "books")
 
 
 def load(name: str, kind: Kind, data: Path, quick: bool) -> Task:
     """The task with official dev rows (of the reviews: test rows) as its test rows."""
-    if kind.folder == "glue":
+    if kind.spans:
+        parts = {
+            split: squad.read(data / kind.folder, part).sample(frac=1, random_state=0, ignore_index=True)
+            for split, part in (("train", "train"), ("test", "dev"))
+        }
+    elif kind.folder == "glue":
         parts = {
             split: pd.read_parquet(data / "glue" / f"{name}_{part}.parquet")
             for split, part in (("train", "train"), ("test", "dev"))
@@ -112,13 +129,16 @@ def load(name: str, kind: Kind, data: Path, quick: bool) -> Task:
     label: dict[str, Any] = {"column": "label", "kind": "binary"}
     if kind.graded:
         label = {"column": "label", "kind": "graded", "range": list(kind.graded)}
+    if kind.spans:
+        label = {"column": "answer", "kind": "span", "start": "answer_start"}
     content = {
         "name": name,
         "text": list(kind.text),
         "label": label,
-        "split": {"column": "split", "valid": 0.1, "seed": 0},
+        "split": {"column": "split", "valid": 0.1, "seed": 0, **({"group": "context_id"} if kind.spans else {})},
         "max_length": kind.padded,
         "metric": kind.metric,
+        "protect": "first" if kind.spans else "none",
     }
     return Task.from_frame(pd.concat(frames, ignore_index=True), content)
 
@@ -130,8 +150,8 @@ class Bench:
         self.work, self.kind, self.task, self.seed, self.quick = work, KINDS[name], task, seed, quick
         self.folder = work / f"{name}-seed{seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.backbone = load_backbone("minilm")
-        self.statistic: Statistic | None = None
+        self.backbone = load_backbone("minilm").serving(task)
+        self._prepared: dict[bool, Prepared] = {}
 
     def run(self, ranking: bool) -> Run:
         """With its own supernet; table and teacher are taken from the other one where that has them."""
@@ -171,36 +191,42 @@ class Bench:
         )
 
     def prepared(self, ranking: bool) -> Prepared:
-        run = self.run(ranking)
-        found = run.prepare(run.measure())
-        shared = self.work / f"tables-{self.kind.padded}"
-        if not shared.exists():
-            shutil.copytree(run.folder / TABLES, shared)
-        return found
+        """Table, teacher and supernet, made once."""
+        if ranking not in self._prepared:
+            run = self.run(ranking)
+            self._prepared[ranking] = run.prepare(run.measure())
+            shared = self.work / f"tables-{self.kind.padded}"
+            if not shared.exists():
+                shutil.copytree(run.folder / TABLES, shared)
+        return self._prepared[ranking]
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Dense, the two targets, and at the high one the same without ranking distillation and with other rules."""
-        ranked = self.prepared(True)
-        yield self.kept("dense", lambda: self.scored(ranked.teacher, ranked.rows["test"]))
-        schedules = {target: self.schedule(True, target) for target in TARGETS}
-        for target, genome in schedules.items():
-            yield self.kept(f"learned {target:g}", lambda t=genome: self.tuned(ranked, t, True, export=True))
-        plain = self.prepared(False)
-        without = self.schedule(False, HIGH)
-        yield self.kept("without ranking", lambda: self.tuned(plain, without, False))
-        high = schedules[HIGH]
-        gates = GateSample.of_schedule(high.column("keep_percent")[:-1])
-        for name, rule in (("first tokens", FirstTokens(gates)), ("random tokens", RandomTokens(gates, self.seed))):
-            yield self.kept(name, lambda rule=rule: self.tuned(ranked, high, False, gates=rule))
-        yield self.kept("falling schedule", lambda: self.tuned(plain, self.fallen(plain, high), False))
-        yield self.kept("thresholds (LTP)", lambda: self.tuned(plain, high, False, gates=self.thresholds(plain, high)))
-
-    def kept(self, name: str, make: Any) -> dict[str, Any]:
+    def row(self, method: str) -> dict[str, Any]:
         """A row of the result, made once."""
-        path = self.folder / f"{name.replace(' ', '-')}.json"
+        path = self.folder / f"{method.replace(' ', '-')}.json"
         if not path.exists():
-            path.write_text(json.dumps(make()), encoding="utf-8")
-        return {"task": self.task.name, "seed": self.seed, "method": name, **json.loads(path.read_text("utf-8"))}
+            made = {**self.made(method), **about_this_machine()}
+            path.write_text(json.dumps(made), encoding="utf-8")
+        return {"task": self.task.name, "seed": self.seed, "method": method, **json.loads(path.read_text("utf-8"))}
+
+    def made(self, method: str) -> dict[str, Any]:
+        """What a method gives; all but ``dense`` and the mild target are compared at the high one."""
+        ranked = self.prepared(True)
+        if method == "dense":
+            return self.scored(ranked.teacher, ranked.rows["test"])
+        if method in LEARNED:
+            genome = self.schedule(True, TARGETS[LEARNED.index(method)])
+            return self.tuned(ranked, genome, True, export=True)
+        if method == "without ranking":
+            return self.tuned(self.prepared(False), self.schedule(False, HIGH), False)
+        high = self.schedule(True, HIGH)
+        gates = GateSample.of_schedule(high.column("keep_percent")[:-1])
+        rules = {"first tokens": FirstTokens(gates), "random tokens": RandomTokens(gates, self.seed)}
+        if method in rules:
+            return self.tuned(ranked, high, False, gates=rules[method])
+        plain = self.prepared(False)
+        if method == "falling schedule":
+            return self.tuned(plain, self.fallen(plain, high), False)
+        return self.tuned(plain, high, False, gates=self.thresholds(plain, high))
 
     def schedule(self, ranking: bool, target: float) -> Genome:
         options = ScheduleOptions(steps=20 if self.quick else 300, seed=self.seed)
@@ -230,8 +256,13 @@ class Bench:
         config = self.backbone.config
         lengths = rows.lengths
         own = float(multiply_adds([model.genome], lengths, config)[0].mean())
+        score: dict[str, float] = {}
+        if self.kind.spans:
+            answers = self.task.frame["all_answers"].iloc[self.task.indices("test")].tolist()
+            score = squad.scores(squad.told_answers(self.task, self.backbone.tokenizer, logits), answers)
         return {
-            "score": quality(self.task.spec.metric, rows.positive, rows.target, logits),
+            "score": score.pop("f1", quality(self.task.spec.metric, rows.positive, rows.target, logits)),
+            **score,
             "genome": model.genome.key(),
             "multiply_adds": own if gates is None else adds_under(model, rows, gates),
             "dense_multiply_adds": float(multiply_adds([config.genome], lengths, config)[0].mean()),
@@ -281,7 +312,8 @@ class Bench:
 def adds_under(model: CrossEncoder, rows: TokenRows, gates: Gates) -> float:
     """Multiply-adds of a mean row under a rule, all heads and units kept."""
     seen = tokens_seen(model, rows, gates)
-    seen = np.concatenate([seen, np.ones((len(seen), 1), np.int64)], axis=1)
+    left = seen[:, -1:] if model.config.per_token else np.ones((len(seen), 1), np.int64)
+    seen = np.concatenate([seen, left], axis=1)
     heads, units = (np.array(model.genome.column(field)) for field in ("heads", "ffn_units"))
     return float(adds_of_tokens(seen, heads, units, model.config).mean())
 
@@ -317,7 +349,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def targets_of(lines: Sequence[dict[str, Any]]) -> Iterator[Target]:
     """What is claimed of both targets, of long rows and of ranking distillation."""
     of = {(line["task"], line["method"]): line for line in lines}
-    tasks = [task for task in dict.fromkeys(line["task"] for line in lines) if (task, f"learned {HIGH:g}") in of]
+    tasks = [
+        task for task in dict.fromkeys(line["task"] for line in lines) if {(task, one) for one in LEARNED} <= set(of)
+    ]
     short = [task for task in tasks if task not in LONG]
     for target in TARGETS:
         own = [of[task, f"learned {target:g}"] for task in short]
@@ -333,7 +367,11 @@ def targets_of(lines: Sequence[dict[str, Any]]) -> Iterator[Target]:
         if task in LONG:
             best = max((of[task, f"learned {t:g}"]["speed_up"] for t in TARGETS), default=float("nan"))
             yield Target(f"{task}: speed-up over dense without padding", ">=", 4.0, best)
-    pairs = [(of[task, f"learned {HIGH:g}"], of[task, "without ranking"]) for task in tasks]
+    pairs = [
+        (of[task, f"learned {HIGH:g}"], of[task, "without ranking"])
+        for task in tasks
+        if (task, "without ranking") in of
+    ]
     if pairs:
         worth = float(np.mean([ranked["score"] - plain["score"] for ranked, plain in pairs]))
         yield Target(f"ranking distillation at {HIGH:g}, points", ">=", 0.5, worth)
@@ -342,26 +380,41 @@ def targets_of(lines: Sequence[dict[str, Any]]) -> Iterator[Target]:
 def main() -> None:
     """Make what is missing, report all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="300 rows, one task, one seed, hardly any training")
+    parser.add_argument("--quick", action="store_true", help="300 rows, the first task, one seed, hardly any training")
     parser.add_argument("--report", action="store_true", help="make nothing new, report what is there")
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-token-pruning")
     parser.add_argument("--tasks", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     arguments = parser.parse_args()
     quick = arguments.quick
     work = arguments.work / ("quick" if quick else "full")
     work.mkdir(parents=True, exist_ok=True)
-    tasks = ("rte",) if quick else arguments.tasks
-    store = work / "rows.jsonl"
-    if not arguments.report:
-        for seed in SEEDS[: 1 if quick else arguments.seeds]:
-            for name in tasks:
-                rows = list(Bench(work, name, load(name, KINDS[name], arguments.data, quick), seed, quick).rows())
-                with store.open("a", encoding="utf-8") as stream:
-                    stream.writelines("\n" + json.dumps(row) for row in rows)
-    lines = [json.loads(line) for line in store.read_text("utf-8").splitlines() if line]
-    rows = list({(row["task"], row["seed"], row["method"]): row for row in lines}.values())
+    tasks, seeds = (arguments.tasks[:1], [0]) if quick else (arguments.tasks, arguments.seeds)
+    kept = {} if quick else stored()
+    for seed in [] if arguments.report else seeds:
+        for name in tasks:
+            bench = Bench(work, name, load(name, KINDS[name], arguments.data, quick), seed, quick)
+            for method in arguments.methods:
+                kept[name, seed, method] = bench.row(method)
+                report(kept, quick)
+    report(kept, quick)
+
+
+Kept = dict[tuple[str, int, str], dict[str, Any]]
+
+
+def stored() -> Kept:
+    """What the result holds: rows of a task, a seed and a method."""
+    path = RESULTS / "token_pruning.json"
+    rows = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
+    return {(row["task"], row["seed"], row["method"]): row for row in rows if "seed" in row}
+
+
+def report(kept: Kept, quick: bool) -> None:
+    """Write the result of what is there."""
+    rows = sorted(kept.values(), key=lambda row: (list(KINDS).index(row["task"]), row["seed"]))
     means = summary(rows)
     write_result("token_pruning", [*means, *rows], list(targets_of(means)), sorted({r["seed"] for r in rows}), quick)
 

@@ -38,7 +38,7 @@ def task_of(frame: pd.DataFrame, **label: Any) -> Task:
     return Task.from_frame(frame, {**CONTENT, "label": {**CONTENT["label"], **label}})
 
 
-def told(task: Task, split: str, folder: Path) -> list[str]:
+def told(task: Task, split: str, folder: Path) -> list[str | None]:
     """Tokens of the answer of the only row of a split."""
     (row,) = (task.tokenise(tokenizer(), folder)[split],)
     first, last = (int(end[0]) for end in ends_of(row.target))
