@@ -5,6 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
+from hypothesis import settings
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Ray workers are processes of their own: pytest's pythonpath does not reach them.
@@ -19,3 +21,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("SPARSEFRONT_NOISE_LIMIT", "100")
 # A shell that starts tests in the background tells them to ignore Ctrl-C; what it does is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# How long an example takes says how busy the machine is.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
