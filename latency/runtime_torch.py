@@ -61,5 +61,5 @@ class _TorchSession:
             torch.set_num_threads(self._threads)
         with torch.inference_mode():
             logits = self._model(**{name: torch.from_numpy(feeds[name]) for name in INPUTS}).logits
-            values: Logits = (logits[:, 0] if logits.shape[1] == 1 else logits).float().numpy()
+            values: Logits = (logits[:, 0] if self._model.config.outputs == 1 else logits).float().numpy()
         return values

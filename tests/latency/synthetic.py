@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -16,7 +18,9 @@ FINGERPRINT = MachineFingerprint(
 BACKBONE = Backbone(layers=LAYERS, heads=HEADS, ffn_units=UNITS, hidden_size=16, head_size=4, hidden_act="gelu")
 
 
-def synthetic_table(seed: int = 0, *, noise: float = 0.0, calibration: dict[str, float] | None = None) -> LatencyTable:
+def synthetic_table(
+    seed: int = 0, *, noise: float = 0.0, calibration: dict[str, float] | None = None, per_token: bool = False
+) -> LatencyTable:
     """Plausible costs times ``exp(noise * normal)``; with much noise no part is monotone as measured."""
     rng = np.random.default_rng(seed)
     lengths, heads, units = (2, 7, LENGTH), (0, 1, HEADS), (0, 4, UNITS)
@@ -35,4 +39,5 @@ def synthetic_table(seed: int = 0, *, noise: float = 0.0, calibration: dict[str,
         (part, width, length, us * float(np.exp(noise * rng.standard_normal()))) for part, width, length, us in rows
     ]
     measured = pd.DataFrame(noisy, columns=["part", "width", "length_tokens", "microseconds"])
-    return LatencyTable(fingerprint=FINGERPRINT, backbone=BACKBONE, measured=measured, calibration=calibration or {})
+    backbone = replace(BACKBONE, per_token=per_token)
+    return LatencyTable(fingerprint=FINGERPRINT, backbone=backbone, measured=measured, calibration=calibration or {})

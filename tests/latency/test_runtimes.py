@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from sparsefront.latency.runtime import Runtime, feeds_of_length
@@ -68,13 +69,23 @@ def test_runtimes_agree(name: str, precision: str, config: CrossEncoderConfig, t
     np.testing.assert_allclose(exported, runtime("torch").load_export(tmp_path).run(feeds), atol=tolerance)
 
 
+def pairs_of_length(length: int, *, batch: int) -> dict[str, npt.NDArray[np.int64]]:
+    """Rows whose second half is the second text."""
+    feeds = feeds_of_length(length, batch=batch)
+    feeds["token_type_ids"][:, length // 2 :] = 1
+    return feeds
+
+
+@pytest.mark.parametrize("spans", [False, True])
 @pytest.mark.parametrize(("name", "precision"), WAYS)
-def test_runtimes_agree_on_every_output(name: str, precision: str, config: CrossEncoderConfig, tmp_path: Path) -> None:
-    served, feeds = asked(name, precision), feeds_of_length(9, batch=3)
-    several = config.with_classes(("a", "b", "c", "d"))
+def test_runtimes_agree_on_every_output(
+    name: str, precision: str, spans: bool, config: CrossEncoderConfig, tmp_path: Path
+) -> None:
+    served, feeds = asked(name, precision), pairs_of_length(9, batch=3)
+    several = config.with_spans() if spans else config.with_classes(("a", "b", "c", "d"))
     arrays = random_arrays(several, scale=0.3)
     logits = served.load(several, arrays).run(feeds)
-    assert logits.shape == (3, 4) and logits.dtype == np.float32
+    assert logits.shape == ((3, 9, 2) if spans else (3, 4)) and logits.dtype == np.float32
     np.testing.assert_allclose(logits, runtime("torch").load(several, arrays).run(feeds), atol=TOLERANCE[precision])
     model = CrossEncoder(several)
     model.save_pretrained(tmp_path)
@@ -92,19 +103,19 @@ def test_padding_and_rows_beside_it_change_no_logit(config: CrossEncoderConfig) 
         np.testing.assert_allclose(session.run(padded)[:1], session.run(alone), atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize(("batch", "classes"), [(1, ()), (2, ()), (2, ("a", "b", "c"))])
+@pytest.mark.parametrize(("batch", "classes"), [(1, ()), (2, ()), (2, ("a", "b", "c")), (2, None)])
 def test_static_shapes_change_no_logit(
-    batch: int, classes: tuple[str, ...], config: CrossEncoderConfig, tmp_path: Path
+    batch: int, classes: tuple[str, ...] | None, config: CrossEncoderConfig, tmp_path: Path
 ) -> None:
     static = asked("openvino", "fp32", "static")
-    config = config.with_classes(classes)
+    config = config.with_spans() if classes is None else config.with_classes(classes)
     model = CrossEncoder(config)
     model.save_pretrained(tmp_path)
     export_onnx(model, tmp_path / "model.onnx", static_shape=(batch, 9))
     arrays, session = random_arrays(config, scale=0.3), static.load_export(tmp_path)
     loaded, dynamic = static.load(config, arrays), runtime("onnxruntime").load(config, arrays)
     for rows, length in ((batch, 9), (3, 5), (1, 1)):
-        feeds = feeds_of_length(length, batch=rows)
+        feeds = pairs_of_length(length, batch=rows)
         np.testing.assert_allclose(loaded.run(feeds), dynamic.run(feeds), atol=1e-4)
         expected = runtime("torch").load_export(tmp_path).run(feeds)
         np.testing.assert_allclose(session.run(feeds), expected, atol=1e-4)

@@ -27,6 +27,7 @@ tables = st.builds(
     st.integers(0, 20),
     noise=st.sampled_from([0.0, 0.3, 2.0]),
     calibration=st.fixed_dictionaries({name: st.sampled_from([0.5, 1.0, 2.0]) for name in (*COMPONENTS, *EXTRAS)}),
+    per_token=st.booleans(),
 )
 layer_indices = st.integers(0, LAYERS - 1)
 
@@ -67,12 +68,13 @@ def test_keeping_all_tokens_saves_at_most_the_selection(
     assert table.predict(whole) >= table.predict(pruned) - saved - 1e-6
 
 
-@given(genome=genomes, length=st.integers(1, LENGTH))
-def test_prediction_adds_the_parts_up(genome: Genome, length: int) -> None:
+@given(genome=genomes, length=st.integers(1, LENGTH), per_token=st.booleans())
+def test_prediction_adds_the_parts_up(genome: Genome, length: int, per_token: bool) -> None:
     """The vectorised cost against a loop over one genome's layers."""
-    table = synthetic_table(calibration={"beyond_one_layer": 5.0, "pruning_step": 3.0})
+    table = synthetic_table(calibration={"beyond_one_layer": 5.0, "pruning_step": 3.0}, per_token=per_token)
     blocks = table.blocks
     mixing = max((layer for layer, gene in enumerate(genome) if gene.heads), default=-1)
+    mixing = len(genome) if per_token else mixing
     total = float(blocks.call[length] if mixing >= 0 else blocks.cls_only)
     total += 5.0 if mixing > 0 else 0.0
     tokens, unpaid, scored = length, 0.0, False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparsefront.models.config import SparseBertConfig
+from sparsefront.models.config import CrossEncoderConfig, SparseBertConfig
 from sparsefront.models.multiply_adds import multiply_adds
 from sparsefront.spaces import Genome
 
@@ -46,3 +46,11 @@ def test_many_genomes_and_lengths_at_once() -> None:
     together = multiply_adds(genomes, [3, 7, 20], config)
     alone = [[multiply_adds([genome], [length], config)[0, 0] for length in (3, 7, 20)] for genome in genomes]
     np.testing.assert_array_equal(together, alone)
+
+
+def test_where_a_head_reads_every_token_the_last_layer_is_computed_for_all() -> None:
+    genome = Genome.parse("h2.f8.k0.50-h2.f8.k1.00")
+    config = CrossEncoderConfig(hidden_size=16, head_size=4, layer_heads=(2, 2), layer_ffn_units=(8, 8))
+    whole = multiply_adds([genome], [9, 20], config, cls_only=False)
+    assert np.array_equal(multiply_adds([genome], [9, 20], config.with_spans()), whole)
+    assert (multiply_adds([genome], [9, 20], config) < whole).all()
