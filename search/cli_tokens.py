@@ -130,20 +130,20 @@ def tokens(
     if as_json:
         print_json({**asdict(learned), **({} if words is None else {"row": explain, "words": words})})
         return
-    print_schedule(learned, rows.spec.metric)
+    print_schedule(learned, rows.spec.metric, read="all" if rows.spec.label.kind == "span" else "[CLS]")
     if words is not None:
         for layer, left in enumerate(words):
             seen = f"row {explain}" if not layer else f"after layer {layer - 1}"
             out.print(f"{seen:<14} {' '.join(left)}", highlight=False, markup=False)
 
 
-def print_schedule(learned: LearnedSchedule, metric: str) -> None:
-    """A bar per layer and the numbers."""
+def print_schedule(learned: LearnedSchedule, metric: str, *, read: str) -> None:
+    """A bar per layer and the numbers; ``read``: what a head reads of the last layer."""
     most = learned.tokens[0]
     out.print(f"{'':10}{'keeps':>6}  tokens that its attention sees, of {most:.1f} in the mean", highlight=False)
     for layer, (gene, there) in enumerate(zip(learned.genome, learned.tokens, strict=True)):
         last = layer == len(learned.tokens) - 1
-        keeps = "[CLS]" if last else f"{gene.keep_percent} %"
+        keeps = read if last else f"{gene.keep_percent} %"
         bar = "█" * max(1, round(BAR * there / most))
         out.print(f"layer {layer:<4}{keeps:>6}  {bar:<{BAR}} {there:.1f}", highlight=False, markup=False)
     out.print(

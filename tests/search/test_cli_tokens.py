@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.search.conftest import Cli
 from tests.search.test_cli import refused
-from tests.search.tiny import write_backbone
+from tests.search.tiny import write_backbone, write_span_task
 
 from sparsefront.search.explore import explore
 from sparsefront.spaces import Genome
@@ -89,3 +89,17 @@ def test_a_search_of_what_was_prepared_begins_with_the_schedule(
     assert found.status == 0, found.err
     assert given == [Genome.parse(learned.json["key"])]
     assert not (out / "supernet").exists() and found.json["search"]["evaluations"] == 4
+
+
+def test_of_a_question_and_a_text_the_question_stays(cli: Cli, deep: Path, tmp_path: Path) -> None:
+    task, out = write_span_task(tmp_path / "task"), tmp_path / "run"
+    made = ("--teacher-epochs", 1, "--elastic-epochs", 1, "--backbone", deep, "--out", out)
+    asked = ("--target", 0.6, "--by", "multiply-adds", "--steps", 20, "--explain", 1)
+    found = cli("tokens", task, *made, *asked, "--json")
+    assert found.status == 0, found.err
+    first, *_, last = found.json["words"]
+    question = first[: first.index("[SEP]") + 1]
+    assert len(last) < len(first) and last[: len(question)] == question
+    assert 0 < found.json["dense_quality"] <= 1
+    told = cli("tokens", task, *made, *asked)
+    assert told.status == 0 and "layer 2      all" in told.out and "validation span_f1" in told.out
