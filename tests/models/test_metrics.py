@@ -12,7 +12,7 @@ from scipy.special import expit
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from sparsefront.models.metrics import CORRELATIONS, DECIDING, METRICS, OF_CLASSES, missing_kind, quality
+from sparsefront.models.metrics import CORRELATIONS, DECIDING, METRICS, OF_CLASSES, OF_SPANS, missing_kind, quality
 
 POSITIVE = np.array([False, True, False, True])
 TARGET = POSITIVE.astype(np.float32)
@@ -121,7 +121,7 @@ def test_metrics_of_classes_are_scikit_learns(rows: list[tuple[int, int]]) -> No
         ("accuracy", [True, False], [[0, 1], [np.inf, 1]], "1 of 2 logits are not finite, the first at row 1"),
         ("log_loss", [], [], "metric 'log_loss' needs rows, got none"),
         ("auc", [True, False], [0], r"rows must agree, got shapes \(2,\), \(2,\) and \(1,\)"),
-        ("accuracy", [True], [[[0]]], r"rows must agree, got shapes \(1,\), \(1,\) and \(1, 1, 1\)"),
+        ("accuracy", [True], [[[0]]], r"does not fit logits of shape \(1, 1, 1\)"),
         ("auc", [True, False], [[0, 1], [0, 1]], r"metric 'auc' does not fit logits of shape \(2, 2\)"),
         ("macro_f1", [True, False], [0, 1], r"metric 'macro_f1' does not fit logits of shape \(2,\)"),
         ("pearson", [True, True], [0, 1], "metric 'pearson' needs rows of different targets, all 2 are 1"),
@@ -146,6 +146,5 @@ def test_what_a_split_lacks_is_said() -> None:
 
 
 def test_every_metric_is_of_some_kind() -> None:
-    assert set(DECIDING) | set(OF_CLASSES) | set(CORRELATIONS) | {"auc", "average_precision", "log_loss"} == set(
-        METRICS
-    )
+    others = {"auc", "average_precision", "log_loss"}
+    assert {*DECIDING, *OF_CLASSES, *CORRELATIONS, *OF_SPANS, *others} == set(METRICS)

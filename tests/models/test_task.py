@@ -181,9 +181,9 @@ def test_tokens_follow_the_rows_of_each_split(tmp_path: Path) -> None:
 def test_the_cache_is_used_and_a_damaged_file_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **named: Any) -> Any:
         calls.append(1)
-        return encode_texts(*args)
+        return encode_texts(*args, **named)
 
     monkeypatch.setattr(task_module, "encode_texts", counted)
     made = Task.from_frame(make_frame(), CONTENT)

@@ -172,8 +172,8 @@ def test_a_task_file_that_is_written_out_is_the_same_again(change: dict[str, Any
         ({"protect": "question"}, "protect: got 'question'; input should be 'none', 'separators' or 'first'"),
         ({"text": "query", "protect": "first"}, "protect: 'first' is one of two texts, got the only text 'query'"),
         ({"label": {"column": "click"}}, "key 'label.kind' is missing"),
-        ({"label": {"column": "click", "kind": "span"}},
-         "label.kind: got 'span'; input should be 'binary', 'soft', 'graded' or 'class'"),
+        ({"label": {"column": "click", "kind": "rank"}},
+         "label.kind: got 'rank'; input should be 'binary', 'soft', 'graded', 'class' or 'span'"),
         ({"label": {"column": "grade", "kind": "graded"}}, "label: a graded label needs range: [lowest, highest]"),
         ({"label": {"column": "grade", "kind": "class", "range": [0, 1]}},
          "label: range belongs to graded labels, not to class ones"),
@@ -208,7 +208,7 @@ def test_a_task_file_that_is_written_out_is_the_same_again(change: dict[str, Any
         ({"max_length": 48.5}, "max_length: got 48.5; input should be a valid integer"),
         ({"max_length": 1000}, "max_length: got 1000; input should be less than or equal to 512"),
         ({"metric": "ndcg"}, "metric: got 'ndcg'; input should be 'auc', 'average_precision', 'log_loss', 'pearson', "
-         "'spearman', 'pearson_spearman', 'accuracy', 'f1', 'macro_f1' or 'matthews'"),
+         "'spearman', 'pearson_spearman', 'accuracy', 'f1', 'macro_f1', 'matthews', 'span_f1' or 'exact_match'"),
         ({"metric": "pearson"}, "metric: got 'pearson'; a binary label is scored by auc, average_precision, log_loss, "
          "accuracy, f1 or matthews"),
         ({"metric": "auc", "label": {"column": "grade", "kind": "graded", "range": [1, 3]}},

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsefront.models.metrics import CORRELATIONS, DECIDING, METRICS, OF_CLASSES, quality
+from sparsefront.models.metrics import CORRELATIONS, DECIDING, METRICS, OF_CLASSES, OF_SPANS, quality
+from sparsefront.models.spans import span_index
 from sparsefront.models.uncertainty import paired_error, standard_error
 
 Case = tuple[str, int]
@@ -47,9 +48,14 @@ def two_models(rows: int, case: Case, *, rate: float = 0.3, seed: int, levels: f
     """Some rows; few levels make ties."""
     metric, classes = case
     rng = np.random.default_rng(seed)
-    shape = (rows, classes) if classes else (rows,)
+    shape: tuple[int, ...] = (rows, classes) if classes else (rows,)
     positive = np.zeros(rows, bool)
-    if classes:
+    if metric in OF_SPANS:
+        shape = (rows, 8, 2)
+        ends = np.sort(rng.integers(1, 8, (rows, 2)), axis=1)
+        target = span_index(*ends.T).astype(np.float64)
+        common = rng.normal(size=shape) + 2 * np.eye(8)[ends].transpose(0, 2, 1)
+    elif classes:
         target = rng.choice(classes, rows, p=[0.5, 0.35, 0.15]).astype(np.float64)
         common = rng.normal(size=shape) + 1.2 * np.eye(classes)[target.astype(int)]
     elif metric in CORRELATIONS:
