@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from sparsefront.latency.meter import with_few_words
 from sparsefront.search.budget import SCREEN_SHARE
 from sparsefront.search.explore import fitness_pool
@@ -14,9 +16,12 @@ from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Reporter
 from sparsefront.search.settings import SearchSettings
 from sparsefront.spaces import InputError
+from sparsefront.spaces.genomes import Genomes
 
 GLANCE_ROOM = 1.05
-RESCORED = 4
+RESCORED = 8
+APART_SHARE = 0.25
+"""Of their widths and keep shares, in which candidates differ that are more than one and the same."""
 
 
 def choose(
@@ -30,17 +35,30 @@ def choose(
 ) -> list[Evaluated]:
     """The ``settings.finalists`` genomes to fine-tune, best first: measured within the budget, scored on all rows.
 
-    Where the search has scored a part of the validation rows, the best of many scores is partly a lucky one; so the
-    best ``RESCORED`` are scored again on all of them.
+    A search ends among near copies of its best genome, and fine-tuning makes them alike; so near copies come behind
+    genomes that differ. Where the search has scored a part of the validation rows, the best of many scores is partly a
+    lucky one; so the first ``RESCORED`` are scored again on all of them.
     """
     within = [one for one in evaluated if one.latency_us <= budget_us]
-    by_quality = sorted(within, key=lambda one: one.quality, reverse=True)
+    by_quality = apart(sorted(within, key=lambda one: one.quality, reverse=True))
     partly = settings.search_rows < len(prepared.rows["valid"])
     wanted = max(settings.finalists, RESCORED) if partly else settings.finalists
     chosen = screen(by_quality, prepared, budget_us=budget_us, wanted=wanted, reporter=reporter)
     if partly:
         chosen = rescored(chosen, prepared, settings, reporter=reporter, address=address)
     return chosen[: settings.finalists]
+
+
+def apart(candidates: Sequence[Evaluated]) -> list[Evaluated]:
+    """The candidates, best first, but those behind all others that are near copies of a better one."""
+    columns = Genomes.of([one.genome for one in candidates]).columns if candidates else np.zeros((0, 1, 1))
+    least = APART_SHARE * columns[0].size if candidates else 0
+    first = list[int]()
+    for number, own in enumerate(columns):
+        if all((own != columns[other]).sum() >= least for other in first):
+            first.append(number)
+    copies = sorted(set(range(len(candidates))) - set(first))
+    return [candidates[number] for number in (*first, *copies)]
 
 
 def screen(

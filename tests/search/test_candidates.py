@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparsefront.search.candidates import choose, screen
+from sparsefront.search.candidates import apart, choose, screen
 from sparsefront.search.fitness import Fitness, FitnessData
 from sparsefront.search.front import Evaluated
 from sparsefront.search.prepare import Prepared
@@ -30,6 +30,20 @@ def test_screening_keeps_the_order_and_passes_what_is_measured_over_the_budget(p
     assert screen(candidates, prepared, budget_us=1e9, wanted=1, reporter=Silent()) == candidates[:1]
     with pytest.raises(InputError, match=r"none of 3 candidates was measured within 0 us \(the fastest took \d+ us\)"):
         screen(candidates, prepared, budget_us=0.1, wanted=1, reporter=Silent())
+
+
+def test_near_copies_of_a_better_one_come_last() -> None:
+    keys = (
+        "h8.f512.k1.00-h4.f256.k0.50-h2.f128.k1.00-h2.f64.k1.00",
+        "h8.f512.k1.00-h4.f256.k0.50-h2.f128.k1.00-h2.f32.k1.00",  # one value of twelve differs
+        "h8.f512.k1.00-h4.f256.k0.50-h1.f128.k0.90-h2.f64.k1.00",  # two
+        "h8.f512.k1.00-h4.f256.k0.50-h1.f128.k0.90-h2.f32.k1.00",  # three, but near the one before
+        "h4.f512.k1.00-h4.f128.k0.50-h2.f128.k1.00-h1.f64.k1.00",
+        "h4.f512.k1.00-h4.f128.k0.50-h2.f128.k1.00-h1.f32.k1.00",
+    )
+    candidates = candidates_of(*(Genome.parse(key) for key in keys))
+    assert [one.number for one in apart(candidates)] == [0, 3, 4, 1, 2, 5]
+    assert apart(candidates[:1]) == candidates[:1] and apart([]) == []
 
 
 def test_with_all_rows_searched_the_best_by_quality_are_chosen_dominated_or_not(prepared: Prepared) -> None:
