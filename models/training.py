@@ -246,7 +246,7 @@ def mix_targets(
     if teacher_logits is None or distil_share == 0:
         return target.astype(np.float32)
     if teacher_logits.ndim > 1:
-        mixed = distil_share * softmax(teacher_logits, axis=1)
+        mixed = distil_share * softmax(teacher_logits.astype(np.float64), axis=1)
         every = np.arange(len(target))
         if teacher_logits.ndim == 2:
             mixed[every, target.astype(np.int64)] += 1.0 - distil_share
