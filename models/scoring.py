@@ -53,7 +53,7 @@ def no_logits(model: CrossEncoder, rows: TokenRows) -> NDArray[np.float32]:
 
 def no_span_logits(rows: TokenRows) -> NDArray[np.float32]:
     """``(rows, tokens of the longest, 2)`` logits of which none has a chance."""
-    return np.full((len(rows), int(rows.lengths.max(initial=1)), 2), NO_TOKEN, np.float32)
+    return np.full(rows.logits_shape, NO_TOKEN, np.float32)
 
 
 def put_logits(logits: NDArray[np.float32], index: NDArray[np.int64], found: NDArray[np.float32]) -> None:

@@ -35,9 +35,9 @@ def choose(
 ) -> list[Evaluated]:
     """The ``settings.finalists`` genomes to fine-tune, best first: measured within the budget, scored on all rows.
 
-    A search ends among near copies of its best genome, and fine-tuning makes them alike; so near copies come behind
-    genomes that differ. Where the search has scored a part of the validation rows, the best of many scores is partly a
-    lucky one; so the first ``RESCORED`` are scored again on all of them.
+    A search ends among near copies of its best genome, and to fine-tune several of those is to ask one question again;
+    so near copies come behind genomes that differ. Where the search has scored a part of the validation rows, the best
+    of many scores is partly a lucky one; so the first ``RESCORED`` are scored again on all of them.
     """
     within = [one for one in evaluated if one.latency_us <= budget_us]
     by_quality = apart(sorted(within, key=lambda one: one.quality, reverse=True))
