@@ -319,8 +319,8 @@ def token_pruning(result: dict[str, Any]) -> str:
     measured = [name for name in methods if any("speed_up" in row for row in means if row["method"] == name)]
     lines = [
         "**Token pruning** (MiniLM 6x384, ONNX Runtime fp32, 1 thread, batch 1; official dev rows, of the reviews test "
-        "rows; a learned schedule for a share of the latency). Score (loss in points), multiply-adds saved without "
-        "padding / over rows padded as in the paper, measured speed-up likewise:",
+        "rows; schedules learned for two shares of dense latency). The share: score (loss in points), multiply-adds "
+        "saved without padding / over rows padded as in the paper, measured speed-up likewise:",
         "",
         "| task, seeds | dense | " + " | ".join(measured) + " |",
         "|---|---|" + "---|" * len(measured),
@@ -332,7 +332,7 @@ def token_pruning(result: dict[str, Any]) -> str:
             cells.append(
                 "not run"
                 if row is None
-                else f"**{row['score']:.1f}** ({row['loss']:+.1f}), "
+                else f"{row['target']:g}: **{row['score']:.1f}** ({row['loss']:+.1f}), "
                 f"{row['flops_reduction']:.1f}x / {row['flops_reduction_padded']:.1f}x, "
                 f"{row['speed_up']:.1f}x / {row['speed_up_padded']:.1f}x"
             )

@@ -54,11 +54,9 @@ from sparsefront.search.settings import PrepareSettings, SearchSettings
 from sparsefront.spaces import Genome
 
 REPOSITORY = Path(__file__).parent.parent
-MILD, HIGH = 0.6, 0.4
-TARGETS = (MILD, HIGH)
-"""Latency, as a share of the dense model's on the same rows."""
 SEEDS = (0, 1, 2)
-LEARNED = tuple(f"learned {target:g}" for target in TARGETS)
+LEARNED = ("learned, mild", "learned, high")
+HIGH = LEARNED[1]
 METHODS = (
     *("dense", *LEARNED, "without ranking"),
     *("first tokens", "random tokens", "falling schedule", "thresholds (LTP)"),
@@ -77,6 +75,7 @@ class Kind:
         metric: as GLUE reports it.
         padded: length that the paper pads to, or that rows are cut to.
         epochs: of the teacher, of the supernet and of the tuning.
+        targets: latency, as a share of the dense model's on the same rows: mild and high.
         most_rows: of the training rows that are used.
         graded: range of a label that is a number.
         spans: whether the label is an answer in the second text.
@@ -87,22 +86,26 @@ class Kind:
     metric: str
     padded: int
     epochs: tuple[float, float, float]
+    targets: tuple[float, float] = (0.6, 0.4)
     most_rows: int = 100_000
     graded: tuple[float, float] | None = None
     spans: bool = False
 
 
+LONG_TARGETS = (0.4, 0.22)
+"""A long row has more words to spare."""
 KINDS = {
     "rte": Kind("glue", ("sentence1", "sentence2"), "accuracy", 256, (4, 6, 3)),
     "mrpc": Kind("glue", ("sentence1", "sentence2"), "f1", 128, (4, 6, 3)),
     "cola": Kind("glue", ("sentence",), "matthews", 64, (4, 6, 3)),
     "stsb": Kind("glue", ("sentence1", "sentence2"), "pearson_spearman", 64, (4, 6, 3), graded=(0.0, 5.0)),
     "sst2": Kind("glue", ("sentence",), "accuracy", 64, (2, 2, 1), most_rows=20_000),
-    "imdb": Kind("reviews16", ("text",), "accuracy", 256, (4, 6, 3)),
-    "books": Kind("reviews16", ("text",), "accuracy", 256, (4, 6, 3)),
+    "imdb": Kind("reviews16", ("text",), "accuracy", 256, (4, 6, 3), LONG_TARGETS),
+    "books": Kind("reviews16", ("text",), "accuracy", 256, (4, 6, 3), LONG_TARGETS),
     "squad": Kind("squad11", ("question", "context"), "span_f1", 384, (2, 1, 0.5), most_rows=20_000, spans=True),
 }
 LONG = ("imdb", "books")
+LONG_LOSS = 1.0
 
 
 def load(name: str, kind: Kind, data: Path, quick: bool) -> Task:
@@ -168,10 +171,10 @@ class Bench:
             folder,
             task=self.task,
             backbone=self.backbone,
-            settings=SearchSettings(budget_share=HIGH, space="tokens", seed=self.seed),
+            settings=SearchSettings(budget_share=self.target(HIGH), space="tokens", seed=self.seed),
             preparation=PrepareSettings(
                 at_length="mean",
-                focus_shares=TARGETS,
+                focus_shares=self.kind.targets,
                 importance_rows=64,
                 genomes_per_step=2,
                 rank_weight=0.3 if ranking else 0.0,
@@ -214,8 +217,8 @@ class Bench:
         if method == "dense":
             return self.scored(ranked.teacher, ranked.rows["test"])
         if method in LEARNED:
-            genome = self.schedule(True, TARGETS[LEARNED.index(method)])
-            return self.tuned(ranked, genome, True, export=True)
+            tuned = self.tuned(ranked, self.schedule(True, method), True, export=True)
+            return {"target": self.target(method), **tuned}
         if method == "without ranking":
             return self.tuned(self.prepared(False), self.schedule(False, HIGH), False)
         high = self.schedule(True, HIGH)
@@ -228,9 +231,13 @@ class Bench:
             return self.tuned(plain, self.fallen(plain, high), False)
         return self.tuned(plain, high, False, gates=self.thresholds(plain, high))
 
-    def schedule(self, ranking: bool, target: float) -> Genome:
+    def target(self, method: str) -> float:
+        """Share of the dense latency that a learned schedule is for."""
+        return self.kind.targets[LEARNED.index(method)]
+
+    def schedule(self, ranking: bool, method: str) -> Genome:
         options = ScheduleOptions(steps=20 if self.quick else 300, seed=self.seed)
-        return self.run(ranking).learn_schedule(target, options).genome
+        return self.run(ranking).learn_schedule(self.target(method), options).genome
 
     def tuned(
         self, prepared: Prepared, genome: Genome, ranking: bool, *, gates: Gates | None = None, export: bool = False
@@ -336,8 +343,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "flops_reduction": mean["dense_multiply_adds"] / mean["multiply_adds"],
             "flops_reduction_padded": mean["dense_multiply_adds_padded"] / mean["multiply_adds"],
         }
-        if "microseconds" in mean:
+        if "target" in mean:
             line |= {
+                "target": mean["target"],
                 "microseconds": mean["microseconds"],
                 "speed_up": mean["dense_microseconds"] / mean["microseconds"],
                 "speed_up_padded": mean["dense_microseconds_padded"] / mean["microseconds"],
@@ -352,29 +360,25 @@ def targets_of(lines: Sequence[dict[str, Any]]) -> Iterator[Target]:
     tasks = [
         task for task in dict.fromkeys(line["task"] for line in lines) if {(task, one) for one in LEARNED} <= set(of)
     ]
-    short = [task for task in tasks if task not in LONG]
-    for target in TARGETS:
-        own = [of[task, f"learned {target:g}"] for task in short]
+    for method in LEARNED:
+        own = [of[task, method] for task in tasks if task not in LONG]
         if own:
-            yield Target(f"mean loss at {target:g}, points", "<=", 0.5, float(np.mean([one["loss"] for one in own])))
+            yield Target(f"{method}: mean loss, points", "<=", 0.5, float(np.mean([one["loss"] for one in own])))
             adds = float(np.mean([one["flops_reduction"] for one in own]))
-            yield Target(f"mean multiply-adds reduction at {target:g}, unpadded", ">=", 2.5, adds)
+            yield Target(f"{method}: mean multiply-adds reduction, unpadded", ">=", 2.5, adds)
             padded = float(np.mean([one["flops_reduction_padded"] for one in own]))
-            yield Target(f"mean multiply-adds reduction at {target:g}, padded", ">=", PAPER_PADDED, padded)
+            yield Target(f"{method}: mean multiply-adds reduction, padded", ">=", PAPER_PADDED, padded)
             share = float(np.mean([one["speed_up"] / one["flops_reduction"] for one in own]))
-            yield Target(f"speed-up over multiply-adds reduction at {target:g}, unpadded", ">=", 0.8, share)
+            yield Target(f"{method}: mean speed-up over multiply-adds reduction, unpadded", ">=", 0.8, share)
     for task in tasks:
         if task in LONG:
-            best = max((of[task, f"learned {t:g}"]["speed_up"] for t in TARGETS), default=float("nan"))
-            yield Target(f"{task}: speed-up over dense without padding", ">=", 4.0, best)
-    pairs = [
-        (of[task, f"learned {HIGH:g}"], of[task, "without ranking"])
-        for task in tasks
-        if (task, "without ranking") in of
-    ]
+            close = [of[task, one]["speed_up"] for one in LEARNED if of[task, one]["loss"] <= LONG_LOSS]
+            name = f"{task}: speed-up over dense without padding at a loss of {LONG_LOSS:g} point or less"
+            yield Target(name, ">=", 4.0, max(close, default=1.0))
+    pairs = [(of[task, HIGH], of[task, "without ranking"]) for task in tasks if (task, "without ranking") in of]
     if pairs:
         worth = float(np.mean([ranked["score"] - plain["score"] for ranked, plain in pairs]))
-        yield Target(f"ranking distillation at {HIGH:g}, points", ">=", 0.5, worth)
+        yield Target("ranking distillation at the high target, points", ">=", 0.5, worth)
 
 
 def main() -> None:
