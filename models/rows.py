@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsefront.models.features import FeatureRows
 from sparsefront.models.spans import ends_of
 
 DTYPES: Final[dict[str, str]] = {
@@ -22,6 +23,10 @@ CLASSES: Final = "classes"
 """Name of the array, of one number, that rows with classes have besides."""
 SPANS: Final = "spans"
 """Name of the empty array that rows with spans have besides."""
+FEATURES: Final = ("numeric", "categorical")
+"""Names of the arrays that rows with features have besides."""
+BESIDES: Final[dict[str, str]] = {"weight": "float32", "user": "int32"}
+"""Names of further arrays, of one entry per row, that rows may have."""
 MEGA_CHUNK_BATCHES: Final = 32
 """Shuffled rows are sorted by length inside chunks of about so many batches: little padding, yet random batches."""
 
@@ -31,7 +36,8 @@ class Batch:
     """Rows padded to the longest of them.
 
     ``input_ids``, ``token_type_ids`` and ``attention_mask``: (batch, tokens) int64; ``target``: (batch,) float32;
-    ``index``: (batch,) int64, where each row stands in the ``TokenRows`` that made the batch.
+    ``index``: (batch,) int64, where each row stands in the ``TokenRows`` that made the batch; ``features``: those of
+    the rows, where they have some.
     """
 
     input_ids: NDArray[np.int64]
@@ -39,6 +45,7 @@ class Batch:
     attention_mask: NDArray[np.int64]
     target: NDArray[np.float32]
     index: NDArray[np.int64]
+    features: FeatureRows | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -52,8 +59,9 @@ class TokenRows:
     ``target``: (rows,) float32, what a model is trained on: in [0, 1], or the index of the class where there are
     ``classes`` (how many; 0 where the label is a number), or of the span where there are ``spans``
     (:mod:`sparsefront.models.spans`); ``positive``: (rows,) bool, what metrics of positive rows count: none of them
-    where there are classes or spans. Flat arrays, so that Ray's object store and safetensors hold them without copies
-    or pickle.
+    where there are classes or spans; ``features``: what is known beside the text; ``weight``: (rows,) float32, how much
+    each row counts in training, all alike by default; ``user``: (rows,) int32, whose row it is. Plain arrays, so that
+    Ray's object store and safetensors hold them without copies or pickle.
     """
 
     input_ids: NDArray[np.int32]
@@ -63,6 +71,9 @@ class TokenRows:
     positive: NDArray[np.bool_]
     classes: int = 0
     spans: bool = False
+    features: FeatureRows | None = None
+    weight: NDArray[np.float32] | None = None
+    user: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         for name, dtype in DTYPES.items():
@@ -83,12 +94,24 @@ class TokenRows:
             )
         if rows and np.diff(self.offsets).min() < 1:
             raise ValueError("every row must have at least one token")
+        self._check_besides()
         if self.spans:
             self._check_spans()
         elif self.classes:
             self._check_classes()
         elif rows and not (self.target.min() >= 0 and self.target.max() <= 1):  # written so that NaN fails too
             raise ValueError(f"target must be in [0, 1], got {self.target.min()} to {self.target.max()}")
+
+    def _check_besides(self) -> None:
+        if self.features is not None and len(self.features) != len(self):
+            raise ValueError(f"{len(self)} rows need as many features, got those of {len(self.features)}")
+        for name, dtype in BESIDES.items():
+            array = getattr(self, name)
+            if array is not None and (array.dtype != dtype or array.shape != (len(self),)):
+                raise ValueError(f"{name} must be ({len(self)},) {dtype}, got {array.dtype} of shape {array.shape}")
+        weight = self.weight
+        if weight is not None and len(weight) and not (np.isfinite(weight).all() and weight.min() >= 0):
+            raise ValueError(f"weight must be at least 0 and finite, got {weight.min()} to {weight.max()}")
 
     def _check_spans(self) -> None:
         if self.classes or self.positive.any():
@@ -164,6 +187,9 @@ class TokenRows:
             positive=self.positive[chosen],
             classes=self.classes,
             spans=self.spans,
+            features=None if self.features is None else self.features.take(chosen),
+            weight=None if self.weight is None else self.weight[chosen],
+            user=None if self.user is None else self.user[chosen],
         )
 
     def stratified(self, n: int, seed: int) -> TokenRows:
@@ -237,11 +263,15 @@ class TokenRows:
             attention_mask=mask.astype(np.int64),
             target=self.target[index],
             index=index,
+            features=None if self.features is None else self.features.take(index),
         )
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays by name: for safetensors and for Ray's object store."""
         arrays = {name: getattr(self, name) for name in DTYPES}
+        arrays |= {name: array for name in BESIDES if (array := getattr(self, name)) is not None}
+        if self.features is not None:
+            arrays |= {name: getattr(self.features, name) for name in FEATURES}
         if self.spans:
             return {**arrays, SPANS: np.zeros(0, np.int64)}
         return {**arrays, CLASSES: np.array([self.classes], np.int64)} if self.classes else arrays
@@ -249,12 +279,21 @@ class TokenRows:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TokenRows:
         """Rows from what ``to_arrays`` returned; ``ValueError`` when a name, a type or a size is off."""
-        if set(arrays) - {CLASSES, SPANS} != set(DTYPES):
+        besides = {name: arrays[name] for name in BESIDES if name in arrays}
+        features = [arrays[name] for name in FEATURES if name in arrays]
+        optional = {CLASSES, SPANS, *BESIDES, *(FEATURES if len(features) == len(FEATURES) else ())}
+        if set(arrays) - optional != set(DTYPES):
             raise ValueError(f"arrays must be {sorted(DTYPES)}, got {sorted(arrays)}")
         classes = arrays.get(CLASSES, np.zeros(1, np.int64))
         if classes.shape != (1,) or classes.dtype != np.int64:
             raise ValueError(f"{CLASSES} must be one int64, got {classes.dtype} of shape {classes.shape}")
-        return cls(**{name: arrays[name] for name in DTYPES}, classes=int(classes[0]), spans=SPANS in arrays)
+        return cls(
+            **{name: arrays[name] for name in DTYPES},
+            **besides,
+            classes=int(classes[0]),
+            spans=SPANS in arrays,
+            features=FeatureRows(*features) if features else None,
+        )
 
 
 def _shared_out(n: int, sizes: NDArray[np.int64]) -> NDArray[np.int64]:

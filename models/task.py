@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 
 from sparsefront.models.answers import read_answers
 from sparsefront.models.data_file import read_frame
+from sparsefront.models.feature_checks import warnings_of
+from sparsefront.models.feature_columns import read_numbers
+from sparsefront.models.features import FeatureRows, Features
 from sparsefront.models.labels import Labels, read_labels, shown_value
 from sparsefront.models.metrics import missing_kind
 from sparsefront.models.rows import CLASSES, SPANS, TokenRows
 from sparsefront.models.spans import NO_ANSWER
-from sparsefront.models.splits import TRAIN, VALID, column_split, group_split, hold_back, random_split, time_split
-from sparsefront.models.task_file import SPLITS, ClassName, SplitSpec, TaskFile, nearest
+from sparsefront.models.split_rows import named, split_rows
+from sparsefront.models.splits import TRAIN
+from sparsefront.models.task_file import SPLITS, ClassName, TaskFile, nearest
 from sparsefront.models.tokens import (
     default_cache_dir,
     encode_texts,
@@ -32,6 +36,8 @@ from sparsefront.spaces import InputError
 
 CACHE_VERSION: Final = 1
 BUILTIN_SOURCE: Final = "builtin"
+BESIDES: Final = ("numeric", "categorical", "weight", "user")
+"""Keys of a task file that name columns beside text and label."""
 BUILTIN: Final[dict[str, Any]] = {
     "data": "builtin",
     "name": "ad_log",
@@ -46,8 +52,9 @@ class Task:
     """Rows with text, a label and a split.
 
     ``frame`` holds every row and column; ``labels`` are what is learnt of them, ``split`` (rows,) int8 indexes
-    ``SPLITS``. Rows are numbered from 1 in messages, the header not counted. ``source`` is what :meth:`from_source`
-    makes the same task of, ``None`` for rows from memory.
+    ``SPLITS``; ``features`` say what the feature columns look like on the training rows. Rows are numbered from 1 in
+    messages, the header not counted. ``source`` is what :meth:`from_source` makes the same task of, ``None`` for rows
+    from memory.
     """
 
     def __init__(
@@ -68,10 +75,14 @@ class Task:
         self.token_report: dict[str, float] | None = None
         _check_columns(frame, spec, origin)
         _check_texts(frame, spec, origin)
-        self.split = _split(frame, spec, origin)
-        _check_split(self.split, spec.split, origin)
+        self.split: Final = split_rows(frame, spec.split, origin)
         self.labels: Final = _labels(frame, spec, origin, train=self.split == TRAIN)
         self._check_kinds(origin)
+        self.features: Final = Features.fit(
+            frame, numeric=spec.numeric, categorical=spec.categorical, origin=origin, train=self.split == TRAIN
+        )
+        self._feature_rows: Final = self.features.encode(frame, origin) if len(self.features) else None
+        self._besides: Final = _besides(frame, spec, self._feature_rows, origin)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Task:
@@ -79,7 +90,7 @@ class Task:
         path = Path(path)
         spec = TaskFile.read(path)
         data = spec.data_path(path.parent)
-        text_columns = [*spec.text, *([spec.split.group] if spec.split.group else [])]
+        text_columns = [*spec.text, *spec.categorical, *([spec.split.group] if spec.split.group else [])]
         frame, sha256 = read_frame(data, text_columns=text_columns)
         return cls(
             spec=spec,
@@ -141,10 +152,20 @@ class Task:
         return np.flatnonzero(self.split == SPLITS.index(split))
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """A line per feature column that is probably not what it should be, as the training rows show it."""
+        if self._feature_rows is None:
+            return ()
+        train = self.indices("train")
+        rows, frame = self._feature_rows.take(train), self.frame.iloc[train]
+        return tuple(warnings_of(self.features, rows, frame, self.positive[train]))
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the data and of every setting that decides what is trained on and how it is scored."""
-        protect = {} if self.spec.protect == "none" else {"protect": self.spec.protect}
-        return _sha256({**self._row_key(), **protect, "max_length": self.spec.max_length, "metric": self.spec.metric})
+        later = {key: value for key in BESIDES if (value := getattr(self.spec, key))}
+        later |= {} if self.spec.protect == "none" else {"protect": self.spec.protect}
+        return _sha256({**self._row_key(), **later, "max_length": self.spec.max_length, "metric": self.spec.metric})
 
     def report(self) -> dict[str, Any]:
         """What the task holds, ready for JSON: rows and labels by split, and token lengths once tokenised."""
@@ -163,6 +184,7 @@ class Task:
             "metric": self.spec.metric,
             "max_length": self.spec.max_length,
             "splits": splits,
+            **({"features": self.features.report()} if len(self.features) else {}),
             **({"tokens": self.token_report} if self.token_report else {}),
         }
 
@@ -216,7 +238,7 @@ class Task:
     def _rows(self, arrays: dict[str, NDArray[Any]]) -> TokenRows | None:
         """All rows in the frame's order, or None when the arrays are not those of this many rows."""
         tokens = {name: array for name, array in arrays.items() if name != "raw_lengths"}
-        labels: dict[str, NDArray[Any]] = {"positive": self.positive}
+        labels: dict[str, NDArray[Any]] = {"positive": self.positive, **self._besides}
         if self.labels.answers is None:
             labels["target"] = self.target
         else:
@@ -269,6 +291,8 @@ def _check_columns(frame: pd.DataFrame, spec: TaskFile, origin: str) -> None:
         raise InputError(f"{origin}: column {repeated[0]!r} stands there twice; expected different names")
     asked = [("text", name) for name in spec.text] + [("label.column", spec.label.column)]
     asked += [] if spec.label.start is None else [("label.start", spec.label.start)]
+    asked += [(key, name) for key in ("numeric", "categorical") for name in getattr(spec, key)]
+    asked += [(key, name) for key in ("weight", "user") if (name := getattr(spec, key)) is not None]
     split = spec.split
     asked += [
         (f"split.{key}", name) for key in ("column", "group", "time") if (name := getattr(split, key)) is not None
@@ -298,68 +322,19 @@ def _labels(frame: pd.DataFrame, spec: TaskFile, origin: str, *, train: NDArray[
     return read_answers(values, starts, frame[spec.text[1]].tolist(), label, origin)
 
 
-def _split(frame: pd.DataFrame, spec: TaskFile, origin: str) -> NDArray[np.int8]:
-    split = spec.split
-    groups = None if split.group is None else _groups(frame[split.group], split.group, origin)
-    valid, test = split.shares
-    if split.column is not None:
-        codes = _column(frame[split.column], split.column, origin)
-        if not valid:
-            return codes
-        if (codes == VALID).any():
-            row = int((codes == VALID).argmax())
-            raise InputError(
-                f"{origin}: row {row + 1}: split {split.column!r} is 'valid', and split.valid holds back {valid:g} of "
-                "the training rows; expected one of the two"
-            )
-        return hold_back(codes, groups=groups, valid=valid, seed=split.seed)
-    if groups is not None:
-        return group_split(groups, valid=valid, test=test, seed=split.seed)
-    if split.time is not None:
-        times = _times(frame[split.time], split.time, origin)
-        return time_split(times, valid=valid, test=test)
-    return random_split(len(frame), valid=valid, test=test, seed=split.seed)
-
-
-def _groups(values: pd.Series[Any], name: str, origin: str) -> list[Any]:
-    missing = (values.isna() | (values == "")).to_numpy(dtype=bool)
-    if missing.any():
-        raise InputError(f"{origin}: row {int(missing.argmax()) + 1}: group {name!r} is missing")
-    return values.tolist()
-
-
-def _column(values: pd.Series[Any], name: str, origin: str) -> NDArray[np.int8]:
-    codes = column_split(values.tolist(), SPLITS)
-    if (codes < 0).any():
-        row = int((codes < 0).argmax())
-        shown = shown_value(values.iloc[row])
-        raise InputError(f"{origin}: row {row + 1}: split {name!r} is {shown}; expected one of {', '.join(SPLITS)}")
-    return codes
-
-
-def _times(values: pd.Series[Any], name: str, origin: str) -> NDArray[Any]:
-    """Numbers stay numbers; dates, also as ISO text, become instants in UTC."""
-    if pd.api.types.is_numeric_dtype(values):
-        times: pd.Series[Any] = values
-    else:
-        times = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
-    missing = times.isna().to_numpy()
-    if missing.any():
-        row = int(missing.argmax())
-        raise InputError(
-            f"{origin}: row {row + 1}: time {name!r} is {shown_value(values.iloc[row])}; "
-            "expected a number or an ISO 8601 date"
-        )
-    return times.to_numpy()
-
-
-def _check_split(codes: NDArray[np.int8], spec: SplitSpec, origin: str) -> None:
-    for code, name in enumerate(SPLITS):
-        if (codes == code).any():
-            continue
-        if spec.column is None or (spec.valid and name == "valid"):
-            raise InputError(
-                f"{origin}: split {name!r} has none of the {len(codes)} rows; expected more rows, or other shares"
-            )
-        more = ", or split.valid: the share of the training rows to hold back" if name == "valid" else ""
-        raise InputError(f"{origin}: no row's split {spec.column!r} is {name!r}; expected some{more}")
+def _besides(frame: pd.DataFrame, spec: TaskFile, features: FeatureRows | None, origin: str) -> dict[str, NDArray[Any]]:
+    """What rows have beside text and label, under the names of :meth:`TokenRows.to_arrays`."""
+    found: dict[str, NDArray[Any]] = {}
+    if features is not None:
+        found |= {"numeric": features.numeric, "categorical": features.categorical}
+    if spec.weight is not None:
+        weight = read_numbers(frame[spec.weight], spec.weight, origin)
+        wrong = ~(weight >= 0)  # NaN as well
+        if wrong.any():
+            row = int(wrong.argmax())
+            shown = shown_value(frame[spec.weight].iloc[row])
+            raise InputError(f"{origin}: row {row + 1}: weight {spec.weight!r} is {shown}; expected at least 0")
+        found["weight"] = weight.astype(np.float32)
+    if spec.user is not None:
+        found["user"] = pd.factorize(pd.Series(named(frame[spec.user], "user", spec.user, origin)))[0].astype(np.int32)
+    return found

@@ -172,17 +172,26 @@ class SplitSpec(_Section):
             )
 
 
+Columns = Annotated[list[ColumnName], BeforeValidator(_as_list)]
+
+
 class TaskFile(_Section):
     """A validated task file.
 
     ``data`` is taken relative to the file's folder and, when it is not there, to the current one. ``protect`` says
     which tokens pruning takes last beside [CLS]: ``separators``, or those of the ``first`` of two texts, such as a
-    question.
+    question. ``numeric`` and ``categorical`` name the columns beside the text that a model may know; each must be known
+    before what the label tells of. ``weight`` names a column that says how much a row counts in training, and ``user``
+    whose row it is.
     """
 
     data: Annotated[str, Field(min_length=1)]
     text: Annotated[list[ColumnName], BeforeValidator(_as_list), Field(min_length=1, max_length=2)]
     label: LabelSpec
+    numeric: Columns = []
+    categorical: Columns = []
+    weight: ColumnName | None = None
+    user: ColumnName | None = None
     split: SplitSpec = SplitSpec()
     max_length: Annotated[int, Field(ge=4, le=512)] = 48
     protect: Protect = "none"
@@ -199,6 +208,8 @@ class TaskFile(_Section):
             raise ValueError(f"a span stands in the second of two texts, got the only text {self.text[0]!r}")
         if self.label.column in self.text:
             raise ValueError(f"the label column {self.label.column!r} is also a text column")
+        for key in ("numeric", "categorical"):
+            self._check_features(key, getattr(self, key))
         if self.metric not in self.label.metrics:
             counts = self.label.kind == "graded" and self.metric in _RANKED
             raise ValueError(
@@ -206,6 +217,14 @@ class TaskFile(_Section):
                 f"scored by {', '.join(self.label.metrics[:-1])} or {self.label.metrics[-1]}"
             )
         return self
+
+    def _check_features(self, key: str, names: list[str]) -> None:
+        if len(set(names)) != len(names):
+            raise ValueError(f"{key}: column {max(names, key=names.count)!r} is named twice")
+        if self.label.column in names:
+            raise ValueError(f"{key}: {self.label.column!r} is the label; a feature must be known before it")
+        if names and self.label.kind == "span":
+            raise ValueError(f"{key}: features do not go with a span label, got {names}")
 
     @classmethod
     def read(cls, path: str | Path) -> TaskFile:

@@ -223,6 +223,8 @@ def prepare(
         rows = task.tokenise(backbone.tokenizer)
         advance(1, 1)
     reporter.say(task_line(task.report()))
+    for line in task.warnings:
+        reporter.say(line)
     identity = {"task": task.fingerprint, "backbone": backbone.fingerprint, "seed": settings.seed}
     teacher_inputs = {**identity, "options": vars(settings.teacher), "importance_rows": settings.importance_rows}
     teacher_result = _trained(

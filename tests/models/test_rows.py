@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsefront.models.features import FeatureRows
 from sparsefront.models.rows import TokenRows
 
 
@@ -232,3 +233,54 @@ def test_arrays_round_trip() -> None:
 def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TokenRows.from_arrays({**make_rows([2, 2]).to_arrays(), **change})
+
+
+def with_features(rows: TokenRows) -> TokenRows:
+    """Each row's features, weight and user are made of its place, so that they can be found again."""
+    places = np.arange(len(rows))
+    features = FeatureRows(np.stack([places, -places], 1).astype(np.float32), (places[:, None] * 3).astype(np.int32))
+    return replace(rows, features=features, weight=places.astype(np.float32), user=(places // 2).astype(np.int32))
+
+
+@given(many_lengths.filter(bool), st.data())
+def test_features_weights_and_users_stay_with_their_rows(lengths: list[int], data: st.DataObject) -> None:
+    rows = with_features(make_rows(lengths))
+    chosen = np.array(data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=20)), np.int64)
+    part = rows.subset(chosen)
+    assert part.features is not None and part.weight is not None and part.user is not None
+    assert part.features.numeric[:, 0].tolist() == chosen.tolist() == part.weight.tolist()
+    assert part.user.tolist() == (chosen // 2).tolist()
+    for batch in rows.batches(batch_size=4, shuffle_seed=1):
+        assert batch.features is not None and (batch.features.categorical[:, 0] == batch.index * 3).all()
+    again = TokenRows.from_arrays(rows.to_arrays())
+    assert again.to_arrays().keys() == rows.to_arrays().keys()
+    assert all(np.array_equal(again.to_arrays()[name], array) for name, array in rows.to_arrays().items())
+
+
+def test_rows_without_features_say_nothing_of_them() -> None:
+    rows = make_rows([2, 3])
+    assert rows.features is None and next(iter(rows.batches(batch_size=2))).features is None
+    assert rows.subset([1]).weight is None and rows.subset([1]).user is None
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"features": FeatureRows(np.zeros((1, 1), np.float32), np.zeros((1, 0), np.int32))}, "those of 1"),
+        ({"weight": np.ones(2)}, "weight must be"),
+        ({"weight": np.ones(3, np.float32)}, "weight must be"),
+        ({"weight": np.array([1, -1], np.float32)}, "weight must be at least 0 and finite, got -1.0 to 1.0"),
+        ({"weight": np.array([1, np.nan], np.float32)}, "weight must be at least 0 and finite"),
+        ({"user": np.zeros(2, np.int64)}, "user must be"),
+    ],
+)
+def test_features_weights_and_users_must_fit_the_rows(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        replace(make_rows([2, 3]), **change)
+
+
+def test_half_of_the_feature_arrays_is_refused() -> None:
+    arrays = with_features(make_rows([2, 3])).to_arrays()
+    del arrays["categorical"]
+    with pytest.raises(ValueError, match="arrays must be"):
+        TokenRows.from_arrays(arrays)

@@ -166,7 +166,8 @@ def test_a_task_file_that_is_written_out_is_the_same_again(change: dict[str, Any
         ({"lable": 1}, "unknown key 'lable'; did you mean 'label'?"),
         (
             {"zzz": 1},
-            "unknown key 'zzz'; expected one of data, text, label, split, max_length, protect, metric, name",
+            "unknown key 'zzz'; expected one of data, text, label, numeric, categorical, weight, user, "
+         "split, max_length, protect, metric, name",
         ),
         ({"split": {"groups": "query"}}, "unknown key 'split.groups'; did you mean 'group'?"),
         ({"protect": "question"}, "protect: got 'question'; input should be 'none', 'separators' or 'first'"),
@@ -220,6 +221,10 @@ def test_a_task_file_that_is_written_out_is_the_same_again(change: dict[str, Any
         ({"text": []}, "text: got []; value should have at least 1 item after validation, not 0"),
         ({"text": "click"}, "the label column 'click' is also a text column"),
         ({"data": 7}, "data: got 7; input should be a valid string"),
+        ({"numeric": ["day", "day"]}, "numeric: column 'day' is named twice"),
+        ({"categorical": "click"}, "categorical: 'click' is the label; a feature must be known before it"),
+        ({"numeric": "day", "label": {"column": "answer", "kind": "span"}},
+         "numeric: features do not go with a span label, got ['day']"),
     ],
 )  # fmt: skip
 def test_wrong_task_files(tmp_path: Path, frame: pd.DataFrame, change: dict[str, Any], line: str) -> None:

@@ -1,0 +1,97 @@
+"""Cells of feature columns: numbers, categories, and what is neither."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsefront.models.feature_columns import hash_of, read_hashes, read_numbers
+from sparsefront.spaces import InputError
+
+cells = st.one_of(st.none(), st.booleans(), st.integers(-(2**40), 2**40), st.floats(-1e30, 1e30), st.text(max_size=5))
+
+
+def told_apart(values: Any) -> list[int]:
+    """Which rows are alike, by the first row of their kind; -1 where a value is missing."""
+    _, at = read_hashes(pd.Series(values), "c", "rows")
+    return [-1 if place < 0 else at.tolist().index(place) for place in at.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pd.Series([1, 2]), [1, 2]),
+        (pd.Series([True, False]), [1, 0]),
+        (pd.Series([1, None], dtype="Int64"), [1, np.nan]),
+        (
+            pd.Series([True, None, Decimal("2.5"), "3", " ", np.float32(4)], dtype=object),
+            [1, np.nan, 2.5, 3, np.nan, 4],
+        ),
+        (pd.Series([], dtype=object), []),
+    ],
+)
+def test_numbers_of_every_type_of_column(values: pd.Series[Any], expected: list[float]) -> None:
+    np.testing.assert_array_equal(read_numbers(values, "c", "rows"), expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("tall", "'tall'; expected a number or no value"),
+        (pd.Timestamp("2026-01-02"), "Timestamp('2026-01-02 00:00:00'); expected a number or no value"),
+        ([1.0], "[1.0]; expected a number or no value"),
+        (np.inf, "inf; expected a finite number below 3.4e38"),
+        (-1e39, "-1e+39; expected a finite number below 3.4e38"),
+        ("-inf", "-inf; expected a finite number below 3.4e38"),
+    ],
+)
+def test_what_is_no_number_is_refused_with_its_row(value: Any, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_numbers(pd.Series([1.0, value], dtype=object), "age", "rows.csv")
+    assert str(caught.value) == f"rows.csv: row 2: numeric 'age' is {told}"
+
+
+def test_a_column_of_dates_is_no_feature() -> None:
+    dates = pd.Series(pd.to_datetime(["2026-01-02"]))
+    with pytest.raises(InputError, match="row 1: numeric 'day' is Timestamp"):
+        read_numbers(dates, "day", "rows")
+    with pytest.raises(InputError, match="row 1: categorical 'day' is Timestamp"):
+        read_hashes(dates, "day", "rows")
+
+
+def test_values_are_told_apart_by_what_they_say() -> None:
+    assert told_apart([3, 3.0, "3", "3.00", Decimal(3), np.int8(3)]) == [0] * 6
+    assert told_apart(pd.Series([1, True, "true", "1"], dtype=object)) == [0, 1, 1, 0]
+    assert told_apart(["a", " a", "A", "", "  ", None]) == [0, 0, 2, -1, -1, -1]
+    assert told_apart([0.5, "0.5", np.nan, Decimal("NaN"), Decimal("0.5")]) == [0, 0, -1, -1, 0]
+    assert told_apart(pd.Series([True, None], dtype="boolean")) == [0, -1]
+    assert told_apart(pd.Series(["x", None], dtype="category")) == [0, -1]
+    assert told_apart(["00501", "501", "v1.0", "1.0.0"]) == [0, 1, 2, 3]
+
+
+def test_a_list_is_no_category() -> None:
+    with pytest.raises(InputError) as caught:
+        read_hashes(pd.Series(["a", ["b"]], dtype=object), "tags", "rows.parquet")
+    assert str(caught.value) == (
+        "rows.parquet: row 2: categorical 'tags' is ['b']; expected text, a number, a boolean or no value"
+    )
+
+
+@given(st.lists(cells, max_size=30))
+def test_a_row_alone_gets_the_hash_that_it_has_among_others(values: list[Any]) -> None:
+    hashes, at = read_hashes(pd.Series(values, dtype=object), "c", "rows")
+    assert (hashes[1:] > hashes[:-1]).all()
+    for place, value in zip(at.tolist(), values, strict=True):
+        own, alone = read_hashes(pd.Series([value], dtype=object), "c", "rows")
+        assert (place < 0) == (alone[0] < 0)
+        assert place < 0 or hashes[place] == own[alone[0]]
+
+
+def test_hashes_are_the_same_on_every_machine() -> None:
+    assert hash_of("sofa") == 0xECC9DB2DE554D391
