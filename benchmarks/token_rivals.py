@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.gated_encoding import Gates, encode_batch
+from sparsefront.models.gated_encoding import Gates
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import scoring_batches
 from sparsefront.models.token_gates import GateSample
@@ -84,7 +84,7 @@ def tokens_seen(model: CrossEncoder, rows: TokenRows, gates: Gates) -> NDArray[n
     found = np.zeros((len(rows), len(model.genome)), dtype=np.int64)
     model.eval()
     for batch in scoring_batches(rows, next(model.parameters()).device):
-        encoded = encode_batch(model.encoder, batch, gates=gates)
+        encoded = model.encode(batch, gates=gates)
         there = [(places < batch.input_ids.shape[1]).sum(1) for places in encoded.positions]
         found[batch.index.numpy()] = torch.stack(there, dim=1).numpy()
     return found

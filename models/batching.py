@@ -16,24 +16,40 @@ _BF16_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
+class FeatureTensors:
+    """Features of a batch: ``numeric (batch, columns)``, NaN where a value is missing, and ``categorical`` ids."""
+
+    numeric: Tensor
+    categorical: Tensor
+
+
+@dataclass(frozen=True)
 class TensorBatch:
-    """A padded batch on a device: ids, types and mask ``(batch, tokens)``, target and row index ``(batch,)``."""
+    """A padded batch on a device: ids, types and mask ``(batch, tokens)``, target and row index ``(batch,)``; features
+    where rows have some."""
 
     input_ids: Tensor
     attention_mask: Tensor
     token_type_ids: Tensor
     target: Tensor
     index: Tensor
+    features: FeatureTensors | None = None
 
 
 def to_tensors(batch: Batch, device: torch.device) -> TensorBatch:
     """Copy a numpy batch to the device."""
+    own = batch.features
     return TensorBatch(
         input_ids=torch.from_numpy(batch.input_ids).to(device),
         attention_mask=torch.from_numpy(batch.attention_mask).to(device),
         token_type_ids=torch.from_numpy(batch.token_type_ids).to(device),
         target=torch.from_numpy(batch.target).to(device),
         index=torch.from_numpy(batch.index).to(device),
+        features=None
+        if own is None
+        else FeatureTensors(
+            torch.from_numpy(own.numeric).to(device), torch.from_numpy(own.categorical).long().to(device)
+        ),
     )
 
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from sparsefront.models.batching import TensorBatch
 from sparsefront.models.config import CrossEncoderConfig
-from sparsefront.models.encoder import ElasticEncoder, Encoded, at_least_fp32
+from sparsefront.models.encoder import ElasticEncoder, Encoded, LayerGates, Reader, at_least_fp32
+from sparsefront.models.gated_encoding import Gates, encode_gated
 from sparsefront.models.loss import label_loss
 from sparsefront.models.spans import NO_TOKEN
 from sparsefront.spaces import Genome, InputError
@@ -71,6 +73,34 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
         loss = None if labels is None else label_loss(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits[:, None] if logits.ndim == 1 else logits)
 
+    def encode(
+        self,
+        batch: TensorBatch,
+        *,
+        genome: Genome | None = None,
+        gates: Gates | None = None,
+        unit_gates: list[LayerGates] | None = None,
+        score_layers: tuple[int, ...] = (),
+        reader: Reader | None = None,
+    ) -> Encoded:
+        """Encode a batch, of the last layer only what the head reads.
+
+        Args:
+            batch: on the model's device.
+            genome: widths and keep schedule to run; the model's own by default.
+            gates: drop tokens by another rule than the genome's schedule; then all layers score.
+            unit_gates: per-layer multipliers of heads and units; only without ``gates``.
+            score_layers: layers that return their scores whether or not pruning needs them.
+            reader: told the text's states before every layer.
+        """
+        inputs = batch.input_ids, batch.attention_mask, batch.token_type_ids
+        if gates is not None:
+            return encode_gated(self.encoder, *inputs, gates=gates, genome=genome, reader=reader)
+        encoded: Encoded = self.encoder(
+            *inputs, genome=genome, gates=unit_gates, score_layers=score_layers, reader=reader
+        )
+        return encoded
+
     def logits_of(self, encoded: Encoded) -> Tensor:
         """Logits of encoded sequences: ``(batch,)`` of one output, ``(batch, outputs)`` of several.
 
@@ -111,7 +141,7 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
             model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except (RuntimeError, OSError, ValueError, TypeError, SafetensorError) as error:
             line = " ".join(str(error).split())
-            raise InputError(f"{pretrained_model_name_or_path}: cannot load a CrossEncoder: {line}") from error
+            raise InputError(f"{pretrained_model_name_or_path}: cannot load a {cls.__name__}: {line}") from error
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info.get(kind):
                 names = ", ".join(sorted(str(key) for key in info[kind])[:3])

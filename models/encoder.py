@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,14 @@ class LayerGates:
     units: Tensor
 
 
+class Reader(Protocol):
+    """Reads the text's states along with the encoder, without changing them."""
+
+    def __call__(self, layer: int, hidden: Tensor, mask: Tensor, presence: Tensor | None) -> None:
+        """What stands before a layer: ``hidden (batch, tokens, width)``, ``mask (batch, tokens)`` bool, true at real
+        tokens, and, where tokens are masked out instead of gathered, how much of each is there, in [0, 1]."""
+
+
 @dataclass
 class Encoded:
     """What the encoder returns.
@@ -48,6 +57,7 @@ class Encoded:
             attention whose layer drops it, or what leaves the last layer. ``None`` when only [CLS] was asked for.
         answers: ``(batch, tokens)`` bool, where an answer may begin or end: in the second text, or, where it has none,
             at [CLS]. ``None`` likewise.
+        features: ``(batch, features, feature_width)``, tokens of a feature branch that read along, where there is one.
     """
 
     hidden: Tensor
@@ -56,6 +66,7 @@ class Encoded:
     positions: list[Tensor]
     every: Tensor | None = None
     answers: Tensor | None = None
+    features: Tensor | None = None
 
 
 class Embeddings(nn.Module):
@@ -198,6 +209,7 @@ class ElasticEncoder(nn.Module):
         cls_only: bool | None = None,
         score_layers: tuple[int, ...] = (),
         gates: list[LayerGates] | None = None,
+        reader: Reader | None = None,
     ) -> Encoded:
         """Encode a padded batch.
 
@@ -210,6 +222,7 @@ class ElasticEncoder(nn.Module):
                 configuration says that a head reads every token.
             score_layers: layers that return their scores whether or not pruning needs them.
             gates: per-layer multipliers of heads and units.
+            reader: told the states before every layer.
 
         Raises:
             ValueError: if the genome has another depth or a layer wider than the model's.
@@ -226,6 +239,8 @@ class ElasticEncoder(nn.Module):
         places: list[Tensor] = []
         every: Tensor | None = None
         for index, (layer, gene) in enumerate(zip(self.elastic_layers, genome, strict=True)):
+            if reader is not None:
+                reader(index, hidden, mask, None)
             last = cls_only and index == len(genome) - 1
             gate = gates[index] if gates is not None else None
             score = bool(gene.heads) and not last and (needed[index] or index in score_layers)

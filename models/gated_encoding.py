@@ -10,8 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sparsefront.models.batching import TensorBatch
-from sparsefront.models.encoder import ElasticEncoder, Encoded
+from sparsefront.models.encoder import ElasticEncoder, Encoded, Reader
 from sparsefront.models.selection import ABOVE_ATTENTION, leading_first, may_answer, positions_of, protecting
 from sparsefront.spaces import Genome
 
@@ -34,6 +33,7 @@ def encode_gated(
     *,
     gates: Gates,
     genome: Genome | None = None,
+    reader: Reader | None = None,
 ) -> Encoded:
     """Encode a padded batch; of the last layer, which does not prune, only what a head reads.
 
@@ -44,6 +44,7 @@ def encode_gated(
         token_type_ids: ``(batch, tokens)``.
         gates: which tokens stay; layers that they do not cover keep all.
         genome: widths to run; its own keep shares are ignored. The encoder's by default.
+        reader: told the states before every layer.
 
     Returns:
         hidden ``(batch, 1, width)``, or ``(batch, tokens, width)`` where a head reads every token; scores per layer
@@ -59,6 +60,8 @@ def encode_gated(
     collected: list[Tensor | None] = []
     places: list[Tensor] = []
     for index, (layer, gene) in enumerate(zip(encoder.elastic_layers, genome, strict=True)):
+        if reader is not None:
+            reader(index, hidden, real, presence)
         last = index == len(genome) - 1
         score = bool(gene.heads) and not last
         cls_only = last and not per_token
@@ -77,19 +80,3 @@ def encode_gated(
         return Encoded(hidden, torch.ones_like(real[:, :1]), collected, places)
     every = torch.where((presence > 0)[..., None], hidden, every)
     return Encoded(hidden, real & (presence > 0), collected, places, every, may_answer(real, token_type_ids))
-
-
-def encode_batch(
-    encoder: ElasticEncoder,
-    batch: TensorBatch,
-    *,
-    genome: Genome | None = None,
-    gates: Gates | None = None,
-    score_layers: tuple[int, ...] = (),
-) -> Encoded:
-    """Encode by the genome's own schedule, or by gates; ``score_layers`` as for the encoder, with gates all score."""
-    inputs = batch.input_ids, batch.attention_mask, batch.token_type_ids
-    if gates is None:
-        encoded: Encoded = encoder(*inputs, genome=genome, score_layers=score_layers)
-        return encoded
-    return encode_gated(encoder, *inputs, gates=gates, genome=genome)

@@ -115,7 +115,7 @@ def fisher_importance(
             )
             for gene in genome
         ]
-        encoded = model.encoder(tensors.input_ids, tensors.attention_mask, tensors.token_type_ids, gates=gates)
+        encoded = model.encode(tensors, unit_gates=gates)
         loss = label_loss(model.logits_of(encoded), tensors.target, reduction="sum")
         leaves = [leaf for gate in gates for leaf in (gate.heads, gate.units)]
         gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)  # a layer may have no units

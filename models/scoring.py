@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparsefront.models.batching import Precision, TensorBatch, autocast, to_tensors
+from sparsefront.models.batching import FeatureTensors, Precision, TensorBatch, autocast, to_tensors
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.gated_encoding import Gates, encode_batch
+from sparsefront.models.gated_encoding import Gates
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.spans import NO_TOKEN
 from sparsefront.spaces import Genome
@@ -97,7 +97,7 @@ def score_batches(
     done = 0
     for batch in batches:
         with autocast(batch.input_ids.device, precision):
-            encoded = encode_batch(model.encoder, batch, genome=genome, gates=gates)
+            encoded = model.encode(batch, genome=genome, gates=gates)
         put_logits(logits, batch.index.cpu().numpy(), model.logits_of(encoded).cpu().numpy())
         done += len(batch.index)
         if progress is not None:
@@ -120,4 +120,7 @@ def chosen_of(batch: TensorBatch, chosen: NDArray[np.bool_]) -> TensorBatch:
         token_type_ids=batch.token_type_ids[part],
         target=batch.target[part],
         index=batch.index[part],
+        features=None
+        if batch.features is None
+        else FeatureTensors(batch.features.numeric[part], batch.features.categorical[part]),
     )

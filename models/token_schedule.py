@@ -20,7 +20,6 @@ from torch import Tensor
 
 from sparsefront.models.batching import Precision, autocast, best_device, pad_to, to_tensors
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.gated_encoding import encode_batch
 from sparsefront.models.loss import label_loss
 from sparsefront.models.rows import Batch, TokenRows
 from sparsefront.models.token_gates import Shape, TokenGates
@@ -209,7 +208,7 @@ def _fit(
             sample = gates.sample(generator)
             drawn = replace(sample, prunes=sample.prunes.to(device), keeps=sample.keeps.to(device))
             with autocast(device, options.precision):
-                encoded = encode_batch(model.encoder, tensors, gates=drawn, genome=whole)
+                encoded = model.encode(tensors, gates=drawn, genome=whole)
             task = label_loss(model.logits_of(encoded), target[tensors.index.cpu()].to(device))
             ramp = min(1.0, (len(losses) + 1) / max(1.0, options.ramp_share * options.steps))
             short = 1 - costs.expected(gates.expected_shares()) - (1 - target_share) * ramp

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sparsefront.models.batching import Precision, TensorBatch, autocast, best_device, pad_to, to_tensors
 from sparsefront.models.checkpoint import Checkpoints, Position, identity_of, restore, save
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.gated_encoding import Gates, encode_batch
+from sparsefront.models.gated_encoding import Gates
 from sparsefront.models.loss import label_loss
 from sparsefront.models.rank_distillation import RankTeacher
 from sparsefront.models.rows import Batch, TokenRows
@@ -274,7 +274,7 @@ def _step(
     for genome in genomes:
         with autocast(target.device, options.precision):
             scoring = () if ranking is None else ranking.layers
-            encoded = encode_batch(model.encoder, batch, genome=genome, gates=gates, score_layers=scoring)
+            encoded = model.encode(batch, genome=genome, gates=gates, score_layers=scoring)
         loss = label_loss(model.logits_of(encoded), target)
         if ranking is not None:
             loss = loss + ranking.loss(batch, encoded)

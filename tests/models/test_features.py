@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from sparsefront.models.feature_columns import hash_of
-from sparsefront.models.features import FIRST_BUCKET, MISSING, UNSEEN, FeatureRows, Features
+from sparsefront.models.features import BINS, BUCKETS, FIRST_BUCKET, MIN_COUNT, MISSING, UNSEEN, FeatureRows, Features
 from sparsefront.spaces import InputError
 
 FRAME = pd.DataFrame(
@@ -24,8 +24,9 @@ FRAME = pd.DataFrame(
 )
 
 
-def fitted(**options: int) -> Features:
-    return Features.fit(FRAME, numeric=["age", "clicks"], categorical=["city"], origin="rows", **options)
+def fitted(*, bins: int = BINS, buckets: int = BUCKETS, min_count: int = MIN_COUNT) -> Features:
+    options = {"bins": bins, "buckets": buckets, "min_count": min_count}
+    return Features.fit(FRAME, numeric=["age", "clicks"], categorical=["city"], origin="rows", train=None, **options)
 
 
 def test_edges_are_quantiles_of_what_is_known_without_repeats() -> None:

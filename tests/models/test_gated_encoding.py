@@ -46,7 +46,7 @@ def test_it_is_the_encoder_that_gathers(
     tensors = to_torch(feeds)
     with torch.no_grad():
         gathered = model.encoder(**tensors, genome=genome)
-        masked = encode_gated(model.encoder, **tensors, gates=GateSample.of_schedule(tuple(keeps)), genome=genome)
+        masked = gated(model, tensors, GateSample.of_schedule(tuple(keeps)), genome)
     torch.testing.assert_close(masked.hidden[:, :1], gathered.hidden[:, :1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(model.logits_of(masked), model.logits_of(gathered), atol=1e-4, rtol=1e-4)
     for mine, theirs, places in zip(masked.scores, gathered.scores, gathered.positions, strict=True):

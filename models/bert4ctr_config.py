@@ -1,0 +1,72 @@
+"""Configuration of BERT4CTR: the encoder's, and what the feature branch is made of."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+from sparsefront.models.config import CrossEncoderConfig
+from sparsefront.models.features import Features
+
+
+class Bert4CtrConfig(CrossEncoderConfig):
+    """A cross-encoder with a feature branch.
+
+    ``numeric_edges`` has the quantiles of every numeric column, ``categorical_ids`` the number of ids of every
+    categorical one. ``layer_feature_heads`` says how many heads of ``feature_head_size`` the tokens of features, of
+    ``feature_width``, read each layer's text with; none by default. Text and features meet in ``mixing_units``.
+    """
+
+    model_type = "sparsefront_bert4ctr"
+
+    numeric_edges: list[list[float]] | tuple[tuple[float, ...], ...] = ()
+    categorical_ids: list[int] | tuple[int, ...] = ()
+    feature_width: int = 48
+    feature_head_size: int = 16
+    layer_feature_heads: list[int] | tuple[int, ...] = ()
+    mixing_units: int = 128
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.numeric_edges = [[float(edge) for edge in edges] for edges in self.numeric_edges]
+        self.categorical_ids = list(self.categorical_ids)
+        self.layer_feature_heads = list(self.layer_feature_heads) or [0] * len(self.layer_heads)
+        if self.per_token:
+            raise ValueError("a feature branch does not go with a head of every token")
+        for name in ("feature_width", "feature_head_size", "mixing_units"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        for edges in self.numeric_edges:
+            if len(edges) < 2 or not all(map(math.isfinite, edges)) or any(b <= a for a, b in pairwise(edges)):
+                raise ValueError(f"numeric_edges must be at least two finite numbers that rise, got {edges}")
+        if any(type(count) is not int or count < 1 for count in self.categorical_ids):
+            raise ValueError(f"categorical_ids must be whole numbers of at least 1, got {self.categorical_ids}")
+        if not self.features:
+            raise ValueError("a feature branch needs features, got none")
+        heads = self.layer_feature_heads
+        if len(heads) != len(self.layer_heads) or any(type(count) is not int or count < 0 for count in heads):
+            raise ValueError(
+                f"layer_feature_heads must be {len(self.layer_heads)} whole numbers of at least 0, got {heads}"
+            )
+
+    @property
+    def features(self) -> int:
+        """How many feature columns, and so feature tokens, there are."""
+        return len(self.numeric_edges) + len(self.categorical_ids)
+
+    @classmethod
+    def of(cls, text: CrossEncoderConfig, features: Features, **branch: Any) -> Bert4CtrConfig:
+        """The same encoder with a branch for these features; ``branch``: this class's own settings.
+
+        All layers read with three heads unless ``layer_feature_heads`` says otherwise.
+        """
+        values = {key: value for key, value in text.to_dict().items() if key not in ("model_type", "architectures")}
+        branch.setdefault("layer_feature_heads", [3] * len(text.layer_heads))
+        return cls(
+            **values,
+            numeric_edges=[[float(edge) for edge in one.edges] for one in features.numeric],
+            categorical_ids=[one.ids for one in features.categorical],
+            **branch,
+        )
