@@ -18,7 +18,7 @@ from sparsefront.spaces import InputError
 if TYPE_CHECKING:
     from sparsefront.models.config import CrossEncoderConfig
 
-Feeds = Mapping[str, npt.NDArray[np.int64]]
+Feeds = Mapping[str, npt.NDArray[Any]]
 Logits = npt.NDArray[np.float32]
 SHAPES = ("dynamic", "static")
 
@@ -27,8 +27,8 @@ class Session(Protocol):
     """A loaded model."""
 
     def run(self, feeds: Feeds) -> Logits:
-        """``input_ids``, ``attention_mask``, ``token_type_ids``, each (batch, tokens) -> logits (batch,), or (batch,
-        outputs) of a model of several outputs, or (batch, tokens, 2) of spans."""
+        """``input_ids``, ``attention_mask``, ``token_type_ids``, each (batch, tokens), and what else the graph takes ->
+        logits (batch,), or (batch, outputs) of a model of several outputs, or (batch, tokens, 2) of spans."""
 
 
 class Runtime(ABC):

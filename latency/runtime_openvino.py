@@ -137,7 +137,7 @@ class _OpenVinoSession:
             if bound.shape == feeds[name].shape:  # a tensor set anew makes the runtime prepare its inputs anew
                 np.copyto(bound, feeds[name])
             else:
-                self._bound[name] = np.array(feeds[name], np.int64, order="C")
+                self._bound[name] = np.array(feeds[name], order="C")
                 self._request.set_tensor(name, self._tensor(self._bound[name], shared_memory=True))
         self._request.infer()
         logits: Logits = self._request.get_output_tensor(0).data.copy()

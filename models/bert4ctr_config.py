@@ -6,6 +6,9 @@ import math
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.features import Features
 
@@ -55,6 +58,51 @@ class Bert4CtrConfig(CrossEncoderConfig):
     def features(self) -> int:
         """How many feature columns, and so feature tokens, there are."""
         return len(self.numeric_edges) + len(self.categorical_ids)
+
+    def pieces(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Of every numeric column and piece, where it begins and one over its length: ``(columns, pieces)`` each.
+
+        Columns of fewer pieces than others have some that are always empty, of slope 0.
+        """
+        most = max((len(one) - 1 for one in self.numeric_edges), default=0)
+        low, slope = np.zeros((2, len(self.numeric_edges), most), np.float32)
+        for at, one in enumerate(self.numeric_edges):
+            ends = np.array(one, np.float32)
+            low[at, : len(one) - 1] = ends[:-1]
+            slope[at, : len(one) - 1] = 1 / np.diff(ends)
+        return low, slope
+
+    def branch_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the branch; a layer without heads for features has none."""
+        width, numbers = self.feature_width, len(self.numeric_edges)
+        embedding, norm = "branch.embedding.", ("weight", "bias")
+        shapes: dict[str, tuple[int, ...]] = {
+            f"{embedding}pieces": (numbers, self.pieces()[0].shape[1], width),
+            f"{embedding}level": (numbers, width),
+            f"{embedding}missing": (numbers, width),
+            f"{embedding}ids": (sum(self.categorical_ids), width),
+            **{f"{embedding}norm.{kind}": (width,) for kind in norm},
+        }
+        linears = {
+            "branch.mixing": (self.mixing_units, self.hidden_size + self.features * width),
+            "branch.head": (self.outputs, self.mixing_units),
+        }
+        for layer, heads in enumerate(self.layer_feature_heads):
+            if heads:
+                prefix, inner = f"branch.layers.{layer}.", heads * self.feature_head_size
+                linears |= {
+                    f"{prefix}query": (inner, width),
+                    f"{prefix}key": (inner, self.hidden_size),
+                    f"{prefix}value": (inner, self.hidden_size),
+                    f"{prefix}output": (width, inner),
+                    f"{prefix}ffn_in": (2 * width, width),
+                    f"{prefix}ffn_out": (width, 2 * width),
+                }
+                for name in ("attention_norm", "ffn_norm"):
+                    shapes |= {f"{prefix}{name}.{kind}": (width,) for kind in norm}
+        for name, shape in linears.items():
+            shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+        return shapes
 
     @classmethod
     def of(cls, text: CrossEncoderConfig, features: Features, **branch: Any) -> Bert4CtrConfig:

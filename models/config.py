@@ -106,6 +106,15 @@ class CrossEncoderConfig(SparseBertConfig):
         if self.outputs > 1 and len(self.id2label) != self.outputs:
             raise ValueError(f"id2label must name {self.outputs} classes, got {len(self.id2label)}")
 
+    @property
+    def features(self) -> int:
+        """How many feature columns a model reads beside the text."""
+        return 0
+
+    def branch_shapes(self) -> dict[str, tuple[int, ...]]:
+        """State-dict name -> shape of what a model has beside encoder and head."""
+        return {}
+
     def with_spans(self) -> CrossEncoderConfig:
         """The same encoder with two logits per token: of a span's first and of its last one."""
         ends = self.with_classes(("first", "last"))

@@ -8,7 +8,6 @@ state, and has no position.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +28,7 @@ class FeatureEmbedding(nn.Module):
         super().__init__()
         self.config = config
         width, numbers = config.feature_width, len(config.numeric_edges)
-        self.pieces = nn.Parameter(torch.zeros(numbers, most_pieces(config.numeric_edges), width))
+        self.pieces = nn.Parameter(torch.zeros(numbers, config.pieces()[0].shape[1], width))
         self.level = nn.Parameter(torch.zeros(numbers, width))
         self.missing = nn.Parameter(torch.zeros(numbers, width))
         self.ids = nn.Parameter(torch.zeros(sum(config.categorical_ids), width))
@@ -54,27 +53,9 @@ class FeatureEmbedding(nn.Module):
         """Where pieces begin and one over their lengths, and the first id of each categorical column."""
         if device not in self._scales:
             starts = torch.tensor([0, *self.config.categorical_ids]).cumsum(0)[:-1]
-            low, slope = pieces(self.config.numeric_edges)
-            self._scales[device] = low.to(device), slope.to(device), starts.to(device)
+            low, slope = (torch.from_numpy(values).to(device) for values in self.config.pieces())
+            self._scales[device] = low, slope, starts.to(device)
         return self._scales[device]
-
-
-def most_pieces(edges: Sequence[Sequence[float]]) -> int:
-    """Of the column that has most."""
-    return max((len(one) - 1 for one in edges), default=0)
-
-
-def pieces(edges: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
-    """Of every column and piece, where it begins and one over its length: ``(columns, pieces)`` each.
-
-    Columns of fewer pieces than others have some that are always empty (slope 0).
-    """
-    low, slope = torch.zeros(2, len(edges), most_pieces(edges))
-    for at, one in enumerate(edges):
-        ends = torch.tensor(one, dtype=torch.float32)
-        low[at, : len(one) - 1] = ends[:-1]
-        slope[at, : len(one) - 1] = 1 / ends.diff()
-    return low, slope
 
 
 class UniAttention(nn.Module):

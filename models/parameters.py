@@ -1,4 +1,4 @@
-"""Names and shapes of a cross-encoder's arrays, known without torch: what the graph builder reads."""
+"""Names and shapes of a model's arrays, known without torch: what the graph builder reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DRAWN = 400_009  # odd, as is what lies behind an even start: rows of an even w
 
 
 def array_shapes(config: CrossEncoderConfig) -> dict[str, tuple[int, ...]]:
-    """State-dict name -> shape for a slim ``CrossEncoder`` of this configuration; widths of zero give empty arrays."""
+    """State-dict name -> shape for a slim model of this configuration; widths of zero give empty arrays."""
     width = config.hidden_size
     shapes: dict[str, tuple[int, ...]] = {
         "encoder.embeddings.word.weight": (config.vocab_size, width),
@@ -32,14 +32,15 @@ def array_shapes(config: CrossEncoderConfig) -> dict[str, tuple[int, ...]]:
         shapes |= {f"{prefix}ffn_in.weight": (gene.ffn_units, width), f"{prefix}ffn_in.bias": (gene.ffn_units,)}
         shapes |= {f"{prefix}ffn_out.weight": (width, gene.ffn_units), f"{prefix}ffn_out.bias": (width,)}
         shapes |= {**_vectors(f"{prefix}attention_norm", width), **_vectors(f"{prefix}ffn_norm", width)}
-    return shapes | {"head.weight": (config.outputs, width), "head.bias": (config.outputs,)}
+    shapes |= {"head.weight": (config.outputs, width), "head.bias": (config.outputs,)}
+    return shapes | config.branch_shapes()
 
 
 def checked_arrays(config: CrossEncoderConfig, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
     """The arrays as float32; raises ``ValueError`` naming one that is missing, not known or of another shape."""
     shapes = array_shapes(config)
     if unknown := sorted(set(arrays) - set(shapes)):
-        raise ValueError(f"array {unknown[0]!r} does not belong to a cross-encoder of {len(config.genome)} layers")
+        raise ValueError(f"array {unknown[0]!r} does not belong to a model of {len(config.genome)} layers")
     checked: Arrays = {}
     for name, shape in shapes.items():
         if name not in arrays:

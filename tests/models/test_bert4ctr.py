@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import erf, softmax
-from tests.models.tiny import LONGEST, make_config, make_rows
+from tests.models.reference_encoder import smallest_rank_gap
+from tests.models.tiny import LONGEST, config_of, make_config, make_rows
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from sparsefront.models.batching import TensorBatch, to_tensors
+from sparsefront.latency.runtime import Runtime
+from sparsefront.latency.runtime_onnxruntime import OnnxRuntime
+from sparsefront.latency.runtime_openvino import OpenVino
+from sparsefront.models.batching import FeatureTensors, TensorBatch, to_tensors
 from sparsefront.models.bert4ctr import Bert4Ctr
 from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.features import FeatureRows
+from sparsefront.models.parameters import array_shapes
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.token_gates import GateSample
@@ -169,6 +175,74 @@ def test_slim_equals_elastic_and_a_row_alone_equals_it_among_others(
     for row in range(len(rows)):
         alone = score_rows(model, rows.subset([row]), genome=genome, precision="fp32")
         np.testing.assert_allclose(alone, together[[row]], atol=1e-4)
+
+
+def served(model: Bert4Ctr, batch: TensorBatch, runtime: Runtime) -> NDArray[np.float32]:
+    """Logits by a serving runtime."""
+    arrays = {name: value.detach().numpy() for name, value in model.state_dict().items()}
+    assert batch.features is not None
+    feeds = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "token_type_ids": batch.token_type_ids,
+        "numeric": batch.features.numeric,
+        "categorical": batch.features.categorical,
+    }
+    config: Any = model.config
+    given = {name: value.numpy() for name, value in feeds.items() if value.shape[1]}
+    return np.asarray(runtime.load(config, arrays).run(given))
+
+
+@settings(max_examples=25)
+@given(
+    lengths,
+    keeps,
+    st.lists(st.integers(0, 3), min_size=LAYERS, max_size=LAYERS),
+    st.lists(st.integers(0, 2), min_size=LAYERS, max_size=LAYERS),
+    st.sampled_from(["both", "numeric", "categorical"]),
+    st.integers(1, 2),
+    st.integers(0, 100),
+)
+def test_the_graph_equals_torch(
+    lengths: list[int],
+    keeps: list[int],
+    heads: list[int],
+    feature_heads: list[int],
+    kinds: str,
+    outputs: int,
+    seed: int,
+) -> None:
+    genome = Genome.from_columns(heads, [20, 0, 7], [*keeps, 100])
+    numeric, categorical = (EDGES if kinds != "categorical" else []), (IDS if kinds != "numeric" else [])
+    model = make_model(
+        genome,
+        seed=seed,
+        layer_feature_heads=feature_heads,
+        outputs=outputs,
+        numeric_edges=numeric,
+        categorical_ids=categorical,
+    )
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    assert array_shapes(config_of(model)) == shapes
+    batch = batch_of(featured(make_rows(lengths, seed=seed), seed))
+    assert batch.features is not None
+    features = FeatureTensors(
+        batch.features.numeric[:, : len(numeric)], batch.features.categorical[:, : len(categorical)]
+    )
+    batch = replace(batch, features=features)
+    assume_no_ties(model, batch)
+    with torch.no_grad():
+        expected = model.logits_of(model.encode(batch)).numpy()
+    for runtime in (OnnxRuntime(), OpenVino()):
+        np.testing.assert_allclose(served(model, batch, runtime), expected, atol=2e-4, rtol=2e-4)
+
+
+def assume_no_ties(model: Bert4Ctr, batch: TensorBatch) -> None:
+    """Tokens whose scores are so close that rounding ranks them otherwise in another runtime prove nothing."""
+    text = {name: value for name, value in model.state_dict().items() if "branch" not in name}
+    arrays = {name: value.detach().numpy() for name, value in text.items()}
+    feeds = {name: getattr(batch, name).numpy() for name in ("input_ids", "attention_mask", "token_type_ids")}
+    assume(smallest_rank_gap(config_of(model), arrays, feeds) > 1e-5)
 
 
 def test_text_never_sees_the_features() -> None:
