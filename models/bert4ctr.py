@@ -36,8 +36,7 @@ class Bert4Ctr(CrossEncoder):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, FeatureEmbedding):
-            for parameter in (module.pieces, module.level, module.missing, module.ids):
-                nn.init.normal_(parameter, std=self.config.initializer_range)
+            module.draw(self.config.initializer_range)
 
     def forward(  # type: ignore[override]
         self,
@@ -70,6 +69,16 @@ class Bert4Ctr(CrossEncoder):
         logits = self.logits_of(self.encode(batch, genome=genome))
         loss = None if labels is None else label_loss(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits[:, None] if logits.ndim == 1 else logits)
+
+    @classmethod
+    def of(cls, text: CrossEncoder, config: Bert4CtrConfig, *, seed: int = 0) -> Bert4Ctr:
+        """With the weights of a text model, and a fresh branch."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = cls(config)
+        model.load_state_dict(text.state_dict(), strict=False)
+        model.train(text.training)
+        return model
 
     def encode(
         self,

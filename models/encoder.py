@@ -210,6 +210,7 @@ class ElasticEncoder(nn.Module):
         score_layers: tuple[int, ...] = (),
         gates: list[LayerGates] | None = None,
         reader: Reader | None = None,
+        more: Tensor | None = None,
     ) -> Encoded:
         """Encode a padded batch.
 
@@ -223,17 +224,25 @@ class ElasticEncoder(nn.Module):
             score_layers: layers that return their scores whether or not pruning needs them.
             gates: per-layer multipliers of heads and units.
             reader: told the states before every layer.
+            more: ``(batch, tokens, width)``, states of further tokens, of no place in the text, that stand behind it.
 
         Raises:
-            ValueError: if the genome has another depth or a layer wider than the model's.
+            ValueError: if the genome has another depth or a layer wider than the model's, or prunes tokens where there
+                are more than the text's.
         """
         genome = self.genome if genome is None else self.check(genome)
         cls_only = not self.config.per_token if cls_only is None else cls_only
         mask = attention_mask.bool()
         answers = None if cls_only else may_answer(mask, token_type_ids)
         hidden = self.embeddings(input_ids, token_type_ids)
+        if more is not None:
+            if not genome.keeps_all_tokens:
+                raise ValueError(f"tokens beside the text's are not pruned, got genome {genome}")
+            hidden = torch.cat([hidden, more], dim=1)
+            mask = torch.cat([mask, mask.new_ones(more.shape[:2])], dim=1)
         needed = genome.scoring_layers(cls_only_last=cls_only)
-        protected, positions = self.protected(input_ids, token_type_ids), positions_of(mask)
+        protected = None if more is not None else self.protected(input_ids, token_type_ids)
+        positions = positions_of(mask)
         ranking = protecting(leading_first(mask), protected, above=mask.shape[1])
         collected: list[Tensor | None] = []
         places: list[Tensor] = []

@@ -36,6 +36,11 @@ class FeatureEmbedding(nn.Module):
         self._scales: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
+    def draw(self, deviation: float) -> None:
+        """Start anew: all vectors normal with this deviation."""
+        for parameter in (self.pieces, self.level, self.missing, self.ids):
+            nn.init.normal_(parameter, std=deviation)
+
     def forward(self, features: FeatureTensors) -> Tensor:
         """``(batch, features, feature_width)``."""
         numeric = features.numeric.to(self.pieces.dtype)

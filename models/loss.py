@@ -11,7 +11,9 @@ from torch.nn import functional
 from sparsefront.models.spans import MOST_TOKENS
 
 
-def label_loss(logits: Tensor, target: Tensor, *, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+def label_loss(
+    logits: Tensor, target: Tensor, *, reduction: Literal["mean", "sum"] = "mean", weight: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of logits to a target: binary for one output, over the classes for several.
 
     Args:
@@ -20,12 +22,21 @@ def label_loss(logits: Tensor, target: Tensor, *, reduction: Literal["mean", "su
             ``(batch, classes)``; for spans likewise, their index or the probability of each token as the first and as
             the last one, ``(batch, at least tokens, 2)``. The loss of a span is the mean of both ends'.
         reduction: over the batch.
+        weight: ``(batch,)``, what each row's loss is multiplied by; all alike by default.
     """
+    if weight is not None:
+        weighted = _losses(logits, target, "none") * weight.to(logits.dtype)
+        return weighted.sum() if reduction == "sum" else weighted.mean()
+    return _losses(logits, target, reduction)
+
+
+def _losses(logits: Tensor, target: Tensor, reduction: Literal["mean", "sum", "none"]) -> Tensor:
     if logits.ndim == 1:
         return functional.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction=reduction)
     if logits.ndim == 3:
         ends = _ends_of(target, logits.shape[1]).to(logits.dtype)
-        return functional.cross_entropy(logits, ends, reduction=reduction) / (2 if reduction == "sum" else 1)
+        both = functional.cross_entropy(logits, ends, reduction=reduction)
+        return both.mean(1) if reduction == "none" else both / (2 if reduction == "sum" else 1)
     wanted = target.long() if target.ndim == 1 else target.to(logits.dtype)
     return functional.cross_entropy(logits, wanted, reduction=reduction)
 

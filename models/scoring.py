@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sparsefront.models.batching import FeatureTensors, Precision, TensorBatch, autocast, to_tensors
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.feature_model import FeatureModel
 from sparsefront.models.gated_encoding import Gates
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.spans import NO_TOKEN
@@ -17,7 +18,7 @@ from sparsefront.spaces import Genome
 
 
 def score_rows(
-    model: CrossEncoder,
+    model: CrossEncoder | FeatureModel,
     rows: TokenRows,
     *,
     genome: Genome | None = None,
@@ -43,7 +44,7 @@ def score_rows(
     return logits
 
 
-def no_logits(model: CrossEncoder, rows: TokenRows) -> NDArray[np.float32]:
+def no_logits(model: CrossEncoder | FeatureModel, rows: TokenRows) -> NDArray[np.float32]:
     """Room for the model's logits of the rows, not filled; of spans, ``(rows, tokens, 2)``, without a chance."""
     outputs: int = model.config.outputs
     if model.config.per_token:
@@ -72,7 +73,7 @@ def scoring_batches(rows: TokenRows, device: torch.device, *, tokens_per_batch: 
 
 @torch.inference_mode()
 def score_batches(
-    model: CrossEncoder,
+    model: CrossEncoder | FeatureModel,
     batches: Iterable[TensorBatch],
     logits: NDArray[np.float32],
     *,

@@ -8,7 +8,7 @@ after an interruption as if there had been none, to the last bit where the machi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sparsefront.models.batching import Precision, TensorBatch, autocast, best_device, pad_to, to_tensors
 from sparsefront.models.checkpoint import Checkpoints, Position, identity_of, restore, save
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.feature_model import FeatureModel
 from sparsefront.models.gated_encoding import Gates
 from sparsefront.models.loss import label_loss
 from sparsefront.models.rank_distillation import RankTeacher
@@ -90,7 +91,7 @@ class TrainReport:
 
 
 def train(
-    model: CrossEncoder,
+    model: CrossEncoder | FeatureModel,
     rows: TokenRows,
     options: TrainOptions,
     *,
@@ -98,6 +99,7 @@ def train(
     genomes: GenomeSource | None = None,
     gates: Gates | None = None,
     ranking: RankTeacher | None = None,
+    rates: Mapping[str, float] | None = None,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> TrainReport:
@@ -113,6 +115,8 @@ def train(
             the model's own genome by default.
         gates: drop tokens by another rule than a genome's schedule; their own parameters are not trained here.
         ranking: from which early layers learn which tokens matter; none by default.
+        rates: factor of the learning rate by the first part of a parameter's name (``encoder``, ``head``, ``branch``);
+            1 by default, and at 0 a part stays as it is, without dropout.
         progress: called with (tokens seen, tokens in all).
         checkpoints: where and when to keep the training; it goes on from the checkpoint that is there. The model must
             then be the one that it began with.
@@ -135,26 +139,62 @@ def train(
         raise ValueError(f"rows of {rows.classes} classes do not fit a model of {model.config.outputs} outputs")
     if ranking is not None and not np.array_equal(ranking.offsets, rows.offsets):
         raise ValueError("ranking must be of the rows that are trained on, got one of others")
-    if ranking is not None and max(ranking.layers) >= len(model.genome) - 1:
+    if isinstance(model, FeatureModel):
+        if ranking is not None or genomes is not None:
+            raise ValueError("a model of features ranks no tokens and has no genomes")
+    elif ranking is not None and max(ranking.layers) >= len(model.genome) - 1:
         raise ValueError(f"ranking teaches layers {ranking.layers}, but only those before the last rank tokens")
+    if rates and not all(rate >= 0 and math.isfinite(rate) for rate in rates.values()):
+        raise ValueError(f"rates must be at least 0 and finite, got {dict(rates)}")
+    if rates and (unknown := set(rates) - {name for name, _ in model.named_children()}):
+        raise ValueError(f"rates are of parts that the model does not have: {', '.join(sorted(unknown))}")
     if gates is not None and checkpoints is not None:
         raise ValueError("a training with gates cannot be kept: a checkpoint would not know them")
     target = torch.from_numpy(mix_targets(rows.target, teacher_logits, options.distil_share))
     device = best_device()
     model.to(device)
-    with _training(model, options):
-        position, losses = _fit(model, rows, options, target, genomes, gates, ranking, progress, checkpoints)
+    lesson = _Lesson(model, options, target, _weights_of(rows), genomes, gates, ranking, dict(rates or {}))
+    with _training(lesson):
+        position, losses = _fit(lesson, rows, progress, checkpoints)
     tail = losses[-max(1, len(losses) // 10) :]
     return TrainReport(steps=len(losses), final_loss=float(np.mean(tail)), share=position.share)
 
 
+@dataclass(frozen=True)
+class _Lesson:
+    """What is learnt by whom, apart from the order of the rows."""
+
+    model: CrossEncoder | FeatureModel
+    options: TrainOptions
+    target: Tensor
+    weight: Tensor | None
+    genomes: GenomeSource | None
+    gates: Gates | None
+    ranking: RankTeacher | None
+    rates: dict[str, float]
+
+
+def _weights_of(rows: TokenRows) -> Tensor | None:
+    """``(rows,)`` of mean 1; ``None`` where all rows count alike."""
+    if rows.weight is None:
+        return None
+    mean = float(rows.weight.mean(dtype=np.float64))
+    if not mean > 0:
+        raise ValueError("the weights of the rows must not all be 0")
+    return torch.from_numpy((rows.weight / mean).astype(np.float32))
+
+
 @contextmanager
-def _training(model: CrossEncoder, options: TrainOptions) -> Iterator[None]:
+def _training(lesson: _Lesson) -> Iterator[None]:
     """The model in training mode, with the options' dropout and frozen parameters; undone also after an error."""
+    model = lesson.model
     model.train()
-    for parameter in model.encoder.embeddings.parameters():
-        parameter.requires_grad_(not options.freeze_embeddings)
-    _set_dropout(model, options.dropout)
+    if isinstance(model, CrossEncoder):
+        model.encoder.embeddings.requires_grad_(not lesson.options.freeze_embeddings)
+    for name, part in model.named_children():
+        if lesson.rates.get(name) == 0:
+            part.eval().requires_grad_(False)
+    _set_dropout(model, lesson.options.dropout)
     try:
         yield
     finally:
@@ -165,27 +205,21 @@ def _training(model: CrossEncoder, options: TrainOptions) -> Iterator[None]:
 
 
 def _fit(
-    model: CrossEncoder,
-    rows: TokenRows,
-    options: TrainOptions,
-    target: Tensor,
-    genomes: GenomeSource | None,
-    gates: Gates | None,
-    ranking: RankTeacher | None,
-    progress: Progress | None,
-    checkpoints: Checkpoints | None,
+    lesson: _Lesson, rows: TokenRows, progress: Progress | None, checkpoints: Checkpoints | None
 ) -> tuple[Position, list[float]]:
     """Where the training ended, and the loss of every step."""
+    model, options = lesson.model, lesson.options
     device = next(model.parameters()).device
     multiple = pad_to(device, options.precision)
     total = max(1, round(options.epochs * int(rows.lengths.sum())))
     identity = {}
     if checkpoints is not None:
-        taught = {} if ranking is None else {"ranking": ranking.identity}
-        identity = identity_of(model, rows, target, {**vars(options), **taught, "pad_to": multiple})
+        more = {} if lesson.ranking is None else {"ranking": lesson.ranking.identity}
+        more |= {"rates": lesson.rates} if lesson.rates else {}
+        identity = identity_of(model, rows, lesson.target, {**vars(options), **more, "pad_to": multiple})
     rng = np.random.default_rng(options.seed)
     torch.manual_seed(options.seed)
-    optimizer = _optimizer(model, options)
+    optimizer = _optimizer(lesson)
     at, losses = Position(), list[float]()
     if checkpoints is not None and checkpoints.path.exists():
         at, losses = restore(checkpoints.path, identity, model=model, optimizer=optimizer, rng=rng)
@@ -198,10 +232,8 @@ def _fit(
     while at.tokens < total:
         epoch, number, batch = next(batches)
         _set_rate(optimizer, options, at.tokens / total)
-        tensors = to_tensors(batch, device)
-        wanted = target[tensors.index.cpu()].to(device)
-        drawn = genomes(rng) if genomes is not None else (None,)
-        losses.append(_step(model, tensors, wanted, drawn, gates, ranking, optimizer, options))
+        drawn = lesson.genomes(rng) if lesson.genomes is not None else (None,)
+        losses.append(_step(lesson, to_tensors(batch, device), drawn, optimizer))
         seen = at.tokens + int(batch.attention_mask.sum())
         before, at = at, Position(min(1.0, seen / total), epoch, number + 1, seen)
         if progress is not None:
@@ -259,23 +291,20 @@ def mix_targets(
 
 
 def _step(
-    model: CrossEncoder,
-    batch: TensorBatch,
-    target: Tensor,
-    genomes: Sequence[Genome | None],
-    gates: Gates | None,
-    ranking: RankTeacher | None,
-    optimizer: torch.optim.Optimizer,
-    options: TrainOptions,
+    lesson: _Lesson, batch: TensorBatch, genomes: Sequence[Genome | None], optimizer: torch.optim.Optimizer
 ) -> float:
     """One optimiser step; the gradients of all genomes add up, as the sandwich rule has it (arXiv 1903.05134)."""
+    model, options, ranking = lesson.model, lesson.options, lesson.ranking
+    device, index = batch.input_ids.device, batch.index.cpu()
+    target = lesson.target[index].to(device)
+    weight = None if lesson.weight is None else lesson.weight[index].to(device)
     optimizer.zero_grad(set_to_none=True)
     loss_sum = 0.0
     for genome in genomes:
-        with autocast(target.device, options.precision):
+        with autocast(device, options.precision):
             scoring = () if ranking is None else ranking.layers
-            encoded = model.encode(batch, genome=genome, gates=gates, score_layers=scoring)
-        loss = label_loss(model.logits_of(encoded), target)
+            encoded = model.encode(batch, genome=genome, gates=lesson.gates, score_layers=scoring)
+        loss = label_loss(model.logits_of(encoded), target, weight=weight)
         if ranking is not None:
             loss = loss + ranking.loss(batch, encoded)
         loss = loss / len(genomes)
@@ -288,7 +317,7 @@ def _step(
     return loss_sum
 
 
-def _set_dropout(model: CrossEncoder, probability: float | None) -> None:
+def _set_dropout(model: CrossEncoder | FeatureModel, probability: float | None) -> None:
     """Set every dropout's probability; ``None`` is the configuration's own."""
     own: float = model.config.hidden_dropout_prob
     for module in model.modules():
@@ -296,13 +325,23 @@ def _set_dropout(model: CrossEncoder, probability: float | None) -> None:
             module.p = own if probability is None else probability
 
 
-def _optimizer(model: CrossEncoder, options: TrainOptions) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+def _optimizer(lesson: _Lesson) -> torch.optim.Optimizer:
+    """AdamW, matrices and the rest apart, and parts whose rate differs; each group knows its factor."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in lesson.model.named_parameters():
+        if parameter.requires_grad and parameter.numel():
+            rate = lesson.rates.get(name.partition(".")[0], 1.0)
+            groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
+    decay = lesson.options.weight_decay
+    ordered = sorted(groups.items(), key=lambda group: (group[0][0], not group[0][1]))
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": decay if matrices else 0.0, "factor": rate}
+            for (rate, matrices), parameters in ordered
+        ],
+        lr=lesson.options.learning_rate,
+        fused=True,
+    )
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, options: TrainOptions, done_share: float) -> None:
@@ -310,4 +349,4 @@ def _set_rate(optimizer: torch.optim.Optimizer, options: TrainOptions, done_shar
     warmup = options.warmup_share
     factor = done_share / warmup if done_share < warmup else (1.0 - done_share) / (1.0 - warmup)
     for group in optimizer.param_groups:
-        group["lr"] = options.learning_rate * max(factor, 0.02)
+        group["lr"] = options.learning_rate * group["factor"] * max(factor, 0.02)

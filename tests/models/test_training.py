@@ -446,3 +446,53 @@ def test_a_training_with_gates_cannot_be_kept(tmp_path: Path) -> None:
         train(
             fresh(), toy_rows(20), FAST, gates=GateSample.of_schedule((60,)), checkpoints=Checkpoints(tmp_path / "kept")
         )
+
+
+def test_weights_say_which_rows_count_whatever_their_scale() -> None:
+    rows = toy_rows()
+    wrong = np.arange(len(rows)) % 4 == 1
+    spoilt = replace(rows, target=np.where(wrong, 1 - rows.target, rows.target))
+    weighted = replace(spoilt, weight=np.where(wrong, 0, 7).astype(np.float32))
+    model = fresh()
+    train(model, weighted, FAST)
+    assert roc_auc_score(rows.target, score_rows(model, rows)) > 0.95
+    alike, plain = fresh(), fresh()
+    train(alike, replace(rows, weight=np.full(len(rows), 7, np.float32)), replace(FAST, epochs=1))
+    train(plain, rows, replace(FAST, epochs=1))
+    np.testing.assert_allclose(score_rows(alike, rows), score_rows(plain, rows), atol=1e-4)
+    with pytest.raises(ValueError, match="must not all be 0"):
+        train(fresh(), replace(rows, weight=np.zeros(len(rows), np.float32)), FAST)
+
+
+def test_a_part_at_rate_zero_stays_as_it_is_and_others_move_as_fast_as_asked() -> None:
+    rows = toy_rows(64)
+
+    def moved(**rates: float) -> dict[str, float]:
+        model = fresh()
+        before = copy.deepcopy(model.state_dict())
+        train(model, rows, replace(FAST, epochs=0.2, weight_decay=0.0), rates=rates)
+        assert all(parameter.requires_grad for parameter in model.parameters()) and not model.training
+        return {
+            part: max(
+                float((value - before[name]).abs().max())
+                for name, value in model.state_dict().items()
+                if name.startswith(part)
+            )
+            for part in ("encoder", "head")
+        }
+
+    plain, frozen, faster = moved(), moved(encoder=0.0), moved(encoder=0.0, head=3.0)
+    assert plain["encoder"] > 0 and frozen["encoder"] == 0 == faster["encoder"]
+    assert faster["head"] == pytest.approx(3 * frozen["head"], rel=0.2)
+    for rates, told in (({"branch": 1.0}, "does not have: branch"), ({"head": -1.0}, "at least 0 and finite")):
+        with pytest.raises(ValueError, match=told):
+            train(fresh(), rows, FAST, rates=rates)
+
+
+def test_a_checkpoint_of_other_rates_is_of_another_training(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    kept = Checkpoints(path, (0.5,), lambda share: False)
+    rows = toy_rows(64)
+    train(fresh(), rows, FAST, checkpoints=kept)
+    with pytest.raises(InputError):
+        train(fresh(), rows, FAST, checkpoints=kept, rates={"head": 2.0})
