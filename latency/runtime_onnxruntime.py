@@ -42,20 +42,25 @@ class OnnxRuntime(Runtime):
         return session
 
 
+def onnx_session(model: bytes | str, threads: int) -> Any:
+    """ONNX Runtime's own session of a graph, as it serves here; ``InputError`` for what is no graph."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        source = model if isinstance(model, str) else "graph in memory"
+        raise InputError(f"{source}: ONNX Runtime cannot load it: {' '.join(str(error).split())}") from error
+
+
 class _OnnxSession:
     def __init__(self, model: bytes | str, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            source = model if isinstance(model, str) else "graph in memory"
-            raise InputError(f"{source}: ONNX Runtime cannot load it: {' '.join(str(error).split())}") from error
+        self._session = onnx_session(model, threads)
 
     def missing_names(self) -> list[str]:
         names = {node.name for node in (*self._session.get_inputs(), *self._session.get_outputs())}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import onnx
 
 from sparsefront.models.onnx_graph import Precision, build_graph
+from sparsefront.models.parameters import Arrays
 from sparsefront.spaces import InputError
 
 if TYPE_CHECKING:
@@ -35,9 +36,17 @@ def export_onnx(
         raise InputError(f"{path} exists; it is replaced only with --overwrite")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a folder, so {path.name} cannot be written there")
-    arrays = {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
     config = cast("CrossEncoderConfig", model.config)
-    graph = build_graph(config, arrays, precision=precision, static_shape=static_shape)
+    write_graph(build_graph(config, arrays_of(model), precision=precision, static_shape=static_shape), path)
+
+
+def arrays_of(model: CrossEncoder) -> Arrays:
+    """The model's tensors by name, in fp32."""
+    return {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
+
+
+def write_graph(graph: onnx.ModelProto, path: Path) -> None:
+    """Checks a graph and writes it; a crash leaves the old file or none."""
     onnx.checker.check_model(graph, full_check=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

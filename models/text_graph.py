@@ -43,6 +43,31 @@ def product(weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> n
     return np.asarray((weight * bias).sum(axis=1), np.float32)
 
 
+def headless_bias(config: CrossEncoderConfig, arrays: Arrays, layer: int) -> npt.NDArray[np.float32]:
+    """What the states before ``layer`` carry besides: the output bias of an attention that has no heads left."""
+    if layer < len(config.genome) and not config.genome.layers[layer].heads:
+        return arrays[f"encoder.layers.{layer}.output.bias"]
+    return np.zeros(config.hidden_size, np.float32)
+
+
+def model_of(
+    nodes: Nodes,
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    config: CrossEncoderConfig,
+    precision: Precision,
+) -> onnx.ModelProto:
+    """A model of nodes, which says what it is of."""
+    graph = helper.make_graph(nodes.nodes, "cross_encoder", inputs, outputs, nodes.initializers)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="sparsefront"
+    )
+    helper.set_model_props(
+        model, {"genome": config.genome.key(), "hidden_size": str(config.hidden_size), "precision": precision}
+    )
+    return model
+
+
 class CrossEncoderGraph:
     def __init__(self, config: CrossEncoderConfig, arrays: Arrays, precision: Precision) -> None:
         self.config = config
@@ -101,22 +126,17 @@ class CrossEncoderGraph:
                 hidden = self._cls(hidden) if layer == self.last_mixing else hidden
                 hidden = self.norm(hidden, f"encoder.layers.{layer}.attention_norm", self._ffn_bias(layer))
             hidden = self._ffn(layer, hidden, cls_only=layer >= self.last_mixing)
-        shape: list[str | int] = ["batch"]
         if config.per_token:
-            shape += ["tokens", config.outputs]
             self._read_every_token(hidden, tokens)
         else:
-            shape += [config.outputs] if config.outputs > 1 else []
-            self._read_cls(hidden)
-        output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape)
-        graph = helper.make_graph(nodes.nodes, "cross_encoder", self.inputs(), [output], nodes.initializers)
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="sparsefront"
-        )
-        helper.set_model_props(
-            model, {"genome": self.genome.key(), "hidden_size": str(config.hidden_size), "precision": self.precision}
-        )
-        return model
+            self.read_cls(hidden)
+        return model_of(nodes, self.inputs(), self.outputs(), config, self.precision)
+
+    def outputs(self) -> list[onnx.ValueInfoProto]:
+        """What the graph answers."""
+        shape: list[str | int] = ["batch", *(["tokens"] if self.config.per_token else [])]
+        shape += [self.config.outputs] if self.config.outputs > 1 else []
+        return [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape)]
 
     def cls_logits(self, cls: str) -> str:
         """Logits (batch, outputs) of [CLS]'s last state (batch, width)."""
@@ -125,7 +145,8 @@ class CrossEncoderGraph:
             "Gemm", cls, self.nodes.const(weight.T, "head.weight"), self.nodes.const(bias, "head.bias")
         )
 
-    def _read_cls(self, cls: str) -> None:
+    def read_cls(self, cls: str) -> None:
+        """Answer by [CLS]'s last state."""
         logits, only = self.cls_logits(cls), self.config.outputs == 1
         inputs = [logits, self.nodes.ints(1)] if only else [logits]
         self.nodes.nodes.append(helper.make_node("Squeeze" if only else "Identity", inputs, [OUTPUT], name=OUTPUT))
@@ -366,10 +387,8 @@ class CrossEncoderGraph:
         return self.arrays[f"encoder.layers.{layer}.ffn_out.bias"]
 
     def attention_bias(self, layer: int) -> npt.NDArray[np.float32]:
-        """What the LayerNorm before ``layer`` adds: the output bias of an attention that has no heads left."""
-        if layer < len(self.genome) and not self.genome.layers[layer].heads:
-            return self.arrays[f"encoder.layers.{layer}.output.bias"]
-        return np.zeros(self.config.hidden_size, np.float32)
+        """What the LayerNorm before ``layer`` adds, see :func:`headless_bias`."""
+        return headless_bias(self.config, self.arrays, layer)
 
     def _output_bias(self, layer: int) -> npt.NDArray[np.float32]:
         prefix = f"encoder.layers.{layer}."

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -25,6 +27,7 @@ from sparsefront.latency.runtime_openvino import OpenVino
 from sparsefront.models.batching import FeatureTensors, TensorBatch, to_tensors
 from sparsefront.models.bert4ctr import Bert4Ctr
 from sparsefront.models.bert4ctr_config import Bert4CtrConfig
+from sparsefront.models.bert4ctr_graph import TextSideGraph, feature_side, side_values
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.features import FeatureRows
 from sparsefront.models.parameters import array_shapes
@@ -235,6 +238,53 @@ def test_the_graph_equals_torch(
         expected = model.logits_of(model.encode(batch)).numpy()
     for runtime in (OnnxRuntime(), OpenVino()):
         np.testing.assert_allclose(served(model, batch, runtime), expected, atol=2e-4, rtol=2e-4)
+
+
+def ran(graph: onnx.ModelProto, feeds: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """All outputs of a checked graph by name."""
+    onnx.checker.check_model(graph, full_check=True)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_outputs()]
+    asked = {one.name for one in session.get_inputs()}
+    return dict(zip(names, session.run(names, {name: feeds[name] for name in asked}), strict=True))
+
+
+@settings(max_examples=20)
+@given(
+    lengths,
+    st.integers(1, 3),
+    keeps,
+    st.lists(st.integers(0, 3), min_size=LAYERS, max_size=LAYERS),
+    st.lists(st.integers(0, 2), min_size=LAYERS, max_size=LAYERS),
+    st.integers(1, 2),
+    st.integers(0, 100),
+)
+def test_both_sides_are_the_whole(
+    lengths: list[int],
+    rows_per_text: int,
+    keeps: list[int],
+    heads: list[int],
+    feature_heads: list[int],
+    outputs: int,
+    seed: int,
+) -> None:
+    genome = Genome.from_columns(heads, [20, 0, 7], [*keeps, 100])
+    model = make_model(genome, seed=seed, layer_feature_heads=feature_heads, outputs=outputs)
+    config: Any = model.config
+    arrays = {name: value.detach().numpy() for name, value in model.state_dict().items()}
+    texts = make_rows(lengths, seed=seed)
+    every = featured(texts.subset(np.repeat(np.arange(len(texts)), rows_per_text)), seed)
+    assert every.features is not None
+    alone, together = batch_of(featured(texts)), batch_of(every)
+    assume_no_ties(model, alone)
+    with torch.no_grad():
+        expected = model.logits_of(model.encode(together)).numpy()
+    feeds = {name: getattr(alone, name).numpy() for name in ("input_ids", "attention_mask", "token_type_ids")}
+    said = ran(TextSideGraph(config, arrays, "fp32").build(), feeds)
+    assert {one.name for one in side_values(config)} == set(said)
+    ids = every.features.categorical.astype(np.int64)
+    answered = ran(feature_side(config, arrays), {**said, "numeric": every.features.numeric, "categorical": ids})
+    np.testing.assert_allclose(answered["logits"], expected, atol=2e-4, rtol=2e-4)
 
 
 def assume_no_ties(model: Bert4Ctr, batch: TensorBatch) -> None:

@@ -1,0 +1,67 @@
+"""Serving a Bert4Ctr by its two sides: a text once, then every row of features that meets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy.typing as npt
+
+from sparsefront.latency.runtime import Feeds, Logits
+from sparsefront.latency.runtime_onnxruntime import onnx_session
+from sparsefront.models.bert4ctr_graph import TextSideGraph, feature_side
+from sparsefront.models.export_onnx import arrays_of, write_graph
+from sparsefront.models.onnx_graph import INPUTS, OUTPUT
+from sparsefront.models.parameters import checked_arrays
+from sparsefront.spaces import InputError
+
+if TYPE_CHECKING:
+    from sparsefront.models.bert4ctr import Bert4Ctr
+    from sparsefront.models.bert4ctr_config import Bert4CtrConfig
+
+TEXT_SIDE, FEATURE_SIDE = "text.onnx", "features.onnx"
+Said = dict[str, npt.NDArray[Any]]
+"""What the text's side hands over: it may be kept as long as the text and the model are the same."""
+
+
+def export_sides(model: Bert4Ctr, folder: Path) -> None:
+    """Write both graphs, in fp32, beside the whole one.
+
+    Raises:
+        InputError: if one of them is there already.
+    """
+    config = cast("Bert4CtrConfig", model.config)
+    arrays = checked_arrays(config, arrays_of(model))
+    for name in (TEXT_SIDE, FEATURE_SIDE):
+        if (folder / name).exists():
+            raise InputError(f"{folder / name} exists; choose another folder")
+    write_graph(TextSideGraph(config, arrays, "fp32").build(), folder / TEXT_SIDE)
+    write_graph(feature_side(config, arrays), folder / FEATURE_SIDE)
+
+
+class TwoSides:
+    """An export's two graphs in ONNX Runtime."""
+
+    def __init__(self, folder: str | Path, *, threads: int = 1) -> None:
+        for name in (TEXT_SIDE, FEATURE_SIDE):
+            if not (Path(folder) / name).is_file():
+                raise InputError(f"{folder} has no {name}; expected the two sides of a model with features")
+        self._text = onnx_session(str(Path(folder) / TEXT_SIDE), threads)
+        self._features = onnx_session(str(Path(folder) / FEATURE_SIDE), threads)
+        self._said = [one.name for one in self._text.get_outputs()]
+        self._asked = [one.name for one in self._features.get_inputs()]
+
+    def read(self, feeds: Feeds) -> Said:
+        """What texts say: ``input_ids``, ``attention_mask`` and ``token_type_ids``, each (texts, tokens)."""
+        found = self._text.run(self._said, {name: feeds[name] for name in INPUTS})
+        return dict(zip(self._said, found, strict=True))
+
+    def score(self, said: Said, features: Feeds) -> Logits:
+        """Logits (rows,) or (rows, outputs) of ``numeric`` and ``categorical`` rows.
+
+        There are as many rows as texts, or the rows of every text stand together, equally many of each.
+        """
+        logits: Logits = self._features.run(
+            [OUTPUT], {name: said[name] if name in said else features[name] for name in self._asked}
+        )[0]
+        return logits
