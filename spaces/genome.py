@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
-Field = Literal["heads", "ffn_units", "keep_percent"]
+Field = Literal["heads", "ffn_units", "keep_percent", "feature_heads"]
 FIELDS: tuple[Field, ...] = get_args(Field)
 
-_GENE = re.compile(r"h(\d+)\.f(\d+)\.k([01])\.(\d\d)")
+_GENE = re.compile(r"h(\d+)\.f(\d+)\.k([01])\.(\d\d)(?:\.u(\d+))?")
 
 
 def kept_tokens(length_tokens: int, keep_percent: int) -> int:
@@ -33,11 +33,14 @@ class LayerGene:
         heads: attention heads kept, the most important first; 0 removes self-attention (bias and residual stay).
         ffn_units: FFN units kept, the most important first; 0 removes the FFN (bias and residual stay).
         keep_percent: share of the tokens other than [CLS] that stay after this layer's attention, in percent.
+        feature_heads: heads with which the tokens of features read the text before this layer (Uni-Attention); always 0
+            where a model has no features, and then not told.
     """
 
     heads: int
     ffn_units: int
     keep_percent: int = 100
+    feature_heads: int = 0
 
     def __post_init__(self) -> None:
         for name in FIELDS:
@@ -52,7 +55,8 @@ class LayerGene:
 
     @cached_property
     def _text(self) -> str:
-        return f"h{self.heads}.f{self.ffn_units}.k{self.keep_percent // 100}.{self.keep_percent % 100:02d}"
+        text = f"h{self.heads}.f{self.ffn_units}.k{self.keep_percent // 100}.{self.keep_percent % 100:02d}"
+        return f"{text}.u{self.feature_heads}" if self.feature_heads else text
 
 
 @dataclass(frozen=True, order=True)
@@ -90,22 +94,32 @@ class Genome:
             match = _GENE.fullmatch(part)
             if match is None:
                 raise ValueError(f"not a gene: {part!r} (expected the form h4.f1024.k1.00) in genome {text!r}")
-            heads, ffn_units, whole, hundredths = (int(group) for group in match.groups())
-            genes.append(LayerGene(heads, ffn_units, whole * 100 + hundredths))
+            heads, ffn_units, whole, hundredths, feature_heads = (int(group or 0) for group in match.groups())
+            genes.append(LayerGene(heads, ffn_units, whole * 100 + hundredths, feature_heads))
         return cls(tuple(genes))
 
     @classmethod
-    def uniform(cls, layers: int, *, heads: int, ffn_units: int, keep_percent: int = 100) -> Genome:
+    def uniform(
+        cls, layers: int, *, heads: int, ffn_units: int, keep_percent: int = 100, feature_heads: int = 0
+    ) -> Genome:
         """The same gene in every layer, but no pruning after the last layer's attention: only [CLS] is left there."""
         if layers < 1:
             raise ValueError(f"layers must be at least 1, got {layers}")
-        gene = LayerGene(heads, ffn_units, keep_percent)
+        gene = LayerGene(heads, ffn_units, keep_percent, feature_heads)
         return cls((*(gene for _ in range(layers - 1)), replace(gene, keep_percent=100)))
 
     @classmethod
-    def from_columns(cls, heads: Iterable[int], ffn_units: Iterable[int], keep_percent: Iterable[int]) -> Genome:
-        """From one value per layer and field; raises ``ValueError`` when the lengths differ."""
-        rows = zip(heads, ffn_units, keep_percent, strict=True)
+    def from_columns(
+        cls,
+        heads: Iterable[int],
+        ffn_units: Iterable[int],
+        keep_percent: Iterable[int],
+        feature_heads: Iterable[int] | None = None,
+    ) -> Genome:
+        """From one value per layer and field, no features by default; ``ValueError`` when the lengths differ."""
+        kept = list(keep_percent)
+        reading = [0] * len(kept) if feature_heads is None else feature_heads
+        rows = zip(heads, ffn_units, kept, reading, strict=True)
         return cls(tuple(LayerGene(*row) for row in rows))
 
     def column(self, field: Field) -> tuple[int, ...]:

@@ -29,7 +29,11 @@ class Genomes(Sequence[Genome]):
         """Of any genomes; itself when it is one of these. Raises ``ValueError`` when their layers differ in number."""
         if isinstance(genomes, cls):
             return genomes
-        flat = [(gene.heads, gene.ffn_units, gene.keep_percent) for genome in genomes for gene in genome.layers]
+        flat = [
+            (gene.heads, gene.ffn_units, gene.keep_percent, gene.feature_heads)
+            for genome in genomes
+            for gene in genome.layers
+        ]
         layers = len(genomes[0]) if genomes else 1
         if len(flat) != layers * len(genomes):
             raise ValueError(f"genomes must have equally many layers, got {sorted({len(one) for one in genomes})}")
@@ -56,5 +60,5 @@ def _genome(rows: list[list[int]]) -> Genome:
 
 
 @functools.lru_cache(maxsize=100_000)
-def _gene(heads: int, ffn_units: int, keep_percent: int) -> LayerGene:
-    return LayerGene(heads, ffn_units, keep_percent)
+def _gene(heads: int, ffn_units: int, keep_percent: int, feature_heads: int) -> LayerGene:
+    return LayerGene(heads, ffn_units, keep_percent, feature_heads)

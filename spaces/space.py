@@ -19,7 +19,7 @@ DEFAULT_KEEP_PERCENTS = (100, 90, 80, 70, 60, 50, 40, 30, 20, 10)
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Ascending choices per field and layer: ``choices[field][layer]``.
+    """Ascending choices per field and layer: ``choices[field][layer]``; none for features means that there are none.
 
     ``tied`` spaces give every layer the same gene (the last layer's keep share stays 100 %: only [CLS] leaves it).
     Parameters of a point are **integer grid indices**, because a study's categorical lists can never change.
@@ -31,11 +31,14 @@ class SearchSpace:
     tied: bool = False
 
     def __post_init__(self) -> None:
+        if "feature_heads" not in self.choices:
+            none: tuple[tuple[int, ...], ...] = ((0,),) * self.widths.layers
+            object.__setattr__(self, "choices", {**self.choices, "feature_heads": none})
         for field in FIELDS:
             per_layer = self.choices.get(field)
             if per_layer is None or len(per_layer) != self.widths.layers:
                 raise ValueError(f"choices[{field!r}] must have {self.widths.layers} layers, got {per_layer!r}")
-            upper = {"heads": self.widths.heads, "ffn_units": self.widths.ffn_units, "keep_percent": 100}[field]
+            upper = self.widths.upper(field)
             for layer, values in enumerate(per_layer):
                 if not values or list(values) != sorted(set(values)):
                     raise ValueError(f"choices of {field} in layer {layer} must ascend without repeats, got {values}")
@@ -56,7 +59,8 @@ class SearchSpace:
 
         Args:
             name: ``weights`` (heads and FFN units per layer), ``tokens`` (keep shares only), ``joint`` (all three)
-                or ``uniform`` (all three, one choice for all layers).
+                or ``uniform`` (all three, one choice for all layers). Where features read the text, their heads are
+                searched with the other heads.
             widths: the backbone.
             head_granule: heads are offered in multiples of this.
             ffn_granule: FFN units are offered in multiples of this; 1/24 of the width, rounded to 16, by default.
@@ -71,13 +75,15 @@ class SearchSpace:
         keeps = tuple(sorted({*keep_percents, 100}))
         if name == "weights":
             keeps = (100,)
+        reading = tuple(range(widths.feature_heads + 1))
         if name == "tokens":
-            heads, ffn_units = (widths.heads,), (widths.ffn_units,)
+            heads, ffn_units, reading = (widths.heads,), (widths.ffn_units,), (widths.feature_heads,)
         body = widths.layers - 1
         choices: dict[Field, tuple[tuple[int, ...], ...]] = {
             "heads": (heads,) * widths.layers,
             "ffn_units": (ffn_units,) * widths.layers,
             "keep_percent": (*((keeps,) * body), (100,)),
+            "feature_heads": (reading,) * widths.layers,
         }
         return cls(name=name, widths=widths, choices=choices, tied=name == "uniform")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sparsefront.spaces.genome import Field
+
 
 @dataclass(frozen=True)
 class Widths:
@@ -13,14 +15,22 @@ class Widths:
         layers: number of encoder layers.
         heads: attention heads per layer.
         ffn_units: hidden units of the feed-forward network per layer.
+        feature_heads: heads per layer with which features read the text; 0 where there are no features.
     """
 
     layers: int
     heads: int
     ffn_units: int
+    feature_heads: int = 0
 
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "ffn_units"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if not isinstance(self.feature_heads, int) or isinstance(self.feature_heads, bool) or self.feature_heads < 0:
+            raise ValueError(f"feature_heads must be an integer of at least 0, got {self.feature_heads!r}")
+
+    def upper(self, field: Field) -> int:
+        """The largest value that a field of a genome may have."""
+        return 100 if field == "keep_percent" else int(getattr(self, field))

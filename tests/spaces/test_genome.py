@@ -193,3 +193,15 @@ def test_layers_that_must_score(
     needed = genome.scoring_layers(cls_only_last=cls_only_last)
     assert tuple(layer for layer, score in enumerate(needed) if score) == scoring
     assert len(needed) == len(genome)
+
+
+def test_heads_of_features_are_told_only_where_there_are_some() -> None:
+    genome = Genome.from_columns([4, 0], [8, 0], [60, 100], [0, 3])
+    assert genome.key() == "h4.f8.k0.60-h0.f0.k1.00.u3" and Genome.parse(genome.key()) == genome
+    assert Genome.parse("h4.f8.k0.60.u0").key() == "h4.f8.k0.60"
+    assert genome.column("feature_heads") == (0, 3)
+    assert Genome.uniform(2, heads=1, ffn_units=2, keep_percent=50, feature_heads=1).column("feature_heads") == (1, 1)
+    with pytest.raises(ValueError, match="not a gene"):
+        Genome.parse("h4.f8.k0.60.u")
+    with pytest.raises(ValueError, match="feature_heads must be an integer of at least 0"):
+        LayerGene(1, 1, feature_heads=-1)

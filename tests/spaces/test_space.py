@@ -16,14 +16,14 @@ from sparsefront.spaces.genome import FIELDS, Field
 from sparsefront.spaces.space import PRESETS
 
 MINILM = Widths(layers=6, heads=12, ffn_units=1536)
-UPPER: dict[Field, int] = {"heads": 6, "ffn_units": 40, "keep_percent": 100}
+UPPER: dict[Field, int] = {"heads": 6, "ffn_units": 40, "keep_percent": 100, "feature_heads": 2}
 
 
 @st.composite
 def spaces(draw: st.DrawFn) -> SearchSpace:
     """A preset with random granules, or a space whose layers offer different choices."""
     layers = draw(st.integers(1, 4))
-    widths = Widths(layers, UPPER["heads"], UPPER["ffn_units"])
+    widths = Widths(layers, UPPER["heads"], UPPER["ffn_units"], UPPER["feature_heads"])
     keeps = st.lists(st.integers(0, 100), max_size=4)
     if draw(st.booleans()):
         return SearchSpace.preset(
@@ -320,3 +320,30 @@ def test_below_is_the_largest_that_exceeds_nowhere(space: SearchSpace, data: st.
 def test_nothing_is_below_a_genome_of_another_depth() -> None:
     with pytest.raises(ValueError, match="has nothing below"):
         SearchSpace.preset("joint", widths=MINILM).below(Genome.uniform(5, heads=12, ffn_units=1536))
+
+
+def test_heads_of_features_are_searched_where_there_are_some() -> None:
+    widths = Widths(layers=3, heads=2, ffn_units=32, feature_heads=2)
+    space = SearchSpace.preset("joint", widths=widths)
+    assert space.choices["feature_heads"] == ((0, 1, 2),) * 3
+    assert space.largest == Genome.uniform(3, heads=2, ffn_units=32, feature_heads=2)
+    assert {name for name in space.distributions() if name.endswith("feature_heads")} == {
+        f"layer{layer}.feature_heads" for layer in range(3)
+    }
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        genome = space.sample(rng)
+        assert space.contains(genome) and space.from_params(space.to_params(genome)) == genome
+    tokens = SearchSpace.preset("tokens", widths=widths)
+    assert tokens.choices["feature_heads"] == ((2,),) * 3
+    plain = SearchSpace.preset("joint", widths=Widths(layers=3, heads=2, ffn_units=32))
+    assert plain.choices["feature_heads"] == ((0,),) * 3
+    assert not any("feature_heads" in name for name in plain.distributions())
+
+
+def test_choices_that_say_nothing_of_features_have_none() -> None:
+    choices: Any = {"heads": ((1, 2),), "ffn_units": ((0, 4),), "keep_percent": ((100,),)}
+    space = SearchSpace(name="own", widths=Widths(layers=1, heads=2, ffn_units=4), choices=choices)
+    assert space.choices["feature_heads"] == ((0,),)
+    with pytest.raises(ValueError, match=r"choices of feature_heads in layer 0 must lie in 0\.\.0"):
+        SearchSpace(name="own", widths=space.widths, choices={**choices, "feature_heads": ((1,),)})
