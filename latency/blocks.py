@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 class Blocks:
     """Microseconds of every part at every width and length; all arrays are indexed by plain integers.
 
-    ``heads`` runs over 0..H, ``units`` over 0..F and ``length`` over 0..N (entry 0 is never read).
+    ``heads`` run over 0..H, feature heads over 0..U, ``units`` over 0..F and ``length`` over 0..N (0 is never read).
 
     Attributes:
         cls_only: (), a model in which no layer mixes tokens: call, embedding of [CLS], head.
@@ -24,6 +24,7 @@ class Blocks:
         norms: (length,), an empty layer: two LayerNorms, one half before pruning and one behind.
         attention: (heads, length), what heads add to an empty layer.
         ffn: (units, length), what FFN units add to an empty layer.
+        reading: (feature heads, length), what features that read a layer's text add; only 0 heads without features.
         scoring: (heads, length), what an attention pays to hand out its scores.
         selection: (length,), ranking and gathering the tokens of that length.
         cls_norms: (), an empty layer of the [CLS] row.
@@ -36,6 +37,7 @@ class Blocks:
     norms: Floats
     attention: Floats
     ffn: Floats
+    reading: Floats
     scoring: Floats
     selection: Floats
     cls_norms: Floats
@@ -63,6 +65,8 @@ class Blocks:
         attention[0] = 0
         ffn = rising(np.maximum(self.ffn, 0))
         ffn[0] = 0
+        reading = rising(np.maximum(self.reading, 0))
+        reading[0] = 0
         norms = rising(np.maximum(self.norms, 0))
         cls_only = np.maximum(self.cls_only, 0)
         inside = rising(np.maximum(self.cls_attention[1:], 0))
@@ -73,6 +77,7 @@ class Blocks:
             norms=norms,
             attention=attention,
             ffn=ffn,
+            reading=reading,
             scoring=np.minimum(rising(np.maximum(self.scoring, 0)), attention[1, 1]),
             selection=rising(np.maximum(self.selection, 0)),
             cls_norms=np.clip(self.cls_norms, 0, norms[1]),

@@ -22,6 +22,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "ffn": ("ffn",),
     "selection": ("scoring", "selection"),
     "last": ("cls_attention", "cls_ffn"),
+    "reading": ("reading",),
 }
 # Blocks are measured in graphs that fit the caches. What weights cost that do not is no block's own: it depends on how
 # much all of them are together. So calibration adds microseconds per megabyte between one of these sizes and the next.
@@ -36,17 +37,17 @@ BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 
 @dataclass(frozen=True)
 class GenomeColumns:
-    """Genomes as three arrays (genomes, layers)."""
+    """Genomes as one array (genomes, layers) per field."""
 
     heads: Ints
     ffn_units: Ints
     keep_percent: Ints
+    feature_heads: Ints
 
     @classmethod
     def of(cls, genomes: Sequence[Genome]) -> GenomeColumns:
         """All genomes must have the same number of layers."""
-        heads, ffn_units, keep_percent = Genomes.of(genomes).columns.transpose(2, 0, 1)
-        return cls(heads, ffn_units, keep_percent)
+        return cls(*Genomes.of(genomes).columns.transpose(2, 0, 1))
 
 
 def component_costs(
@@ -61,7 +62,7 @@ def component_costs(
     genomes, layers = heads.shape
     order = {name: index for index, name in enumerate(COMPONENTS)}
     costs = np.zeros((genomes, len(order)))
-    mixing = _first_behind(heads, per_token)
+    mixing = _first_behind(columns, per_token)
     costs[:, order["call"]] = np.where(mixing < 0, blocks.cls_only, blocks.call[length_tokens])
     length = np.broadcast_to(np.asarray(length_tokens, np.int64), genomes)
     scored_cost = np.zeros(genomes)  # of the latest attention, until a pruning step has paid for it
@@ -69,6 +70,7 @@ def component_costs(
     for layer in range(layers):
         full, last = layer < mixing, layer == mixing
         here = heads[:, layer]
+        costs[:, order["reading"]] += blocks.reading[columns.feature_heads[:, layer], length]
         costs[:, order["attention"]] += np.where(full, blocks.attention[here, length], 0)
         costs[:, order["last"]] += np.where(last, blocks.cls_attention[here, length], 0)
         fresh = full & (here > 0)
@@ -89,21 +91,24 @@ def component_costs(
 
 def extra_features(columns: GenomeColumns, weights_mb: Floats, *, per_token: bool = False) -> Floats:
     """How much of each of :data:`EXTRAS` (genomes, extras) genomes have whose weights are (genomes,) megabytes."""
-    mixing = _first_behind(columns.heads, per_token)
+    mixing = _first_behind(columns, per_token)
     full = np.arange(columns.heads.shape[1]) < mixing[:, None]
     steps = (full & (columns.keep_percent < 100)).sum(1)
     return np.hstack([memory_features(weights_mb), np.stack([mixing > 0, steps], axis=1).astype(np.float64)])
 
 
-def _first_behind(heads: Ints, per_token: bool) -> Ints:
+def _first_behind(columns: GenomeColumns, per_token: bool) -> Ints:
     """(genomes,) index of the first layer that is not computed for all tokens.
 
-    It is the last that mixes tokens, see models/onnx_graph.py (-1: none does); where a head reads every token, none.
+    It is the last that mixes tokens or whose tokens features read, see models/text_graph.py (-1: there is none); where
+    a head reads every token, none.
     """
+    genomes, layers = columns.heads.shape
     if per_token:
-        return np.full(len(heads), heads.shape[1])
-    last: Ints = heads.shape[1] - 1 - np.argmax(heads[:, ::-1] > 0, axis=1)
-    return np.where((heads > 0).any(1), last, -1)
+        return np.full(genomes, layers)
+    needed = (columns.heads > 0) | (columns.feature_heads > 0)
+    last: Ints = layers - 1 - np.argmax(needed[:, ::-1], axis=1)
+    return np.where(needed.any(1), last, -1)
 
 
 def memory_features(weights_mb: Floats) -> Floats:

@@ -46,6 +46,7 @@ class Design:
         self.heads = _grid(head_shares, backbone.heads)
         self.units = sorted({*_grid(unit_shares, backbone.ffn_units, LANES), self.ballast})
         self.lengths = _grid(length_shares, length_tokens)
+        self.reading = list(range(1, backbone.feature_heads + 1))
         self.middle = LayerGene(0, self.units[len(self.units) // 2])
         self.every_length = sorted({*range(self.lengths[0], min(EVERY_LENGTH, length_tokens) + 1), *self.lengths})
         self.points: list[Point] = list(dict.fromkeys(self._points()))
@@ -61,6 +62,8 @@ class Design:
                 yield Genome((self.closing(heads),)), length
             for units in self.units:
                 yield self.stack(LayerGene(0, units)), length
+            for feature_heads in self.reading:
+                yield self.stack(LayerGene(0, 0, feature_heads=feature_heads)), length
         longest = self.lengths[-1]
         yield Genome((_EMPTY,)), longest
         for units in (0, *self.units):
@@ -72,6 +75,7 @@ class Design:
         """How often a layer is repeated: wide ones less often, so that the weights of a graph fit the caches."""
         own = self.backbone
         weights = gene.heads * own.weights_per_head + gene.ffn_units * own.weights_per_unit
+        weights += gene.feature_heads * own.weights_per_feature_head
         return int(np.clip(WEIGHTS_OF_A_GRAPH // max(weights, 1), 1, self.repeats))
 
     def closing(self, heads: int = 1) -> LayerGene:
@@ -118,6 +122,12 @@ class Design:
                 gene = LayerGene(0, units)
                 each = (us[self.stack(gene), length] - us[alone, length]) / self.repeats_of(gene)
                 rows.append(("ffn", units, length, each - norms))
+            if self.reading:
+                rows.append(("reading", 0, length, 0.0))
+            for feature_heads in self.reading:
+                gene = LayerGene(0, 0, feature_heads=feature_heads)
+                each = (us[self.stack(gene), length] - us[alone, length]) / self.repeats_of(gene)
+                rows.append(("reading", feature_heads, length, each - norms))
             # One scoring and `repeats` selections against `repeats` of both, at one head, tell them apart.
             both = us[self.stack(LayerGene(1, 0, 99)), length] - us[self.stack(LayerGene(1, 0)), length]
             both /= self.repeats_of(LayerGene(1, 0))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsefront.latency.runtime import Feeds, Session
+from sparsefront.latency.runtime import Feeds, Session, with_features
 from sparsefront.latency.timing import LatencyStats
 
 
@@ -42,13 +42,14 @@ def serve(sessions: Sequence[Session], feeds: Feeds, *, seconds: float, warmup: 
 
     def client(session: Session, times: list[int]) -> None:
         try:
+            fed = with_features(session, feeds)
             for _ in range(warmup):
-                session.run(feeds)
+                session.run(fed)
             gate.wait()
             until = time.perf_counter_ns() + int(seconds * 1e9)
             before = time.perf_counter_ns()
             while before < until:
-                session.run(feeds)
+                session.run(fed)
                 after = time.perf_counter_ns()
                 times.append(after - before)
                 before = after

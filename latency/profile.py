@@ -158,7 +158,9 @@ def _calibration_points(
     points = [(config.genome, length_tokens)]
     for number, genome in enumerate(random_genomes(config, count - 1, rng, length_tokens=length_tokens)):
         shorter = int(rng.integers(max(1, length_tokens // 8), length_tokens + 1))
-        whole = Genome.from_columns(genome.column("heads"), genome.column("ffn_units"), kept)
+        whole = Genome.from_columns(
+            genome.column("heads"), genome.column("ffn_units"), kept, genome.column("feature_heads")
+        )
         one = whole if number % 3 == 0 else genome
         points.append((one, shorter if number % 3 == 1 else length_tokens))
     return points

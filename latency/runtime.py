@@ -24,7 +24,7 @@ SHAPES = ("dynamic", "static")
 
 
 class Session(Protocol):
-    """A loaded model."""
+    """A loaded model; one that takes features has ``features``, how many columns of numbers and of categories."""
 
     def run(self, feeds: Feeds) -> Logits:
         """``input_ids``, ``attention_mask``, ``token_type_ids``, each (batch, tokens), and what else the graph takes ->
@@ -102,9 +102,23 @@ class Runtime(ABC):
 
 def feeds_of_length(
     length_tokens: int, *, batch: int = 1, vocabulary: int = 100, seed: int = 0
-) -> dict[str, npt.NDArray[np.int64]]:
-    """Unpadded random rows for timing: three arrays (batch, length_tokens)."""
+) -> dict[str, npt.NDArray[Any]]:
+    """Unpadded random rows for timing: three arrays (batch, length_tokens), without features."""
     if length_tokens < 1 or batch < 1:
         raise ValueError(f"length_tokens and batch must be at least 1, got {length_tokens} and {batch}")
     ids = np.random.default_rng(seed).integers(1, vocabulary, (batch, length_tokens))
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+
+def with_features(session: Session, feeds: Feeds) -> Feeds:
+    """The feeds of some text with whatever features a session wants besides: random numbers, and the id of no value."""
+    counts: tuple[int, int] = getattr(session, "features", (0, 0))
+    wanted = [
+        name for name, count in zip(("numeric", "categorical"), counts, strict=True) if count and name not in feeds
+    ]
+    if not wanted:
+        return feeds
+    rows, (numbers, categories) = len(next(iter(feeds.values()))), counts
+    drawn = np.random.default_rng(0).normal(size=(rows, numbers)).astype(np.float32)
+    made = {"numeric": drawn, "categorical": np.zeros((rows, categories), np.int64)}
+    return {**feeds, **{name: made[name] for name in wanted}}

@@ -61,6 +61,8 @@ def onnx_session(model: bytes | str, threads: int) -> Any:
 class _OnnxSession:
     def __init__(self, model: bytes | str, threads: int) -> None:
         self._session = onnx_session(model, threads)
+        columns = {node.name: node.shape[1] for node in self._session.get_inputs()}
+        self.features = columns.get("numeric", 0), columns.get("categorical", 0)
 
     def missing_names(self) -> list[str]:
         names = {node.name for node in (*self._session.get_inputs(), *self._session.get_outputs())}

@@ -36,7 +36,7 @@ class OpenVino(Runtime):
         model = build_graph(config, random_arrays(config) if arrays is None else arrays).SerializeToString()
         if self.shapes == "dynamic":
             return self._compiled(model)
-        return _PerShape(lambda shape: self._compiled(model, shape))
+        return _PerShape(lambda shape: self._compiled(model, shape), config.feature_columns)
 
     def load_export(self, directory: str | Path) -> Session:
         path = onnx_file(directory)
@@ -57,9 +57,10 @@ class OpenVino(Runtime):
 class _PerShape:
     """Compiles a model anew for every shape that it is called with; what is timed is never padded."""
 
-    def __init__(self, compile_for: Callable[[tuple[int, int]], Session]) -> None:
+    def __init__(self, compile_for: Callable[[tuple[int, int]], Session], features: tuple[int, int]) -> None:
         self._compile_for = compile_for
         self._sessions: dict[tuple[int, int], Session] = {}
+        self.features = features
 
     def run(self, feeds: Feeds) -> Logits:
         rows, tokens = feeds[INPUTS[0]].shape
@@ -73,6 +74,7 @@ class _Padded:
 
     def __init__(self, session: Session, batch: int, tokens: int) -> None:
         self._session, self._batch, self._tokens = session, batch, tokens
+        self.features: tuple[int, int] = getattr(session, "features", (0, 0))
 
     def run(self, feeds: Feeds) -> Logits:
         rows, tokens = feeds[INPUTS[0]].shape
@@ -83,12 +85,23 @@ class _Padded:
         parts: list[Logits] = []
         for start in range(0, rows, self._batch):
             here = min(self._batch, rows - start)
-            room = ((0, self._batch - here), (0, self._tokens - tokens))
-            padded = {name: np.pad(feeds[name][start : start + here], room) for name in INPUTS}
+            padded = {
+                name: np.pad(
+                    values[start : start + here],
+                    ((0, self._batch - here), (0, self._tokens - tokens if name in INPUTS else 0)),
+                )
+                for name, values in feeds.items()
+            }
             padded[INPUTS[1]][here:, 0] = 1  # rows that fill a batch have one token, as any row has
             found = self._session.run(padded)[:here]
             parts.append(found[:, :tokens] if found.ndim == 3 else found)
         return np.concatenate(parts)
+
+
+def _static(port: Any, shape: tuple[int, int]) -> list[int]:
+    """The shape of an input where the text's is (batch, tokens): features have columns instead of tokens."""
+    batch, tokens = shape
+    return [batch, tokens] if port.get_any_name() in INPUTS else [batch, port.partial_shape[1].get_length()]
 
 
 def _properties(path: Path) -> dict[str, str]:
@@ -122,7 +135,7 @@ class _OpenVinoSession:
         try:
             graph = core.read_model(model)
             if shape is not None:
-                graph.reshape({port.get_any_name(): list(shape) for port in graph.inputs})
+                graph.reshape({port.get_any_name(): _static(port, shape) for port in graph.inputs})
             compiled = core.compile_model(graph, "CPU", options)
         except Exception as error:
             source = model if isinstance(model, str) else "graph in memory"
@@ -130,6 +143,12 @@ class _OpenVinoSession:
         self._request = compiled.create_infer_request()
         self._tensor = openvino.Tensor
         # What no layer reads is not an input any more: a model without heads needs no mask.
+        columns = {
+            port.get_any_name(): port.partial_shape[1].get_length()
+            for port in compiled.inputs
+            if port.get_any_name() not in INPUTS
+        }
+        self.features = columns.get("numeric", 0), columns.get("categorical", 0)
         self._bound = {port.get_any_name(): np.empty((0, 0), np.int64) for port in compiled.inputs}
 
     def run(self, feeds: Feeds) -> Logits:

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsefront.latency.runtime import Feeds, Logits, Runtime, Session
-from sparsefront.models.onnx_graph import INPUTS
 from sparsefront.models.parameters import random_arrays
 from sparsefront.spaces import InputError
 
@@ -28,21 +27,21 @@ class TorchRuntime(Runtime):
     def load(self, config: CrossEncoderConfig, arrays: Mapping[str, npt.NDArray[Any]] | None = None) -> Session:
         import torch
 
-        from sparsefront.models.cross_encoder import CrossEncoder
+        from sparsefront.models.ranker import ranker_of
 
-        model = CrossEncoder(config)
+        model = ranker_of(config)
         values = random_arrays(config) if arrays is None else arrays
         model.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in values.items()})
         return _TorchSession(model, self.threads, self.precision)
 
     def load_export(self, directory: str | Path) -> Session:
-        from sparsefront.models.cross_encoder import CrossEncoder
+        from sparsefront.models.ranker import load_ranker
 
         if not (Path(directory) / "config.json").is_file():
             raise InputError(
                 f"{directory} holds no config.json; expected an export folder with a Hugging Face checkpoint"
             )
-        return _TorchSession(CrossEncoder.from_pretrained(directory), self.threads, self.precision)
+        return _TorchSession(load_ranker(directory), self.threads, self.precision)
 
 
 class _TorchSession:
@@ -53,6 +52,7 @@ class _TorchSession:
         if precision == "bf16":  # the ranking head stays fp32: bf16 logits tie
             self._model.encoder.to(torch.bfloat16)
         self._threads = threads
+        self.features: tuple[int, int] = model.config.feature_columns
 
     def run(self, feeds: Feeds) -> Logits:
         import torch
@@ -60,6 +60,6 @@ class _TorchSession:
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         with torch.inference_mode():
-            logits = self._model(**{name: torch.from_numpy(feeds[name]) for name in INPUTS}).logits
+            logits = self._model(**{name: torch.from_numpy(values) for name, values in feeds.items()}).logits
             values: Logits = (logits[:, 0] if self._model.config.outputs == 1 else logits).float().numpy()
         return values

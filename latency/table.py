@@ -18,7 +18,7 @@ import pandas as pd
 from sparsefront.latency.blocks import Blocks, Floats, fill
 from sparsefront.latency.cost import BYTES, COMPONENTS, EXTRAS, GenomeColumns, component_costs, extra_features
 from sparsefront.latency.machine import MachineFingerprint
-from sparsefront.spaces import Genome, InputError, SearchSpace, Widths
+from sparsefront.spaces import Genome, InputError, LayerGene, SearchSpace, Widths
 from sparsefront.spaces.genomes import Genomes
 
 BLOCKS_FILE = "blocks.parquet"
@@ -28,7 +28,8 @@ _COLUMNS = ["part", "width", "length_tokens", "microseconds"]
 # Which axes a part has: its width counts heads or units, or it has none.
 _AXES: dict[str, tuple[str, ...]] = {
     "cls_only": (), "call": ("length",), "norms": ("length",), "attention": ("heads", "length"),
-    "ffn": ("units", "length"), "scoring": ("heads", "length"), "selection": ("length",), "cls_norms": (),
+    "ffn": ("units", "length"), "reading": ("reading", "length"), "scoring": ("heads", "length"),
+    "selection": ("length",), "cls_norms": (),
     "cls_attention": ("heads", "length"), "cls_ffn": ("units",),
 }  # fmt: skip
 
@@ -44,11 +45,20 @@ class Backbone:
     head_size: int
     hidden_act: str
     per_token: bool = False
+    feature_heads: int = 0
+    features: int = 0
+    feature_width: int = 0
+    feature_head_size: int = 0
 
     @property
     def weights_per_head(self) -> int:
         """Weights of one head: query, key, value and output."""
         return 4 * self.head_size * self.hidden_size
+
+    @property
+    def weights_per_feature_head(self) -> int:
+        """Weights of one head with which features read the text: key and value of it, query and output of theirs."""
+        return 2 * self.feature_head_size * (self.hidden_size + self.feature_width)
 
     @property
     def weights_per_unit(self) -> int:
@@ -58,11 +68,12 @@ class Backbone:
     def weights_mb(self, columns: GenomeColumns, precision: str) -> Floats:
         """Megabytes of the weights of all layers (genomes,)."""
         weights = columns.heads.sum(1) * self.weights_per_head + columns.ffn_units.sum(1) * self.weights_per_unit
+        weights = weights + columns.feature_heads.sum(1) * self.weights_per_feature_head
         return np.asarray(weights * BYTES[precision] / 2**20, np.float64)
 
     @classmethod
     def of(cls, config: Any) -> Backbone:
-        """From a dense ``CrossEncoderConfig``."""
+        """From the configuration of a dense model."""
         widths: Widths = config.widths
         return cls(
             widths.layers,
@@ -72,6 +83,7 @@ class Backbone:
             config.head_size,
             config.hidden_act,
             config.per_token,
+            *([widths.feature_heads, *config.branch_sizes] if config.features else []),
         )
 
 
@@ -128,7 +140,8 @@ class LatencyTable:
     Predictions never fall when heads or FFN units are added, nor when a keep share rises between two values below
     100 %. From such a value to 100 % the selection of tokens disappears, which is a real saving; there the guarantee is
     ``predict(100 %) >= predict(k) - selection``, where ``selection`` is :meth:`selection_us` of the heads whose
-    attention the pruning uses and of the tokens that they score.
+    attention the pruning uses and of the tokens that they score. Nor do they fall when heads of features are added to a
+    layer that is computed for all tokens anyway.
 
     Attributes:
         fingerprint: where and how the table was measured.
@@ -241,11 +254,14 @@ class LatencyTable:
         found = Genomes.of(genomes)
         if found.columns.shape[1] != own.layers:
             raise ValueError(f"a genome must have {own.layers} layers like the table, got {found.columns.shape[1]}")
-        beyond = (found.columns[:, :, 0] > own.heads) | (found.columns[:, :, 1] > own.ffn_units)
+        columns = GenomeColumns.of(found)
+        beyond = (columns.heads > own.heads) | (columns.ffn_units > own.ffn_units)
+        beyond |= columns.feature_heads > own.feature_heads
         if beyond.any():
             at, layer = np.argwhere(beyond)[0]
             gene = found[int(at)].layers[int(layer)]
-            raise ValueError(f"the table covers {own.heads} heads and {own.ffn_units} FFN units, got {gene}")
+            widest = LayerGene(own.heads, own.ffn_units, feature_heads=own.feature_heads)
+            raise ValueError(f"the table covers {widest} at most, got {gene}")
         return found
 
     # -- storage ---------------------------------------------------------------------------------------------------
@@ -346,9 +362,13 @@ def blocks_of(measured: pd.DataFrame, backbone: Backbone, length_tokens: int) ->
     if not np.isfinite(measured["microseconds"].to_numpy(np.float64)).all():
         raise ValueError("microseconds of the blocks must be finite")
     sizes = {"heads": backbone.heads, "units": backbone.ffn_units, "length": length_tokens}
+    sizes["reading"] = backbone.feature_heads
     parts: dict[str, Floats] = {}
     for part, axes in _AXES.items():
         rows = measured[measured["part"] == part]
+        if part == "reading" and not backbone.feature_heads:
+            parts[part] = np.zeros((1, length_tokens + 1))
+            continue
         keys = ["length_tokens" if axis == "length" else "width" for axis in axes]
         grids = [sorted({int(value) for value in rows[key]}) for key in keys]
         if not len(rows) or len(rows) != int(np.prod([len(grid) for grid in grids])):

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sparsefront.latency.runtime import Feeds, Session
+from sparsefront.latency.runtime import Feeds, Session, with_features
 
 Percentile = Literal[50, 95, 99]
 WARM_CALLS = 5
@@ -57,12 +57,13 @@ def time_interleaved(
 
     Args:
         sessions: what to time; the same session may appear with several feeds.
-        feeds: one per session.
+        feeds: one per session, of text; what features a model takes besides is filled in.
         visits: how often all sessions are visited.
     """
     if visits < 1:
         raise ValueError(f"visits must be at least 1, got {visits}")
     taken = np.zeros((len(sessions), visits, TIMED_CALLS), np.float64)
+    feeds = [with_features(session, fed) for session, fed in zip(sessions, feeds, strict=True)]
     with _no_garbage_collection():
         for visit in range(visits):
             for index, (session, fed) in enumerate(zip(sessions, feeds, strict=True)):

@@ -19,7 +19,12 @@ BACKBONE = Backbone(layers=LAYERS, heads=HEADS, ffn_units=UNITS, hidden_size=16,
 
 
 def synthetic_table(
-    seed: int = 0, *, noise: float = 0.0, calibration: dict[str, float] | None = None, per_token: bool = False
+    seed: int = 0,
+    *,
+    noise: float = 0.0,
+    calibration: dict[str, float] | None = None,
+    per_token: bool = False,
+    feature_heads: int = 0,
 ) -> LatencyTable:
     """Plausible costs times ``exp(noise * normal)``; with much noise no part is monotone as measured."""
     rng = np.random.default_rng(seed)
@@ -30,6 +35,8 @@ def synthetic_table(
         rows += [("call", 0, length, 7 + 0.3 * length), ("norms", 0, length, 0.3 * length)]
         rows += [("selection", 0, length, 3 + 0.05 * length)]
         rows += [("ffn", width, length, 0.5 * width * length) for width in units]
+        reading = [0.0, *(4 + width * (1 + 0.2 * length) for width in range(1, feature_heads + 1))]
+        rows += [("reading", width, length, us) for width, us in enumerate(reading)]
         for width in heads:
             rows.append(("attention", width, length, width * (5 + 2.0 * length)))
             rows.append(("scoring", width, length, width * (1 + 0.2 * length)))
@@ -40,4 +47,6 @@ def synthetic_table(
     ]
     measured = pd.DataFrame(noisy, columns=["part", "width", "length_tokens", "microseconds"])
     backbone = replace(BACKBONE, per_token=per_token)
+    if feature_heads:
+        backbone = replace(backbone, feature_heads=feature_heads, features=5, feature_width=8, feature_head_size=2)
     return LatencyTable(fingerprint=FINGERPRINT, backbone=backbone, measured=measured, calibration=calibration or {})

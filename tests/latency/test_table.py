@@ -116,7 +116,7 @@ def test_genomes_outside_the_table_are_refused() -> None:
     table = synthetic_table()
     with pytest.raises(ValueError, match="4 layers"):
         table.predict(Genome.uniform(3, heads=1, ffn_units=1))
-    with pytest.raises(ValueError, match="covers 3 heads"):
+    with pytest.raises(ValueError, match="covers h3"):
         table.predict(Genome.uniform(LAYERS, heads=4, ffn_units=1))
     with pytest.raises(ValueError, match="between 1 and 20"):
         table.predict(Genome.uniform(LAYERS, heads=1, ffn_units=1), length_tokens=21)
