@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.config import ACTIVATIONS, CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.selection import Protect
@@ -85,9 +86,19 @@ class Backbone:
         return replace(self, config=self.config.with_spans())
 
     def serving(self, task: Task) -> Backbone:
-        """The same encoder for the labels of a task and the tokens that it protects."""
+        """The same encoder for the labels of a task, the tokens that it protects and the features that it has."""
         headed = self.with_classes(task.classes) if task.labels.answers is None else self.with_spans()
-        return headed.protecting(task.spec.protect)
+        protecting = headed.protecting(task.spec.protect)
+        if not len(task.features):
+            return protecting
+        return replace(protecting, config=Bert4CtrConfig.of(protecting.config, task.features))
+
+    @property
+    def branch(self) -> dict[str, Any]:
+        """What is set of a feature branch, ready for JSON; nothing where there are no features."""
+        own = self.config
+        names = ("feature_width", "feature_head_size", "layer_feature_heads", "mixing_units")
+        return {name: getattr(own, name) for name in names} if own.features else {}
 
     def protecting(self, protect: Protect) -> Backbone:
         """The same encoder with other tokens that pruning takes last."""
@@ -95,10 +106,10 @@ class Backbone:
         return replace(self, config=config)
 
     def cross_encoder(self, *, seed: int = 0) -> CrossEncoder:
-        """A dense :class:`CrossEncoder` with these weights and a fresh head."""
+        """A dense :class:`CrossEncoder` with these weights and a fresh head, without features."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = CrossEncoder(self.config)
+            model = CrossEncoder(self.config.text)
         missing, unexpected = model.load_state_dict(self.weights, strict=False)
         if unexpected or set(missing) != {"head.weight", "head.bias"}:
             raise InputError(f"backbone {self.name}: tensors do not fit: missing {missing}, unexpected {unexpected}")

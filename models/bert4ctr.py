@@ -95,7 +95,8 @@ class Bert4Ctr(CrossEncoder):
             raise ValueError("the feature branch is the reader")
         if batch.features is None:
             raise ValueError("a model with a feature branch needs rows with features")
-        reading = _Reading(self.branch, batch.features, self.config.layer_feature_heads)
+        heads = (self.genome if genome is None else self.encoder.check(genome)).column("feature_heads")
+        reading = _Reading(self.branch, batch.features, heads)
         encoded = super().encode(
             batch, genome=genome, gates=gates, unit_gates=unit_gates, score_layers=score_layers, reader=reading
         )
@@ -116,15 +117,14 @@ class Bert4Ctr(CrossEncoder):
 class _Reading:
     """The branch's tokens on their way through the layers of one batch."""
 
-    def __init__(self, branch: FeatureBranch, features: FeatureTensors, heads: list[int]) -> None:
+    def __init__(self, branch: FeatureBranch, features: FeatureTensors, heads: tuple[int, ...]) -> None:
         self.branch = branch
         self.heads = heads
         self.tokens: Tensor = branch.embedding(features)
 
     def __call__(self, layer: int, hidden: Tensor, mask: Tensor, presence: Tensor | None) -> None:
-        attention = self.branch.uni_attention(layer)
-        if attention is not None:
-            self.tokens = attention(self.tokens, hidden, mask, self.heads[layer], presence)
+        if heads := self.heads[layer]:
+            self.tokens = self.branch.uni_attention(layer)(self.tokens, hidden, mask, heads, presence)
 
 
 AutoConfig.register(Bert4CtrConfig.model_type, Bert4CtrConfig)

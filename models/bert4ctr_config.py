@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.features import Features
+from sparsefront.spaces import Genome
 
 
 class Bert4CtrConfig(CrossEncoderConfig):
@@ -54,10 +56,39 @@ class Bert4CtrConfig(CrossEncoderConfig):
                 f"layer_feature_heads must be {len(self.layer_heads)} whole numbers of at least 0, got {heads}"
             )
 
+    def reading_heads(self) -> list[int]:
+        """``layer_feature_heads``."""
+        return list(self.layer_feature_heads)
+
+    def columns_of(self, genome: Genome) -> dict[str, list[int]]:
+        """A genome's columns, that of the features' heads too."""
+        reading = genome.column("feature_heads")
+        text = Genome.from_columns(*(genome.column(field) for field in ("heads", "ffn_units", "keep_percent")))
+        return {**super().columns_of(text), "layer_feature_heads": list(reading)}
+
     @property
     def features(self) -> int:
         """How many feature columns, and so feature tokens, there are."""
-        return len(self.numeric_edges) + len(self.categorical_ids)
+        return sum(self.feature_columns)
+
+    @property
+    def feature_columns(self) -> tuple[int, int]:
+        """How many of them are numbers and how many categories."""
+        return len(self.numeric_edges), len(self.categorical_ids)
+
+    @property
+    def text(self) -> CrossEncoderConfig:
+        """The same encoder without features."""
+        own = {field.name for field in fields(type(self))} - {field.name for field in fields(CrossEncoderConfig)}
+        dropped = {"model_type", "architectures", *own}
+        values = {key: value for key, value in self.to_dict().items() if key not in dropped}
+        found: CrossEncoderConfig = CrossEncoderConfig.from_dict(values)
+        return found
+
+    @property
+    def branch_sizes(self) -> tuple[int, int, int]:
+        """What besides a genome decides what reading costs: features, their width, and the size of a head."""
+        return self.features, self.feature_width, self.feature_head_size
 
     def pieces(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Of every numeric column and piece, where it begins and one over its length: ``(columns, pieces)`` each.

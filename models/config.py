@@ -60,27 +60,38 @@ class SparseBertConfig(PretrainedConfig):  # type: ignore[misc]
     @property
     def genome(self) -> Genome:
         """The widths and schedule that this model physically has."""
-        return Genome.from_columns(self.layer_heads, self.layer_ffn_units, self.layer_keep_percent)
+        return Genome.from_columns(
+            self.layer_heads, self.layer_ffn_units, self.layer_keep_percent, self.reading_heads()
+        )
+
+    def reading_heads(self) -> list[int]:
+        """Per layer, the heads with which features read the text."""
+        return [0] * len(self.layer_heads)
 
     @property
     def widths(self) -> Widths:
         """Bounds of the space that this model spans as a supernet."""
-        return Widths(len(self.layer_heads), max(self.layer_heads), max(self.layer_ffn_units))
+        reading = max(self.reading_heads())
+        return Widths(len(self.layer_heads), max(self.layer_heads), max(self.layer_ffn_units), reading)
 
     @property
     def num_hidden_layers(self) -> int:
         """Hugging Face's name for the number of layers."""
         return len(self.layer_heads)
 
+    def columns_of(self, genome: Genome) -> dict[str, list[int]]:
+        """What a genome says, under this configuration's names; ``ValueError`` for what it cannot say."""
+        if any(genome.column("feature_heads")):
+            raise ValueError(f"a model without features has no heads for them, got genome {genome}")
+        return {
+            "layer_heads": list(genome.column("heads")),
+            "layer_ffn_units": list(genome.column("ffn_units")),
+            "layer_keep_percent": list(genome.column("keep_percent")),
+        }
+
     def with_genome(self, genome: Genome) -> SparseBertConfig:
         """The same encoder with other widths and another keep schedule."""
-        values = self.to_dict()
-        values.update(
-            layer_heads=list(genome.column("heads")),
-            layer_ffn_units=list(genome.column("ffn_units")),
-            layer_keep_percent=list(genome.column("keep_percent")),
-        )
-        changed: SparseBertConfig = type(self).from_dict(values)
+        changed: SparseBertConfig = type(self).from_dict({**self.to_dict(), **self.columns_of(genome)})
         return changed
 
 
@@ -110,6 +121,16 @@ class CrossEncoderConfig(SparseBertConfig):
     def features(self) -> int:
         """How many feature columns a model reads beside the text."""
         return 0
+
+    @property
+    def text(self) -> CrossEncoderConfig:
+        """The same encoder without features: itself."""
+        return self
+
+    @property
+    def feature_columns(self) -> tuple[int, int]:
+        """How many of them are numbers and how many categories."""
+        return 0, 0
 
     def branch_shapes(self) -> dict[str, tuple[int, ...]]:
         """State-dict name -> shape of what a model has beside encoder and head."""

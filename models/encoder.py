@@ -283,8 +283,9 @@ class ElasticEncoder(nn.Module):
         if len(genome) != len(self.genome):
             raise ValueError(f"genome must have {len(self.genome)} layers, got {len(genome)}: {genome}")
         for index, (own, gene) in enumerate(zip(self.genome, genome, strict=True)):
-            if gene.heads > own.heads or gene.ffn_units > own.ffn_units:
-                widest = LayerGene(own.heads, own.ffn_units)
+            wider = gene.heads > own.heads or gene.ffn_units > own.ffn_units or gene.feature_heads > own.feature_heads
+            if wider:
+                widest = LayerGene(own.heads, own.ffn_units, feature_heads=own.feature_heads)
                 raise ValueError(f"layer {index} holds {widest} at most, got {gene} in genome {genome}")
         return genome
 

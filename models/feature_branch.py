@@ -8,7 +8,7 @@ state, and has no position.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -121,12 +121,10 @@ class FeatureBranch(nn.Module):
         self.mixing = nn.Linear(inputs, config.mixing_units)
         self.head = nn.Linear(config.mixing_units, config.outputs)
 
-    def uni_attention(self, layer: int) -> UniAttention | None:
-        """That of an encoder layer, ``None`` where it has none."""
-        for at, found in self.layers.items():
-            if at == str(layer) and isinstance(found, UniAttention):
-                return found
-        return None
+    def uni_attention(self, layer: int) -> UniAttention:
+        """That of an encoder layer; ``KeyError`` where it has none."""
+        found: Any = self.layers[str(layer)]
+        return cast(UniAttention, found)
 
     def logits(self, cls: Tensor, tokens: Tensor) -> Tensor:
         """What features add to the text's logits: ``(batch, outputs)``.

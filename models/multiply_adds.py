@@ -19,8 +19,8 @@ def multiply_adds(
 ) -> Floats:
     """(genomes, lengths) multiply-adds of one row: projections, attention with its softmax, and FFN.
 
-    Embeddings, norms, activations, the scoring of tokens and the head are left out, as in the papers. Tokens are
-    counted as they are served, rounded up at every pruning step; the papers multiply shares instead.
+    Embeddings, norms, activations, the scoring of tokens, the head and features are left out, as in the papers. Tokens
+    are counted as they are served, rounded up at every pruning step; the papers multiply shares instead.
 
     Args:
         genomes: all of one depth.
@@ -30,7 +30,7 @@ def multiply_adds(
             rows of it are, as in the papers and where a head reads every token. By the configuration by default.
     """
     cls_only = not config.per_token if cls_only is None else cls_only
-    heads, units, keeps = Genomes.of(genomes).columns.transpose(2, 0, 1).astype(np.int64)
+    heads, units, keeps = Genomes.of(genomes).columns.transpose(2, 0, 1)[:3].astype(np.int64)
     layers = heads.shape[1]
     seen = np.empty((len(genomes), np.size(lengths), layers + 1), np.int64)
     seen[..., 0] = np.asarray(lengths, np.int64)

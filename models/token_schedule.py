@@ -151,7 +151,9 @@ def with_shares(genome: Genome, keep_percents: Sequence[int], first_layer: int =
     """The genome with these keep shares from a layer on, and all tokens kept elsewhere."""
     keeps = [100] * len(genome)
     keeps[first_layer : first_layer + len(keep_percents)] = keep_percents
-    return Genome.from_columns(genome.column("heads"), genome.column("ffn_units"), keeps)
+    return Genome.from_columns(
+        genome.column("heads"), genome.column("ffn_units"), keeps, genome.column("feature_heads")
+    )
 
 
 class _Costs:

@@ -48,15 +48,14 @@ class Axes:
         most = int(self.sizes.max(initial=1))
         shape = (len(grouped), most)
         self.values, self.shares, self.kept = np.zeros(shape, dtype=np.int64), np.zeros(shape), np.zeros(shape)
-        upper: dict[Field, int] = {"heads": widths.heads, "ffn_units": widths.ffn_units, "keep_percent": 100}
         for axis, ((layer, field), values) in enumerate(grouped.items()):
             padded = [*values, *[values[-1]] * (most - len(values))]
             self.values[axis] = padded
-            self.shares[axis] = np.array(padded) / upper[field]
+            self.shares[axis] = np.array(padded) / widths.upper(field)
             moved = range(widths.layers) if space.tied else (layer,)
             for at, value in enumerate(padded):
-                if field == "keep_percent":
-                    self.kept[axis, at] = value / 100 * len(moved) / widths.layers
+                if field not in curves.kept_by_count:
+                    self.kept[axis, at] = value / widths.upper(field) * len(moved) / widths.layers
                 else:
                     self.kept[axis, at] = sum(curves.kept(field, one, value) for one in moved)
         self._layers = [  # of each axis

@@ -52,6 +52,7 @@ def choose(
 def apart(candidates: Sequence[Evaluated]) -> list[Evaluated]:
     """The candidates, best first, but those behind all others that are near copies of a better one."""
     columns = Genomes.of([one.genome for one in candidates]).columns if candidates else np.zeros((0, 1, 1))
+    columns = columns[:, :, columns.any(axis=(0, 1))]  # features have no heads in a model of text alone
     least = APART_SHARE * columns[0].size if candidates else 0
     first = list[int]()
     for number, own in enumerate(columns):

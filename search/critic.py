@@ -39,14 +39,16 @@ _PRIOR = 2.0
 def genome_features(
     genomes: Sequence[Genome], *, space: SearchSpace, importance: ImportanceCurves | None = None
 ) -> Floats:
-    """(genomes, features): per layer the shares of heads, FFN units and tokens kept, and importance kept if known.
+    """(genomes, features): per layer the shares of heads, FFN units, tokens and feature heads kept, and importance kept
+    if known.
 
     Tokens are the share that has survived up to the layer: this, not the layer's own keep share, is what it sees.
     """
     widths = space.widths
-    heads, ffn_units, keep_percent = Genomes.of(genomes).columns.transpose(2, 0, 1)  # each (genomes, layers)
+    heads, ffn_units, keep_percent, feature_heads = Genomes.of(genomes).columns.transpose(2, 0, 1)  # (genomes, layers)
     tokens = np.cumprod(keep_percent / 100, axis=1)
     parts = [heads / widths.heads, ffn_units / widths.ffn_units, tokens]
+    parts += [feature_heads / widths.feature_heads] if widths.feature_heads else []
     if importance is not None:
         for field, counts in (("heads", heads), ("ffn_units", ffn_units)):
             curves = importance.kept_by_count[field]

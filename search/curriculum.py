@@ -74,6 +74,8 @@ def random_shape(space: SearchSpace, rng: np.random.Generator) -> Genome:
     spread = 0.0 if rng.random() < 0.2 else rng.uniform(0.05, 0.35)
     levels = {field: rng.random() for field in ("heads", "ffn_units", "keep_percent")}
     levels["keep_percent"] = 1.0 if rng.random() < 0.3 else rng.uniform(0.3, 1.0)
+    if space.widths.feature_heads:
+        levels["feature_heads"] = rng.random()
     for name, distribution in space.distributions().items():
         field = name.partition(".")[2]
         noise = 0.0 if levels[field] == 1.0 else rng.normal(0.0, spread)

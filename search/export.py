@@ -15,11 +15,14 @@ from transformers import PreTrainedTokenizerBase
 
 from sparsefront.latency.runtime import Runtime, Session
 from sparsefront.latency.statistic import Statistic
+from sparsefront.latency.two_sides import export_sides
+from sparsefront.models.bert4ctr import Bert4Ctr
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.export_onnx import export_onnx
+from sparsefront.models.features import Features
 from sparsefront.models.metrics import quality
 from sparsefront.models.onnx_graph import INPUTS, Precision
-from sparsefront.models.rows import TokenRows
+from sparsefront.models.rows import Batch, TokenRows
 from sparsefront.models.scoring import no_span_logits, put_logits
 from sparsefront.models.task_file import Metric
 from sparsefront.search.run_file import TaskRef
@@ -29,6 +32,7 @@ from sparsefront.spaces import Genome, InputError
 
 SPARSE_CONFIG = "sparse_config.json"
 ONNX_MODEL = "model.onnx"
+FEATURES = "features.safetensors"
 
 
 def export_model(
@@ -36,21 +40,40 @@ def export_model(
     model: CrossEncoder,
     tokenizer: PreTrainedTokenizerBase,
     *,
+    features: Features | None = None,
     precision: Precision = "fp32",
     static_shape: tuple[int, int] | None = None,
 ) -> None:
-    """Write the model in Hugging Face's format, its ONNX graph and its tokenizer."""
+    """Write the model in Hugging Face's format, its ONNX graph and its tokenizer.
+
+    Of a model with features also what encodes raw values, and the graphs of its two sides.
+    """
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     export_onnx(model, target / ONNX_MODEL, precision=precision, static_shape=static_shape)
+    if isinstance(model, Bert4Ctr):
+        (features or Features()).save(target / FEATURES)
+        export_sides(model, target)
 
 
 def serve_rows(session: Session, rows: TokenRows) -> NDArray[np.float32]:
     """Logits by a serving runtime, in padded batches of rows of unlike length, of the rows' ``logits_shape``."""
     logits = no_span_logits(rows) if rows.spans else np.empty(rows.logits_shape, np.float32)
     for batch in rows.batches(batch_size=32, shuffle_seed=0):
-        put_logits(logits, batch.index, session.run({name: getattr(batch, name) for name in INPUTS}))
+        put_logits(logits, batch.index, session.run(feeds_of(batch)))
     return logits
+
+
+def feeds_of(batch: Batch) -> dict[str, NDArray[Any]]:
+    """What a serving runtime is called with."""
+    feeds: dict[str, NDArray[Any]] = {name: getattr(batch, name) for name in INPUTS}
+    if batch.features is not None:
+        own: dict[str, NDArray[Any]] = {
+            "numeric": batch.features.numeric,
+            "categorical": batch.features.categorical.astype(np.int64),
+        }
+        feeds |= {name: values for name, values in own.items() if values.shape[1]}
+    return feeds
 
 
 def served_quality(folder: Path, serving: Runtime, rows: TokenRows, metric: Metric) -> float:
@@ -91,7 +114,8 @@ class SparseConfig(BaseModel):
     """What ``sparse_config.json`` says of an export.
 
     Attributes:
-        genome: its key; ``heads``, ``ffn_units`` and ``keep_percent`` are its columns, the last the keep schedule.
+        genome: its key; ``heads``, ``ffn_units`` and ``keep_percent`` are its columns, the last the keep schedule;
+            ``feature_heads`` is another where the model has features.
         supernet_quality: what the search saw; ``valid_quality`` after fine-tuning, on all validation rows;
             ``test_quality`` for the winner and the best uniform genome only; both as served, in the run's precision.
         fp32_valid_quality: the same model's before its numbers were rounded for serving.
@@ -109,6 +133,7 @@ class SparseConfig(BaseModel):
     heads: list[int]
     ffn_units: list[int]
     keep_percent: list[int]
+    feature_heads: list[int] | None = None
     parameters: int
     supernet_quality: float
     valid_quality: float

@@ -89,7 +89,12 @@ def judge(
     statistic = prepared.measured.statistic
     static_shape = (statistic.batch, max(statistic.lengths)) if serving.shapes == "static" else None
     export_model(
-        target, model, prepared.backbone.tokenizer, precision=serving.graph_precision, static_shape=static_shape
+        target,
+        model,
+        prepared.backbone.tokenizer,
+        features=prepared.task.features,
+        precision=serving.graph_precision,
+        static_shape=static_shape,
     )
     reference = prepared.measured.reference_in(serving, prepared.backbone)
     reading = reference.read_within(serving.load_export(target), budget_us)

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from sparsefront.models.checkpoint import QUARTERS, Checkpoints, done_share
-from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
+from sparsefront.models.ranker import ranker_from
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.training import Progress, TrainOptions, train
@@ -210,7 +210,7 @@ def _train(tuning: FineTuning, data: TrialData) -> None:
 def supernet_of(data: FitnessData) -> CrossEncoder:
     """The supernet over the arrays themselves, to take a slim model from."""
     with torch.device("meta"):
-        supernet = CrossEncoder(CrossEncoderConfig.from_dict(dict(data.config)))
+        supernet = ranker_from(data.config)
     supernet.load_state_dict({name: torch.from_numpy(array) for name, array in data.weights.items()}, assign=True)
     return supernet
 

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from sparsefront.models.batching import Precision, TensorBatch, best_device, uses_bf16
-from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import OF_EVERY_KIND, quality
+from sparsefront.models.ranker import ranker_from
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import chosen_of, no_logits, score_batches, scoring_batches
 from sparsefront.models.task_file import Metric
@@ -99,7 +99,7 @@ class Fitness:
     def __init__(self, data: FitnessData) -> None:
         self.rows = TokenRows.from_arrays(data.rows)
         self.metric = data.metric
-        self.model = CrossEncoder(CrossEncoderConfig.from_dict(dict(data.config)))
+        self.model = ranker_from(data.config)
         self.model.load_state_dict({name: torch.tensor(array) for name, array in data.weights.items()})
         device = best_device()
         self.model.to(device).eval()

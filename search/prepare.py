@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,15 @@ from sparsefront.latency.runtime import Runtime
 from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.table import LatencyTable
 from sparsefront.models.backbone import Backbone
+from sparsefront.models.bert4ctr import Bert4Ctr
+from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.checkpoint import Checkpoints
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.importance import UnitOrder, fisher_importance
+from sparsefront.models.joint_training import train_jointly
 from sparsefront.models.metrics import quality
 from sparsefront.models.rank_distillation import RankTeacher, layers_to_teach, teacher_token_scores
+from sparsefront.models.ranker import load_ranker, ranker_of
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
@@ -173,6 +177,7 @@ def measure(
         "shapes": settings.shapes,
         "length_tokens": length_tokens,
         "batch": statistic.batch,
+        **({"features": backbone.branch} if backbone.branch else {}),
         "effort": settings.effort,
         **({"outputs": backbone.config.outputs} if backbone.config.outputs > 1 else {}),
         **({"per_token": True} if backbone.config.per_token else {}),
@@ -225,14 +230,17 @@ def prepare(
     reporter.say(task_line(task.report()))
     for line in task.warnings:
         reporter.say(line)
-    identity = {"task": task.fingerprint, "backbone": backbone.fingerprint, "seed": settings.seed}
+    identity: dict[str, Any] = {"task": task.fingerprint, "backbone": backbone.fingerprint, "seed": settings.seed}
+    identity |= {"features": backbone.branch} if backbone.branch else {}
     teacher_inputs = {**identity, "options": vars(settings.teacher), "importance_rows": settings.importance_rows}
+    if backbone.config.features:
+        teacher_inputs["joint"] = asdict(settings.joint)
     teacher_result = _trained(
         folder / "teacher",
         teacher_inputs,
         lambda target, checkpoints: _build_teacher(target, task, backbone, rows, settings, reporter, checkpoints),
     )
-    teacher = CrossEncoder.from_pretrained(folder / "teacher")
+    teacher = load_ranker(folder / "teacher")
     order = UnitOrder.load(str(folder / "teacher" / "order.safetensors"))
     logits = _load_logits(folder / "teacher" / "logits.safetensors", rows["train"])
     elastic_inputs = {
@@ -253,7 +261,7 @@ def prepare(
             per_step=settings.genomes_per_step,
             seed=settings.seed,
         )
-        supernet = backbone.cross_encoder(seed=settings.seed)
+        supernet = ranker_of(backbone.config)
         supernet.load_state_dict(teacher.state_dict())
         order.apply(supernet)
         ranking = _ranking(teacher, rows["train"], settings, reporter) if settings.rank_weight else None
@@ -273,7 +281,7 @@ def prepare(
 
     # Budgets within a hundredth of the dense latency of each other share a supernet; the table's noise is no larger.
     _trained(folder / "supernet", elastic_inputs, build_supernet)
-    supernet = CrossEncoder.from_pretrained(folder / "supernet")
+    supernet = load_ranker(folder / "supernet")
     return Prepared(
         measured=measured,
         supernet=supernet,
@@ -316,6 +324,10 @@ def _build_teacher(
     teacher = backbone.cross_encoder(seed=settings.seed)
     with reporter.step("fine-tuning the teacher") as advance:
         report = train(teacher, rows["train"], settings.teacher, progress=advance, checkpoints=checkpoints)
+    if isinstance(backbone.config, Bert4CtrConfig):
+        teacher = Bert4Ctr.of(teacher, backbone.config, seed=settings.seed)
+        with reporter.step("joining text and features") as advance:
+            report = train_jointly(teacher, rows["train"], settings.joint, progress=advance)
     with reporter.step("teacher's scores") as advance:
         logits = score_rows(teacher, rows["train"], progress=advance)
     save_file({"logits": logits}, target / "logits.safetensors")

@@ -17,6 +17,7 @@ from sparsefront.latency.statistic import Statistic
 from sparsefront.models.backbone import Backbone, load_backbone
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
+from sparsefront.models.ranker import load_ranker
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.token_schedule import ScheduleOptions
@@ -260,7 +261,7 @@ class Run:
 
     def supernet(self) -> CrossEncoder:
         """The trained supernet; ``InputError`` before it is."""
-        return CrossEncoder.from_pretrained(self.shared / "supernet")
+        return load_ranker(self.shared / "supernet")
 
     def _focus_shares(self, own: tuple[float, ...]) -> tuple[float, ...]:
         """Shares of the dense latency that the supernet is trained around: this run's, or those of a shared one."""
@@ -437,7 +438,7 @@ class Run:
         serving = self.preparation.serving()
         if model is None and serving.precision != "fp32":
             return {**asdict(one), "test_quality": served_quality(folder, serving, rows, metric)}
-        logits = score_rows(model or CrossEncoder.from_pretrained(folder), rows, precision="fp32")
+        logits = score_rows(model or load_ranker(folder), rows, precision="fp32")
         return {**asdict(one), "test_quality": quality(metric, rows.positive, rows.target, logits)}
 
     def check(self) -> None:

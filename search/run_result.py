@@ -153,6 +153,7 @@ def export_run(
         "heads": list(chosen.column("heads")),
         "ffn_units": list(chosen.column("ffn_units")),
         "keep_percent": list(chosen.column("keep_percent")),
+        "feature_heads": list(chosen.column("feature_heads")) if found.values.get("task", {}).get("features") else None,
         "budget_us": entry["budget_us"],
         "metric": found.values["metric"],
         "task": RunFile.read(folder).task.model_dump(),

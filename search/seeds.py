@@ -14,7 +14,8 @@ from sparsefront.spaces.genome import FIELDS, Field
 
 _STEPS = 65
 _SHAPES: Mapping[str, Mapping[Field, tuple[float, float]]] = {
-    # field -> (share at the start of the path, share at its end); the path is walked until the budget is full.
+    # field -> (share at the start of the path, share at its end), from none to all where it is not said; the path is
+    # walked until the budget is full.
     "uniform": {"heads": (0, 1), "ffn_units": (0, 1), "keep_percent": (1, 1)},
     "heads-heavy": {"heads": (0.5, 2), "ffn_units": (0, 1), "keep_percent": (1, 1)},
     "ffn-heavy": {"heads": (0, 1), "ffn_units": (0.5, 2), "keep_percent": (1, 1)},
@@ -22,6 +23,7 @@ _SHAPES: Mapping[str, Mapping[Field, tuple[float, float]]] = {
     "token-pruned-hard": {"heads": (0, 1), "ffn_units": (0, 1), "keep_percent": (0.5, 0.5)},
     "all-three": {"heads": (0, 1), "ffn_units": (0, 1), "keep_percent": (0, 1)},
 }
+_WIDTHS: tuple[Field, ...] = ("heads", "ffn_units", "feature_heads")
 _LOWER_BUDGETS = (0.75, 0.5)
 
 
@@ -55,14 +57,15 @@ def seed_genomes(feasible: FeasibleSpace, importance: ImportanceCurves | None = 
 
 
 def _filled(feasible: FeasibleSpace, genome: Genome, layers: Sequence[int]) -> Genome:
-    """The genome with heads and FFN units added one step at a time while the budget allows, the narrowest place first.
+    """The genome with heads, FFN units and heads of features added one step at a time while the budget allows, the
+    narrowest place first.
 
     ``layers`` is the order among places that are equally narrow.
     """
     choices = feasible.space.choices
     while True:
         raised: list[tuple[float, Genome]] = []
-        for field in ("heads", "ffn_units"):
+        for field in _WIDTHS:
             for layer in layers:
                 values = choices[field][layer]
                 at = values.index(genome.column(field)[layer])
@@ -93,7 +96,7 @@ def _uniform(feasible: FeasibleSpace, shape: Mapping[Field, tuple[float, float]]
     """Every layer at the same share of its choices."""
     columns: dict[Field, list[int]] = {}
     for field in FIELDS:
-        start, end = shape[field]
+        start, end = shape.get(field, (0, 1))
         share = min(1.0, max(0.0, start + (end - start) * step))
         columns[field] = [values[int(share * (len(values) - 1) + 1e-9)] for values in feasible.space.choices[field]]
     return Genome.from_columns(**columns)
@@ -109,7 +112,10 @@ def _by_importance(feasible: FeasibleSpace, importance: ImportanceCurves) -> lis
     ranked = {field: np.sort(np.concatenate(per_layer))[::-1] for field, per_layer in curves.items()}
     path = []
     for step in _steps():
-        columns: dict[Field, list[int]] = {"keep_percent": [values[-1] for values in space.choices["keep_percent"]]}
+        columns: dict[Field, list[int]] = {
+            "keep_percent": [values[-1] for values in space.choices["keep_percent"]],
+            "feature_heads": [values[round(step * (len(values) - 1))] for values in space.choices["feature_heads"]],
+        }
         for field, per_layer in curves.items():
             count = round(step * len(ranked[field]))
             threshold = ranked[field][count - 1] if count else np.inf

@@ -10,6 +10,7 @@ from sparsefront.latency.runtime import Runtime
 from sparsefront.latency.runtimes import runtime
 from sparsefront.latency.statistic import AtLength
 from sparsefront.latency.timing import Percentile
+from sparsefront.models.joint_training import JointOptions
 from sparsefront.models.training import TrainOptions
 from sparsefront.spaces import InputError
 from sparsefront.spaces.space import DEFAULT_KEEP_PERCENTS
@@ -57,6 +58,7 @@ class PrepareSettings(_Settings):
         focus_shares: shares of the dense latency that elastic training concentrates on, besides the run's budget.
         importance_rows: training rows for the Fisher importance.
         teacher: how the teacher is fine-tuned.
+        joint: how the teacher goes on where a task has features: first their branch, then both.
         elastic: how the supernet is trained from it.
         genomes_per_step: genomes that one step of elastic training runs.
         rank_weight: weight, in elastic training, of the order in which the teacher's last layer attends to tokens; 0:
@@ -75,6 +77,7 @@ class PrepareSettings(_Settings):
     focus_shares: tuple[Positive, ...] = ()
     importance_rows: Count = 1024
     teacher: TrainOptions = TrainOptions(epochs=2.0, learning_rate=1.5e-4, tokens_per_batch=512)
+    joint: JointOptions = JointOptions()
     elastic: TrainOptions = TrainOptions(
         epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0
     )

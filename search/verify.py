@@ -16,7 +16,9 @@ from sparsefront.latency.runtimes import runtime_of
 from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.timing import LatencyStats
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.features import FeatureRows
 from sparsefront.models.metrics import quality
+from sparsefront.models.ranker import load_ranker
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
@@ -80,7 +82,7 @@ def verify(folder: Path, *, task: Task | None = None, tolerance: float = 0.0) ->
     stated = MachineFingerprint.from_json(config.fingerprint)
     serving = runtime_of(stated)
     here = serving.fingerprint(length_tokens=stated.length_tokens, batch=stated.batch)
-    model = CrossEncoder.from_pretrained(folder)
+    model = load_ranker(folder)
     if model.genome != Genome.parse(config.genome):
         raise InputError(f"{folder}: sparse_config.json says {config.genome}, the model is {model.genome}")
     session = serving.load_export(folder)
@@ -125,6 +127,10 @@ def random_rows(model: CrossEncoder, length_tokens: int) -> TokenRows:
     rng, config = np.random.default_rng(0), model.config
     lengths = rng.integers(1, length_tokens + 1, PARITY_ROWS)
     total = int(lengths.sum())
+    numbers, categories = config.feature_columns
+    features = FeatureRows(
+        rng.normal(size=(PARITY_ROWS, numbers)).astype(np.float32), np.zeros((PARITY_ROWS, categories), np.int32)
+    )
     classes = 0 if config.per_token or config.outputs == 1 else config.outputs
     return TokenRows(
         input_ids=rng.integers(1, config.vocab_size, total).astype(np.int32),
@@ -134,6 +140,7 @@ def random_rows(model: CrossEncoder, length_tokens: int) -> TokenRows:
         positive=np.zeros(PARITY_ROWS, np.bool_),
         classes=classes,
         spans=config.per_token,
+        features=features if config.features else None,
     )
 
 

@@ -105,7 +105,7 @@ def norm_of(values: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any]) -> N
 
 
 def reference_tokens(
-    model: Bert4Ctr, numbers: NDArray[Any], ids: NDArray[Any], states: list[NDArray[Any]]
+    model: Bert4Ctr, heads: list[int], numbers: NDArray[Any], ids: NDArray[Any], states: list[NDArray[Any]]
 ) -> NDArray[Any]:
     """(features, feature_width) of one row, token by token and head by head; ``states``: words before each layer."""
     own = {name: value.detach().numpy().astype(np.float64) for name, value in model.branch.state_dict().items()}
@@ -127,15 +127,17 @@ def reference_tokens(
     tokens += [own["embedding.ids"][sum(IDS[:column]) + number] for column, number in enumerate(ids)]
     found = norm(np.array(tokens), "embedding.norm")
     for layer, words in enumerate(states):
-        name, heads = f"layers.{layer}", model.config.layer_feature_heads[layer]
-        if not heads:
+        name = f"layers.{layer}"
+        if not heads[layer]:
             continue
         query, key, value = linear(found, f"{name}.query"), linear(words, f"{name}.key"), linear(words, f"{name}.value")
-        read = []
-        for head in range(heads):
+        read = [np.zeros((len(found), 0))]
+        for head in range(heads[layer]):
             at = slice(head * 3, head * 3 + 3)
             read.append(softmax(query[:, at] @ key[:, at].T / np.sqrt(3), axis=1) @ value[:, at])
-        found = norm(found + linear(np.concatenate(read, axis=1), f"{name}.output"), f"{name}.attention_norm")
+        together = np.concatenate(read, axis=1)
+        mixed = together @ own[f"{name}.output.weight"].T[: together.shape[1]] + own[f"{name}.output.bias"]
+        found = norm(found + mixed, f"{name}.attention_norm")
         inner = linear(found, f"{name}.ffn_in")
         found = norm(found + linear(inner * (1 + erf(inner / np.sqrt(2))) / 2, f"{name}.ffn_out"), f"{name}.ffn_norm")
     return found
@@ -146,8 +148,8 @@ def reference_tokens(
 def test_tokens_are_those_of_the_reference(
     lengths: list[int], keeps: list[int], feature_heads: list[int], seed: int
 ) -> None:
-    genome = Genome.from_columns([3, 0, 2], [20, 7, 0], [*keeps, 100])
-    model = make_model(seed=seed, layer_feature_heads=feature_heads)
+    genome = Genome.from_columns([3, 0, 2], [20, 7, 0], [*keeps, 100], feature_heads)
+    model = make_model(seed=seed)
     rows = featured(make_rows(lengths, seed=seed), seed)
     batch, seen = batch_of(rows), Seen()
     with torch.no_grad():
@@ -157,7 +159,8 @@ def test_tokens_are_those_of_the_reference(
     assert encoded.features is not None and rows.features is not None
     for row in range(len(rows)):
         states = [hidden[row][mask[row]].numpy().astype(np.float64) for hidden, mask in seen.states]
-        expected = reference_tokens(model, rows.features.numeric[row], rows.features.categorical[row], states)
+        numbers, ids = rows.features.numeric[row], rows.features.categorical[row]
+        expected = reference_tokens(model, feature_heads, numbers, ids, states)
         np.testing.assert_allclose(encoded.features[row], expected, atol=1e-4)
         branch = model.branch
         together = torch.cat([encoded.hidden[row, 0], torch.from_numpy(expected).float().flatten()])
@@ -172,7 +175,7 @@ def test_slim_equals_elastic_and_a_row_alone_equals_it_among_others(
 ) -> None:
     model = make_model(seed=seed)
     rows = featured(make_rows(lengths, seed=seed), seed)
-    genome = Genome.from_columns(heads, [20, 0, 7], [*keeps, 100])
+    genome = Genome.from_columns(heads, [20, 0, 7], [*keeps, 100], [seed % 3, 2, seed // 3 % 3])
     together = score_rows(model, rows, genome=genome, precision="fp32")
     np.testing.assert_allclose(score_rows(model.slim(genome), rows, precision="fp32"), together, atol=1e-4)
     for row in range(len(rows)):
@@ -306,7 +309,7 @@ def test_text_never_sees_the_features() -> None:
 
 def test_masking_tokens_out_equals_gathering_them_out() -> None:
     model, batch = make_model(), batch_of(featured(make_rows([20, 13, 7], seed=4)))
-    genome = Genome.from_columns([3, 3, 3], [20, 20, 20], [60, 40, 100])
+    genome = Genome.from_columns([3, 3, 3], [20, 20, 20], [60, 40, 100], EVERY_LAYER)
     with torch.no_grad():
         gathered = model.logits_of(model.encode(batch, genome=genome))
         masked = model.logits_of(model.encode(batch, gates=GateSample.of_schedule((60, 40))))

@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 import torch
 from tests.search.conftest import Cli, Outcome
-from tests.search.tiny import write_class_task, write_graded_task, write_span_task
+from tests.search.tiny import write_class_task, write_feature_task, write_graded_task, write_span_task
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from sparsefront.latency.two_sides import TwoSides
+from sparsefront.models.bert4ctr import Bert4Ctr
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.features import Features
+from sparsefront.models.ranker import load_ranker
 from sparsefront.models.task import Task
 from sparsefront.search.export import SparseConfig
 
@@ -99,6 +104,38 @@ def test_answers_in_a_text(cli: Cli, backbone: Path, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(export / "model.onnx", providers=["CPUExecutionProvider"])
     (served,) = session.run(["logits"], {name: value.numpy() for name, value in tokens.items()})
     np.testing.assert_allclose(served, expected.numpy(), atol=1e-4)
+    kept(cli, export, report["budgets"][0]["winner"]["test_quality"])
+    bench = cli("bench", export, "--seconds", "0.1", "--json")
+    assert bench.status == 0, bench.err
+
+
+def test_text_with_features(cli: Cli, backbone: Path, tmp_path: Path) -> None:
+    task, out = write_feature_task(tmp_path / "task"), tmp_path / "run"
+    report, _ = searched(cli, task, backbone, out, "--space", "weights")
+    assert set(report["task"]["features"]) == {"price", "shop", "user"}
+    export = out / "export"
+    config = SparseConfig.read(export)
+    assert config.feature_heads is not None and len(config.feature_heads) == len(config.heads)
+    model = load_ranker(export)
+    assert isinstance(model, Bert4Ctr) and list(model.genome.column("feature_heads")) == config.feature_heads
+
+    features = Features.load(export / "features.safetensors")
+    raw = pd.DataFrame({"price": [12.5, None], "shop": ["depot", "a new one"], "user": ["user 3", None]})
+    encoded = features.encode(raw, "requests")
+    given: dict[str, Any] = {"numeric": encoded.numeric, "categorical": encoded.categorical.astype(np.int64)}
+    tokens = AutoTokenizer.from_pretrained(export)(["red shoe"] * 2, ["blue lamp"] * 2, return_tensors="pt")
+    with torch.no_grad():
+        asked = {name: torch.from_numpy(values) for name, values in given.items()}
+        expected = model(**tokens, **asked).logits[:, 0].numpy()
+    feeds = {name: value.numpy() for name, value in tokens.items()}
+    session = onnxruntime.InferenceSession(export / "model.onnx", providers=["CPUExecutionProvider"])
+    wanted = {one.name for one in session.get_inputs()}
+    (served,) = session.run(["logits"], {name: value for name, value in {**feeds, **given}.items() if name in wanted})
+    np.testing.assert_allclose(served, expected, atol=1e-4)
+    sides = TwoSides(export)
+    said = sides.read({name: value[:1] for name, value in feeds.items()})
+    np.testing.assert_allclose(sides.score(said, given), expected, atol=1e-4)
+
     kept(cli, export, report["budgets"][0]["winner"]["test_quality"])
     bench = cli("bench", export, "--seconds", "0.1", "--json")
     assert bench.status == 0, bench.err

@@ -108,6 +108,30 @@ def write_span_task(folder: Path, *, rows: int = 480, **changes: Any) -> Path:
     return _written(folder, pd.DataFrame(texts), {**content, **changes})
 
 
+def write_feature_task(folder: Path, *, rows: int = 600, **changes: Any) -> Path:
+    """As :func:`write_task`, but cheap things in one of three shops are clicked whatever they are, and others never."""
+    rng = np.random.default_rng(0)
+    query = [" ".join(rng.choice(WORDS, 2, replace=False)) for _ in range(rows)]
+    title = [" ".join(rng.choice(WORDS, rng.integers(2, 7), replace=False)) for _ in range(rows)]
+    matches = np.array([bool(set(q.split()) & set(t.split())) for q, t in zip(query, title, strict=True)])
+    price, shop = rng.gamma(2.0, 20.0, rows), rng.choice(["corner", "market", "depot"], rows)
+    wanted = np.where(shop == "depot", price < 35, matches)
+    clicks = np.where(rng.random(rows) < 0.05, ~wanted, wanted).astype(int)
+    price[rng.random(rows) < 0.1] = np.nan
+    user = [f"user {number}" for number in rng.integers(0, 40, rows)]
+    columns = {"query": query, "title": title, "price": price, "shop": shop, "user": user, "click": clicks}
+    content = {
+        "name": "featured",
+        "text": ["query", "title"],
+        "label": {"column": "click", "kind": "binary"},
+        "numeric": "price",
+        "categorical": ["shop", "user"],
+        "user": "user",
+        "split": {"valid": 0.2, "test": 0.2},
+    }
+    return _written(folder, pd.DataFrame(columns), {**content, **changes})
+
+
 def _written(folder: Path, frame: pd.DataFrame, content: dict[str, Any]) -> Path:
     """A task file of this content with its rows beside it."""
     folder.mkdir(parents=True, exist_ok=True)
