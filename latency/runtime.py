@@ -120,5 +120,5 @@ def with_features(session: Session, feeds: Feeds) -> Feeds:
         return feeds
     rows, (numbers, categories) = len(next(iter(feeds.values()))), counts
     drawn = np.random.default_rng(0).normal(size=(rows, numbers)).astype(np.float32)
-    made = {"numeric": drawn, "categorical": np.zeros((rows, categories), np.int64)}
+    made: dict[str, npt.NDArray[Any]] = {"numeric": drawn, "categorical": np.zeros((rows, categories), np.int64)}
     return {**feeds, **{name: made[name] for name in wanted}}
