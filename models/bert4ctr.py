@@ -5,15 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from sparsefront.models.batching import FeatureTensors, TensorBatch
 from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.encoder import Encoded, LayerGates, Reader, at_least_fp32
-from sparsefront.models.feature_branch import FeatureBranch, FeatureEmbedding
-from sparsefront.models.gated_encoding import Gates
-from sparsefront.models.loss import label_loss
+from sparsefront.models.encoder import Encoded, Reader, at_least_fp32
+from sparsefront.models.feature_branch import FeatureBranch
 from sparsefront.spaces import Genome
 
 
@@ -33,75 +30,12 @@ class Bert4Ctr(CrossEncoder):
         nn.init.zeros_(self.branch.head.weight)
         nn.init.zeros_(self.branch.head.bias)
 
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, FeatureEmbedding):
-            module.draw(self.config.initializer_range)
-
-    def forward(  # type: ignore[override]
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        numeric: Tensor | None = None,
-        categorical: Tensor | None = None,
-        labels: Tensor | None = None,
-        *,
-        genome: Genome | None = None,
-    ) -> SequenceClassifierOutput:
-        """As :meth:`CrossEncoder.forward`, with ``numeric (batch, numeric columns)``, NaN where a value is missing, and
-        ``categorical (batch, categorical columns)``, ids; both as :class:`Features` encodes them. Either may be left
-        out where there are no such columns.
-        """
-        rows = len(input_ids)
-        features = FeatureTensors(
-            input_ids.new_zeros((rows, 0), dtype=torch.float32) if numeric is None else numeric,
-            input_ids.new_zeros((rows, 0)) if categorical is None else categorical,
-        )
-        batch = TensorBatch(
-            input_ids=input_ids,
-            attention_mask=torch.ones_like(input_ids) if attention_mask is None else attention_mask,
-            token_type_ids=torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
-            target=input_ids.new_zeros(rows),
-            index=torch.arange(rows),
-            features=features,
-        )
-        logits = self.logits_of(self.encode(batch, genome=genome))
-        loss = None if labels is None else label_loss(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits[:, None] if logits.ndim == 1 else logits)
-
-    @classmethod
-    def of(cls, text: CrossEncoder, config: Bert4CtrConfig, *, seed: int = 0) -> Bert4Ctr:
-        """With the weights of a text model, and a fresh branch."""
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = cls(config)
-        model.load_state_dict(text.state_dict(), strict=False)
-        model.train(text.training)
-        return model
-
-    def encode(
-        self,
-        batch: TensorBatch,
-        *,
-        genome: Genome | None = None,
-        gates: Gates | None = None,
-        unit_gates: list[LayerGates] | None = None,
-        score_layers: tuple[int, ...] = (),
-        reader: Reader | None = None,
-    ) -> Encoded:
-        """As :meth:`CrossEncoder.encode`, of rows with features, whose tokens read along."""
-        if reader is not None:
-            raise ValueError("the feature branch is the reader")
+    def reader_of(self, batch: TensorBatch, genome: Genome | None) -> Reader:
+        """The tokens of the batch's features."""
         if batch.features is None:
             raise ValueError("a model with a feature branch needs rows with features")
         heads = (self.genome if genome is None else self.encoder.check(genome)).column("feature_heads")
-        reading = _Reading(self.branch, batch.features, heads)
-        encoded = super().encode(
-            batch, genome=genome, gates=gates, unit_gates=unit_gates, score_layers=score_layers, reader=reading
-        )
-        encoded.features = reading.tokens
-        return encoded
+        return _Reading(self.branch, batch.features, heads)
 
     def logits_of(self, encoded: Encoded) -> Tensor:
         """``(batch,)`` of one output, ``(batch, outputs)`` of several."""

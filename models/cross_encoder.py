@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from sparsefront.models.batching import TensorBatch
+from sparsefront.models.batching import FeatureTensors, TensorBatch
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.encoder import ElasticEncoder, Encoded, LayerGates, Reader, at_least_fp32
+from sparsefront.models.feature_branch import FeatureEmbedding
 from sparsefront.models.gated_encoding import Gates, encode_gated
 from sparsefront.models.loss import label_loss
 from sparsefront.models.spans import NO_TOKEN
@@ -41,11 +42,23 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
             nn.init.zeros_(module.bias)
         if isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
+        if isinstance(module, FeatureEmbedding):
+            module.draw(self.config.initializer_range)
 
     @property
     def genome(self) -> Genome:
         """The widths and schedule this model physically has."""
         return self.encoder.genome
+
+    @classmethod
+    def of(cls, text: CrossEncoder, config: CrossEncoderConfig, *, seed: int = 0) -> Self:
+        """With the weights of a text model; what that has not is fresh."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = cls(config)
+        model.load_state_dict(text.state_dict(), strict=False)
+        model.train(text.training)
+        return model
 
     def forward(
         self,
@@ -54,6 +67,8 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         *,
+        numeric: Tensor | None = None,
+        categorical: Tensor | None = None,
         genome: Genome | None = None,
     ) -> SequenceClassifierOutput:
         """Logits ``(batch, outputs)`` of padded sequences ``(batch, tokens)``, and the loss when labels are given.
@@ -65,11 +80,28 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
             attention_mask: ``(batch, tokens)``; all real by default.
             token_type_ids: ``(batch, tokens)``; all zero by default.
             labels: as the target of :func:`label_loss`; soft labels are welcome.
+            numeric: ``(batch, numeric columns)``, NaN where a value is missing, as :class:`Features` encodes them; only
+                where the model has such columns.
+            categorical: ``(batch, categorical columns)``, ids; likewise.
             genome: widths and keep schedule to run; the model's own by default.
         """
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        logits = self.logits_of(self.encoder(input_ids, mask, types, genome=genome))
+        rows = len(input_ids)
+        given = FeatureTensors(
+            input_ids.new_zeros((rows, 0), dtype=torch.float32) if numeric is None else numeric,
+            input_ids.new_zeros((rows, 0)) if categorical is None else categorical,
+        )
+        columns = given.numeric.shape[1], given.categorical.shape[1]
+        if columns != self.config.feature_columns:
+            raise ValueError(f"features must be {self.config.feature_columns} numbers and categories, got {columns}")
+        batch = TensorBatch(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids) if attention_mask is None else attention_mask,
+            token_type_ids=torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
+            target=input_ids.new_zeros(rows),
+            index=torch.arange(rows),
+            features=given if self.config.features else None,
+        )
+        logits = self.logits_of(self.encode(batch, genome=genome))
         loss = None if labels is None else label_loss(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits[:, None] if logits.ndim == 1 else logits)
 
@@ -81,7 +113,6 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
         gates: Gates | None = None,
         unit_gates: list[LayerGates] | None = None,
         score_layers: tuple[int, ...] = (),
-        reader: Reader | None = None,
     ) -> Encoded:
         """Encode a batch, of the last layer only what the head reads.
 
@@ -91,15 +122,27 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
             gates: drop tokens by another rule than the genome's schedule; then all layers score.
             unit_gates: per-layer multipliers of heads and units; only without ``gates``.
             score_layers: layers that return their scores whether or not pruning needs them.
-            reader: told the text's states before every layer.
         """
         inputs = batch.input_ids, batch.attention_mask, batch.token_type_ids
+        reader, more = self.reader_of(batch, genome), self.more_tokens(batch)
         if gates is not None:
-            return encode_gated(self.encoder, *inputs, gates=gates, genome=genome, reader=reader)
-        encoded: Encoded = self.encoder(
-            *inputs, genome=genome, gates=unit_gates, score_layers=score_layers, reader=reader
-        )
+            if more is not None:
+                raise ValueError("tokens beside the text's are not pruned, got gates")
+            encoded = encode_gated(self.encoder, *inputs, gates=gates, genome=genome, reader=reader)
+        else:
+            encoded = self.encoder(
+                *inputs, genome=genome, gates=unit_gates, score_layers=score_layers, reader=reader, more=more
+            )
+        encoded.features = None if reader is None else reader.tokens
         return encoded
+
+    def reader_of(self, batch: TensorBatch, genome: Genome | None) -> Reader | None:
+        """What reads a batch's text along with the encoder."""
+        return None
+
+    def more_tokens(self, batch: TensorBatch) -> Tensor | None:
+        """``(batch, tokens, width)``, states of further tokens behind a batch's text."""
+        return None
 
     def logits_of(self, encoded: Encoded) -> Tensor:
         """Logits of encoded sequences: ``(batch,)`` of one output, ``(batch, outputs)`` of several.

@@ -36,7 +36,13 @@ class LayerGates:
 
 
 class Reader(Protocol):
-    """Reads the text's states along with the encoder, without changing them."""
+    """Reads the text's states along with the encoder, without changing them.
+
+    Attributes:
+        tokens: what it has made of them, ``(batch, features, feature_width)``.
+    """
+
+    tokens: Tensor
 
     def __call__(self, layer: int, hidden: Tensor, mask: Tensor, presence: Tensor | None) -> None:
         """What stands before a layer: ``hidden (batch, tokens, width)``, ``mask (batch, tokens)`` bool, true at real

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from torch import Tensor
 
 from sparsefront.models.batching import TensorBatch
 from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.encoder import Encoded, LayerGates, Reader
 from sparsefront.models.feature_branch import FeatureEmbedding
-from sparsefront.models.gated_encoding import Gates
-from sparsefront.spaces import Genome
 
 
 class NumBert(CrossEncoder):
@@ -32,44 +28,9 @@ class NumBert(CrossEncoder):
         self.embedding = FeatureEmbedding(config)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, FeatureEmbedding):
-            module.draw(self.config.initializer_range)
-
-    def encode(
-        self,
-        batch: TensorBatch,
-        *,
-        genome: Genome | None = None,
-        gates: Gates | None = None,
-        unit_gates: list[LayerGates] | None = None,
-        score_layers: tuple[int, ...] = (),
-        reader: Reader | None = None,
-    ) -> Encoded:
-        """As :meth:`CrossEncoder.encode`, of rows with features; no token is pruned."""
+    def more_tokens(self, batch: TensorBatch) -> Tensor:
+        """Those of the batch's features."""
         if batch.features is None:
             raise ValueError("a model with features needs rows with features")
-        if gates is not None:
-            raise ValueError("tokens of features are not pruned, got gates")
-        encoded: Encoded = self.encoder(
-            batch.input_ids,
-            batch.attention_mask,
-            batch.token_type_ids,
-            genome=genome,
-            gates=unit_gates,
-            score_layers=score_layers,
-            reader=reader,
-            more=self.embedding(batch.features),
-        )
-        return encoded
-
-    @classmethod
-    def of(cls, text: CrossEncoder, config: Bert4CtrConfig, *, seed: int = 0) -> NumBert:
-        """With the weights of a text model, and fresh features."""
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = cls(config)
-        model.load_state_dict(text.state_dict(), strict=False)
-        model.train(text.training)
-        return model
+        tokens: Tensor = self.embedding(batch.features)
+        return tokens

@@ -154,7 +154,8 @@ def test_tokens_are_those_of_the_reference(
     batch, seen = batch_of(rows), Seen()
     with torch.no_grad():
         encoded = model.encode(batch, genome=genome)
-        CrossEncoder.encode(model, batch, genome=genome, reader=seen)
+        inputs = batch.input_ids, batch.attention_mask, batch.token_type_ids
+        model.encoder(*inputs, genome=genome, reader=seen)
         logits = model.logits_of(encoded)
     assert encoded.features is not None and rows.features is not None
     for row in range(len(rows)):
@@ -365,6 +366,14 @@ def test_forward_takes_what_hugging_face_users_expect() -> None:
     assert output.loss > 0
     numbers = make_model(categorical_ids=[])
     assert numbers(batch.input_ids, numeric=batch.features.numeric).logits.shape == (3, 1)
+
+
+def test_features_of_other_columns_are_refused() -> None:
+    ids = torch.ones((2, 3), dtype=torch.long)
+    with pytest.raises(ValueError, match=r"must be \(2, 2\) numbers and categories, got \(1, 0\)"):
+        make_model()(ids, numeric=torch.zeros(2, 1))
+    with pytest.raises(ValueError, match=r"must be \(0, 0\) numbers and categories, got \(1, 0\)"):
+        CrossEncoder(make_config(SUPERNET))(ids, numeric=torch.zeros(2, 1))
 
 
 def test_rows_without_features_are_refused() -> None:

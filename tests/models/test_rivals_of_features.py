@@ -76,11 +76,20 @@ def test_a_text_with_feature_tokens_is_the_same_alone_and_among_longer_ones() ->
     assert np.abs(score_rows(model, other, precision="fp32") - together).max() > 1e-4
 
 
+def test_forward_knows_the_features_too() -> None:
+    model, rows = numbert().eval(), featured(make_rows([9, 9]))
+    batch = batch_of(rows)
+    assert batch.features is not None
+    given = {"numeric": batch.features.numeric, "categorical": batch.features.categorical}
+    logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids, **given).logits[:, 0]
+    np.testing.assert_allclose(logits.detach(), score_rows(model, rows, precision="fp32"), atol=1e-5)
+
+
 def test_tokens_of_features_are_not_pruned() -> None:
     model, batch = numbert().eval(), batch_of(featured(make_rows([3, 17])))
     with pytest.raises(ValueError, match="tokens beside the text's are not pruned"):
         model.encode(batch, genome=Genome.uniform(3, heads=3, ffn_units=20, keep_percent=50))
-    with pytest.raises(ValueError, match="are not pruned, got gates"):
+    with pytest.raises(ValueError, match="tokens beside the text's are not pruned, got gates"):
         model.encode(batch, gates=GateSample.of_schedule((50, 50)))
     with pytest.raises(ValueError, match="needs rows with features"):
         model.encode(replace(batch, features=None))
