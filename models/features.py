@@ -130,7 +130,7 @@ class Features:
     categorical: tuple[CategoricalColumn, ...] = ()
 
     @classmethod
-    def fit(
+    def fit_encode(
         cls,
         frame: pd.DataFrame,
         *,
@@ -141,8 +141,8 @@ class Features:
         bins: int = BINS,
         buckets: int = BUCKETS,
         min_count: int = MIN_COUNT,
-    ) -> Features:
-        """From training rows alone; the cells of all rows must be such that they could be encoded.
+    ) -> tuple[Features, FeatureRows]:
+        """Features of training rows alone, and all rows in their terms: every cell is read once.
 
         Args:
             frame: rows.
@@ -154,16 +154,21 @@ class Features:
             buckets: most ids of a column, beside those of missing and of unseen values.
             min_count: rows that a value must have to get an id; others teach the model what an unseen value means.
         """
+        cells = _Cells.read(frame, numeric, categorical, origin)
         chosen = np.ones(len(frame), np.bool_) if train is None else train
-        numbers = [(name, read_numbers(_column(frame, name, origin), name, origin)) for name in numeric]
-        hashes = [(name, *read_hashes(_column(frame, name, origin), name, origin)) for name in categorical]
-        return cls(
-            tuple(NumericColumn.fit(name, values[chosen], bins) for name, values in numbers),
+        found = cls(
+            tuple(NumericColumn.fit(name, values[chosen], bins) for name, values in cells.numbers.items()),
             tuple(
                 CategoricalColumn.fit(name, values, at[chosen], buckets=buckets, min_count=min_count)
-                for name, values, at in hashes
+                for name, (values, at) in cells.hashes.items()
             ),
         )
+        return found, found._encoded(cells)
+
+    @classmethod
+    def fit(cls, frame: pd.DataFrame, **options: Any) -> Features:
+        """Those of :meth:`fit_encode`."""
+        return cls.fit_encode(frame, **options)[0]
 
     def __len__(self) -> int:
         return len(self.numeric) + len(self.categorical)
@@ -179,12 +184,15 @@ class Features:
         Raises:
             InputError: a column that is missing, or a cell that is no number or no category.
         """
-        numbers = [read_numbers(_column(frame, one.name, origin), one.name, origin) for one in self.numeric]
-        ids = [one.encode(*read_hashes(_column(frame, one.name, origin), one.name, origin)) for one in self.categorical]
-        rows = len(frame)
+        numeric, categorical = ([one.name for one in columns] for columns in (self.numeric, self.categorical))
+        return self._encoded(_Cells.read(frame, numeric, categorical, origin))
+
+    def _encoded(self, cells: _Cells) -> FeatureRows:
+        numbers = [cells.numbers[one.name] for one in self.numeric]
+        ids = [one.encode(*cells.hashes[one.name]) for one in self.categorical]
         return FeatureRows(
-            np.stack(numbers, axis=1).astype(np.float32) if numbers else np.zeros((rows, 0), np.float32),
-            np.stack(ids, axis=1) if ids else np.zeros((rows, 0), np.int32),
+            np.stack(numbers, axis=1).astype(np.float32) if numbers else np.zeros((cells.rows, 0), np.float32),
+            np.stack(ids, axis=1) if ids else np.zeros((cells.rows, 0), np.int32),
         )
 
     def report(self) -> dict[str, dict[str, Any]]:
@@ -243,6 +251,21 @@ class Features:
             if known.dtype != np.uint64 or known.ndim != 1 or not (known[1:] > known[:-1]).all() or other.buckets < 1:
                 raise ValueError(f"values of {other.name!r} must be hashes that rise")
         return cls(tuple(numeric), tuple(categorical))
+
+
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """What a table says in its feature columns, by name."""
+
+    rows: int
+    numbers: dict[str, NDArray[np.float64]]
+    hashes: dict[str, tuple[Hashes, NDArray[np.int64]]]
+
+    @classmethod
+    def read(cls, frame: pd.DataFrame, numeric: Sequence[str], categorical: Sequence[str], origin: str) -> _Cells:
+        numbers = {name: read_numbers(_column(frame, name, origin), name, origin) for name in numeric}
+        hashes = {name: read_hashes(_column(frame, name, origin), name, origin) for name in categorical}
+        return cls(len(frame), numbers, hashes)
 
 
 def _column(frame: pd.DataFrame, name: str, origin: str) -> pd.Series[Any]:

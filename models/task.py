@@ -78,10 +78,11 @@ class Task:
         self.split: Final = split_rows(frame, spec.split, origin)
         self.labels: Final = _labels(frame, spec, origin, train=self.split == TRAIN)
         self._check_kinds(origin)
-        self.features: Final = Features.fit(
+        features, encoded = Features.fit_encode(
             frame, numeric=spec.numeric, categorical=spec.categorical, origin=origin, train=self.split == TRAIN
         )
-        self._feature_rows: Final = self.features.encode(frame, origin) if len(self.features) else None
+        self.features: Final = features
+        self._feature_rows: Final = encoded if len(features) else None
         self._besides: Final = _besides(frame, spec, self._feature_rows, origin)
 
     @classmethod
