@@ -82,7 +82,7 @@ class Landscape:
             about,
             pd.read_parquet(folder / EVALUATIONS),
             LatencyTable.load(folder / TABLE),
-            ImportanceCurves(heads=order.head_importance, ffn_units=order.ffn_importance),
+            ImportanceCurves.of(order),
         )
 
     def space(self, preset: str) -> SearchSpace:

@@ -45,8 +45,7 @@ def searched(
     """One search; what it has evaluated is the recorder's, so that a rerun costs nothing."""
     space = space_of(prepared.backbone.widths, settings)
     predict_many, budget_us = prepared.measured.predict_roughly, BUDGET_SHARE * prepared.measured.dense_us
-    order = prepared.order
-    importance = ImportanceCurves(heads=order.head_importance, ffn_units=order.ffn_importance)
+    importance = ImportanceCurves.of(prepared.order)
     own = {"space": space, "predict_many": predict_many, "budget_us": budget_us, "seed": seed}
     if method == "ours":
         sampler: Any = ReinforcedEvolutionSampler(**own, importance=importance)

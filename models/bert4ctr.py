@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from sparsefront.models.batching import FeatureTensors, TensorBatch
 from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.encoder import Encoded, Reader, at_least_fp32
+from sparsefront.models.encoder import Encoded, LayerGates, Reader, at_least_fp32
 from sparsefront.models.feature_branch import FeatureBranch
 from sparsefront.spaces import Genome
 
@@ -30,12 +30,12 @@ class Bert4Ctr(CrossEncoder):
         nn.init.zeros_(self.branch.head.weight)
         nn.init.zeros_(self.branch.head.bias)
 
-    def reader_of(self, batch: TensorBatch, genome: Genome | None) -> Reader:
+    def reader_of(self, batch: TensorBatch, genome: Genome | None, unit_gates: list[LayerGates] | None) -> Reader:
         """The tokens of the batch's features."""
         if batch.features is None:
             raise ValueError("a model with a feature branch needs rows with features")
         heads = (self.genome if genome is None else self.encoder.check(genome)).column("feature_heads")
-        return _Reading(self.branch, batch.features, heads)
+        return _Reading(self.branch, batch.features, heads, unit_gates)
 
     def logits_of(self, encoded: Encoded) -> Tensor:
         """``(batch,)`` of one output, ``(batch, outputs)`` of several."""
@@ -51,14 +51,22 @@ class Bert4Ctr(CrossEncoder):
 class _Reading:
     """The branch's tokens on their way through the layers of one batch."""
 
-    def __init__(self, branch: FeatureBranch, features: FeatureTensors, heads: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        branch: FeatureBranch,
+        features: FeatureTensors,
+        heads: tuple[int, ...],
+        unit_gates: list[LayerGates] | None,
+    ) -> None:
         self.branch = branch
         self.heads = heads
+        self.unit_gates = unit_gates
         self.tokens: Tensor = branch.embedding(features)
 
     def __call__(self, layer: int, hidden: Tensor, mask: Tensor, presence: Tensor | None) -> None:
         if heads := self.heads[layer]:
-            self.tokens = self.branch.uni_attention(layer)(self.tokens, hidden, mask, heads, presence)
+            gates = None if self.unit_gates is None else self.unit_gates[layer].feature_heads
+            self.tokens = self.branch.uni_attention(layer)(self.tokens, hidden, mask, heads, presence, gates)
 
 
 AutoConfig.register(Bert4CtrConfig.model_type, Bert4CtrConfig)

@@ -120,11 +120,11 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
             batch: on the model's device.
             genome: widths and keep schedule to run; the model's own by default.
             gates: drop tokens by another rule than the genome's schedule; then all layers score.
-            unit_gates: per-layer multipliers of heads and units; only without ``gates``.
+            unit_gates: per-layer multipliers of heads, units and feature heads; only without ``gates``.
             score_layers: layers that return their scores whether or not pruning needs them.
         """
         inputs = batch.input_ids, batch.attention_mask, batch.token_type_ids
-        reader, more = self.reader_of(batch, genome), self.more_tokens(batch)
+        reader, more = self.reader_of(batch, genome, unit_gates), self.more_tokens(batch)
         if gates is not None:
             if more is not None:
                 raise ValueError("tokens beside the text's are not pruned, got gates")
@@ -136,7 +136,9 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
         encoded.features = None if reader is None else reader.tokens
         return encoded
 
-    def reader_of(self, batch: TensorBatch, genome: Genome | None) -> Reader | None:
+    def reader_of(
+        self, batch: TensorBatch, genome: Genome | None, unit_gates: list[LayerGates] | None
+    ) -> Reader | None:
         """What reads a batch's text along with the encoder."""
         return None
 

@@ -29,10 +29,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "
 
 @dataclass
 class LayerGates:
-    """Multipliers of one layer's units, for importance: ``heads (batch, heads)`` and ``units (batch, ffn_units)``."""
+    """Multipliers of one layer's units, for importance: ``heads (batch, heads)``, ``units (batch, ffn_units)`` and
+    ``feature_heads (batch, feature_heads)``."""
 
     heads: Tensor
     units: Tensor
+    feature_heads: Tensor
 
 
 class Reader(Protocol):

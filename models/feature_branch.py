@@ -80,7 +80,15 @@ class UniAttention(nn.Module):
         self.ffn_out = nn.Linear(2 * width, width)
         self.ffn_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
-    def forward(self, tokens: Tensor, hidden: Tensor, mask: Tensor, heads: int, presence: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        hidden: Tensor,
+        mask: Tensor,
+        heads: int,
+        presence: Tensor | None,
+        gates: Tensor | None = None,
+    ) -> Tensor:
         """Feature tokens after this layer.
 
         Args:
@@ -89,6 +97,7 @@ class UniAttention(nn.Module):
             mask: ``(batch, words)`` bool, true at real words.
             heads: heads used, at least one.
             presence: ``(batch, words)`` in [0, 1], as in :meth:`ElasticLayer.attend`.
+            gates: ``(batch, heads or more)``, multipliers of the heads' outputs.
         """
         inner = heads * self.head_size
         query, key, value = (
@@ -102,8 +111,10 @@ class UniAttention(nn.Module):
         if presence is not None:
             present = probabilities * presence[:, None, None, :]
             probabilities = present / present.sum(-1, keepdim=True).clamp_min(1e-30)
-        read = (probabilities.to(value.dtype) @ value).transpose(1, 2).flatten(2)
-        mixed = functional.linear(read, self.output.weight[:, :inner], self.output.bias)
+        read = probabilities.to(value.dtype) @ value
+        if gates is not None:
+            read = read * gates[:, :heads, None, None].to(read.dtype)
+        mixed = functional.linear(read.transpose(1, 2).flatten(2), self.output.weight[:, :inner], self.output.bias)
         tokens = self.attention_norm(tokens + self.dropout(mixed))
         fed: Tensor = self.ffn_norm(tokens + self.dropout(self.ffn_out(functional.gelu(self.ffn_in(tokens)))))
         return fed

@@ -50,8 +50,9 @@ def genome_features(
     parts = [heads / widths.heads, ffn_units / widths.ffn_units, tokens]
     parts += [feature_heads / widths.feature_heads] if widths.feature_heads else []
     if importance is not None:
-        for field, counts in (("heads", heads), ("ffn_units", ffn_units)):
-            curves = importance.kept_by_count[field]
+        columns = {"heads": heads, "ffn_units": ffn_units, "feature_heads": feature_heads}
+        for field, curves in importance.kept_by_count.items():
+            counts = columns[field]
             parts.append(widths.layers * np.stack([curve[counts[:, at]] for at, curve in enumerate(curves)], axis=1))
     return np.concatenate(parts, axis=1)
 

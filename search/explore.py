@@ -68,12 +68,11 @@ def sampler_of(
         return optuna.samplers.TPESampler(seed=settings.seed, multivariate=True)
     if settings.sampler == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=settings.seed)
-    order = prepared.order
     return ReinforcedEvolutionSampler(
         space=space,
         predict_many=predict_many,
         budget_us=budgets_us,
-        importance=ImportanceCurves(heads=order.head_importance, ffn_units=order.ffn_importance),
+        importance=ImportanceCurves.of(prepared.order),
         designs=designs,
         seed=settings.seed,
     )

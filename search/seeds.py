@@ -105,10 +105,7 @@ def _uniform(feasible: FeasibleSpace, shape: Mapping[Field, tuple[float, float]]
 def _by_importance(feasible: FeasibleSpace, importance: ImportanceCurves) -> list[Genome]:
     """Units kept wherever their importance exceeds one threshold per field; the threshold falls along the path."""
     space = feasible.space
-    curves: dict[Field, list[np.ndarray]] = {
-        "heads": [np.asarray(curve) for curve in importance.heads],
-        "ffn_units": [np.asarray(curve) for curve in importance.ffn_units],
-    }
+    curves = {field: [np.asarray(curve) for curve in per_layer] for field, per_layer in importance.by_field.items()}
     ranked = {field: np.sort(np.concatenate(per_layer))[::-1] for field, per_layer in curves.items()}
     path = []
     for step in _steps():

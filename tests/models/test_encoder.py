@@ -288,7 +288,7 @@ def test_gates_of_one_change_nothing_and_gates_of_zero_remove_units() -> None:
     batch = to_torch(make_feeds([9, 4], 4))
 
     def gates(value: float) -> list[LayerGates]:
-        return [LayerGates(torch.full((2, HEADS), value), torch.full((2, UNITS), value)) for _ in range(LAYERS)]
+        return [LayerGates(*(torch.full((2, count), value) for count in (HEADS, UNITS, 0))) for _ in range(LAYERS)]
 
     with torch.no_grad():
         dense = model.encoder(**batch).hidden

@@ -11,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from tests.models.test_bert4ctr import featured
+from tests.models.test_bert4ctr import make_model as make_ranker
 from tests.models.tiny import make_feeds, make_model, make_rows, to_torch
 from torch import Tensor
 from torch.func import functional_call
@@ -19,17 +21,17 @@ from torch.nn import functional
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.importance import UnitOrder, fisher_importance
 from sparsefront.models.rows import TokenRows
+from sparsefront.models.scoring import score_rows
 from sparsefront.spaces import Genome, InputError
 
 HEADS, UNITS, LAYERS = 3, 6, 2
 DENSE = Genome.uniform(LAYERS, heads=HEADS, ffn_units=UNITS)
 
 
-def random_order(seed: int) -> UnitOrder:
+def random_order(seed: int, feature_heads: int = 0) -> UnitOrder:
     rng = np.random.default_rng(seed)
-    return UnitOrder.from_importance(
-        [rng.random(HEADS) for _ in range(LAYERS)], [rng.random(UNITS) for _ in range(LAYERS)]
-    )
+    counts = (HEADS, UNITS, feature_heads)
+    return UnitOrder.from_importance(*([rng.random(count) for _ in range(LAYERS)] for count in counts))
 
 
 def squared_derivative(model: CrossEncoder, rows: TokenRows, row: int, name: str, columns: slice) -> float:
@@ -141,18 +143,63 @@ def test_the_first_unit_of_an_ordered_model_is_the_most_important_one() -> None:
     assert [units.tolist() for units in again.ffn_units] == [list(range(UNITS))] * LAYERS
 
 
+def test_heads_that_read_the_text_for_features_are_ordered_too() -> None:
+    rows = featured(make_rows([5, 3, 8, 6]))
+    model, moved = make_ranker(), make_ranker()
+    order = fisher_importance(model, rows)
+    assert [len(heads) for heads in order.feature_heads] == [2, 2, 2]
+    reading = model.branch.uni_attention(1)
+    size = reading.head_size
+    for head in range(2):
+        derivatives = []
+        for row in range(len(rows)):
+            multiplier = torch.ones(2, requires_grad=True)
+            scale = multiplier.repeat_interleave(size)
+            weight = {"branch.layers.1.output.weight": reading.output.weight.detach() * scale}
+            one = rows.subset([row])
+            assert one.features is not None
+            batch = {
+                "input_ids": torch.from_numpy(one.input_ids).long()[None],
+                "token_type_ids": torch.from_numpy(one.token_type_ids).long()[None],
+                "numeric": torch.from_numpy(one.features.numeric),
+                "categorical": torch.from_numpy(one.features.categorical).long(),
+            }
+            logits = functional_call(model, weight, (), batch).logits[0, 0]
+            loss = functional.binary_cross_entropy_with_logits(logits, torch.tensor(one.target[0]))
+            derivatives.append(float(torch.autograd.grad(loss, multiplier)[0][head]) ** 2)
+        at = order.feature_heads[1].tolist().index(head)
+        np.testing.assert_allclose(order.feature_importance[1][at], np.mean(derivatives), rtol=1e-3, atol=1e-9)
+    swapped = UnitOrder.from_importance(
+        order.head_importance, order.ffn_importance, [np.array([0.0, 1.0])] * len(order.heads)
+    )
+    swapped.apply(moved)
+    assert torch.equal(moved.branch.uni_attention(0).key.weight[:size], model.branch.uni_attention(0).key.weight[size:])
+    np.testing.assert_allclose(score_rows(moved, rows), score_rows(model, rows), atol=1e-5)
+
+
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
 def test_save_and_load(tmp_path: Path) -> None:
     path = str(tmp_path / "order.safetensors")
-    order = random_order(3)
+    order = random_order(3, feature_heads=2)
     order.save(path)
-    loaded = UnitOrder.load(path)
-    for name in ("heads", "ffn_units", "head_importance", "ffn_importance"):
-        for own, other in zip(getattr(order, name), getattr(loaded, name), strict=True):
+    check_equal(UnitOrder.load(path), order)
+
+
+def check_equal(loaded: UnitOrder, order: UnitOrder) -> None:
+    for name, columns in vars(order).items():
+        for own, other in zip(columns, getattr(loaded, name), strict=True):
             assert own.dtype == other.dtype
             assert own.tolist() == other.tolist()
+
+
+def test_a_file_from_before_there_were_features_is_read(tmp_path: Path) -> None:
+    path = str(tmp_path / "order.safetensors")
+    order = random_order(3)
+    order.save(path)
+    save_file({name: value for name, value in load_file(path).items() if "feature" not in name}, path)
+    check_equal(UnitOrder.load(path), order)
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "half", "text", "pickle"])

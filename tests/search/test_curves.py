@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tests.search.landscape import Landscape
 
+from sparsefront.models.importance import UnitOrder
 from sparsefront.search.axes import Axes
 from sparsefront.search.curves import ImportanceCurves
 
@@ -16,6 +17,20 @@ def test_kept_is_the_share_of_the_whole_model() -> None:
     assert curves.kept("heads", 1, 2) == pytest.approx(4 / 8)
     assert curves.kept("ffn_units", 1, 1) == pytest.approx(3 / 4)
     assert curves.kept("ffn_units", 1, 0) == 0.0
+
+
+def test_feature_heads_count_where_a_model_has_some() -> None:
+    flat = {"heads": [np.ones(1)] * 2, "ffn_units": [np.ones(1)] * 2}
+    assert "feature_heads" not in ImportanceCurves(**flat).kept_by_count
+    curves = ImportanceCurves(**flat, feature_heads=[np.array([2.0, 1.0]), np.array([1.0, 0.0])])
+    assert curves.kept("feature_heads", 0, 1) == pytest.approx(2 / 4)
+    with pytest.raises(ValueError, match="2 layers of heads, 1 of feature heads"):
+        ImportanceCurves(**flat, feature_heads=[np.ones(1)])
+    bare = [np.zeros(0)] * 2
+    order = UnitOrder.from_importance(flat["heads"], flat["ffn_units"], bare)
+    assert not ImportanceCurves.of(order).feature_heads
+    order = UnitOrder.from_importance(flat["heads"], flat["ffn_units"], [np.array([1.0, 3.0])] * 2)
+    assert ImportanceCurves.of(order).kept("feature_heads", 1, 1) == pytest.approx(3 / 8)
 
 
 @pytest.mark.parametrize(
