@@ -11,7 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,6 +56,10 @@ class Checkpoints:
             or not 0 < self.shares[0] <= self.shares[-1] <= 1
         ):
             raise ValueError(f"shares must rise and be in (0, 1], got {self.shares}")
+
+    def of_part(self, name: str) -> Checkpoints:
+        """Those of a part of the training, in a file beside."""
+        return replace(self, path=self.path.with_name(f"{self.path.stem}.{name}{self.path.suffix}"))
 
 
 @dataclass(frozen=True)

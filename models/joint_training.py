@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsefront.models.bert4ctr import Bert4Ctr
+from sparsefront.models.checkpoint import Checkpoints
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.training import Progress, TrainOptions, TrainReport, train
 
@@ -36,12 +37,20 @@ def train_jointly(
     *,
     teacher_logits: NDArray[np.float32] | None = None,
     progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainReport:
     """Train in place: the branch first, then branch and text. The model's text is expected to be trained already.
 
-    Returns the report of the second step. ``teacher_logits`` as for :func:`train`, for the steps that distil.
+    Returns the report of the second step. ``teacher_logits`` as for :func:`train`, for the steps that distil;
+    ``checkpoints`` likewise, with a file of its own for each step.
     """
-    frozen = dict.fromkeys(TEXT_PARTS, 0.0)
-    train(model, rows, options.branch, teacher_logits=teacher_logits, rates=frozen, progress=progress)
-    rates = {"branch": options.branch_factor}
-    return train(model, rows, options.joint, teacher_logits=teacher_logits, rates=rates, progress=progress)
+    steps = (
+        ("branch", options.branch, dict.fromkeys(TEXT_PARTS, 0.0)),
+        ("joint", options.joint, {"branch": options.branch_factor}),
+    )
+    for name, step, rates in steps:
+        kept = None if checkpoints is None else checkpoints.of_part(name)
+        report = train(
+            model, rows, step, teacher_logits=teacher_logits, rates=rates, progress=progress, checkpoints=kept
+        )
+    return report

@@ -307,7 +307,7 @@ def _trained(
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
     checkpoints = Checkpoints(folder.with_name(f".{folder.name}-{digest}.training.safetensors"))
     result = run_step(folder, inputs, lambda target: build(target, checkpoints))
-    for left in folder.parent.glob(f".{folder.name}-*.training.safetensors"):
+    for left in folder.parent.glob(f".{folder.name}-*.training*.safetensors"):
         left.unlink(missing_ok=True)
     return result
 
@@ -327,7 +327,7 @@ def _build_teacher(
     if isinstance(backbone.config, Bert4CtrConfig):
         teacher = Bert4Ctr.of(teacher, backbone.config, seed=settings.seed)
         with reporter.step("joining text and features") as advance:
-            report = train_jointly(teacher, rows["train"], settings.joint, progress=advance)
+            report = train_jointly(teacher, rows["train"], settings.joint, progress=advance, checkpoints=checkpoints)
     with reporter.step("teacher's scores") as advance:
         logits = score_rows(teacher, rows["train"], progress=advance)
     save_file({"logits": logits}, target / "logits.safetensors")

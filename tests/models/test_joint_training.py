@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests.models.tiny import make_config, make_rows
 
 from sparsefront.models import joint_training
 from sparsefront.models.bert4ctr import Bert4Ctr
+from sparsefront.models.checkpoint import Checkpoints
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.joint_training import JointOptions, train_jointly
 from sparsefront.models.scoring import score_rows
@@ -41,6 +43,35 @@ def test_the_branch_learns_beside_a_text_that_stays_and_then_both_move(monkeypat
         assert torch.equal(first[name], value), "the text does not move in the first step"
     assert all((first[name] != second[name]).any() for name in second if "query.weight" in name)
     assert (first["branch.head.weight"] != 0).any()
+
+
+class Cut(Exception):
+    """An interruption."""
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_a_joint_training_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path, at: int) -> None:
+    rows, options = featured(make_rows([6] * 40)), JointOptions(branch=STEP, joint=STEP)
+    whole, cut, again = (Bert4Ctr.of(CrossEncoder(make_config(SUPERNET)), make_model().config) for _ in range(3))
+    for model in (cut, again):
+        model.load_state_dict(whole.state_dict())
+    train_jointly(whole, rows, options)
+    reached = 0
+
+    def interrupt(share: float) -> bool:
+        nonlocal reached
+        reached += 1
+        if reached == at:
+            raise Cut
+        return True
+
+    path = tmp_path / ".teacher.training.safetensors"
+    with pytest.raises(Cut):
+        train_jointly(cut, rows, options, checkpoints=Checkpoints(path, shares=(0.5, 1.0), reached=interrupt))
+    names = {one.name for one in tmp_path.iterdir()}
+    assert names == {f".teacher.training.{part}.safetensors" for part in ("branch", "joint")[: 1 + (at > 2)]}
+    train_jointly(again, rows, options, checkpoints=Checkpoints(path, shares=(0.5, 1.0)))
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
 def test_the_seed_of_a_fresh_branch_decides_it() -> None:
