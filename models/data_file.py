@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+import io
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from sparsefront.spaces import InputError
 
@@ -15,10 +20,23 @@ MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 """What counts as missing in a CSV, but for text columns, where "null" is a word like any other."""
 
 
-def read_frame(path: Path, *, text_columns: Collection[str]) -> tuple[pd.DataFrame, str]:
+CHUNK_ROWS = 65_536
+
+
+def read_frame(
+    path: Path, *, text_columns: Collection[str], max_rows: int | None = None, seed: int = 0
+) -> tuple[pd.DataFrame, str]:
     """The rows at ``path`` with a fresh index, and the SHA-256 (hex) of the bytes they were read from.
 
-    ``text_columns`` stay text whatever they look like: a query "0042" is not the number 42.
+    Args:
+        path: a file or a folder of Parquet parts.
+        text_columns: stay text whatever they look like: a query "0042" is not the number 42.
+        max_rows: where there are more rows, so many are drawn from all of them at random, in their own order. Memory is
+            then needed for these and for a piece of a file, however many there are.
+        seed: of that draw.
+
+    Raises:
+        InputError: for what is missing, empty, damaged or of another kind.
     """
     parts = _parts(path)
     digest = hashlib.sha256()
@@ -30,10 +48,16 @@ def read_frame(path: Path, *, text_columns: Collection[str]) -> tuple[pd.DataFra
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:
             raise InputError(f"{part}: cannot be read: {error.strerror}") from None
-    if parts[0].suffix.lower() in SEPARATORS:
-        frame = _read_separated(parts[0], frozenset(text_columns))
+    separated, texts = parts[0].suffix.lower() in SEPARATORS, frozenset(text_columns)
+    if max_rows is None:
+        frame = _read_separated(parts[0], texts) if separated else _read_parquet(parts)
+    elif separated:
+        # Types are those of the rows that are drawn: the pieces of a file might not agree on them.
+        drawn = _drawn(_separated_pieces(parts[0]), max_rows, seed)
+        told = drawn.to_csv(index=False, sep=SEPARATORS[parts[0].suffix.lower()])
+        frame = _read_separated(parts[0], texts, io.StringIO(told))
     else:
-        frame = _read_parquet(parts)
+        frame = _drawn(_parquet_pieces(parts), max_rows, seed)
     if not len(frame):
         raise InputError(f"{path}: there are no rows; expected at least 3")
     return frame, digest.hexdigest()
@@ -52,12 +76,68 @@ def _parts(path: Path) -> list[Path]:
     return [path]
 
 
-def _read_separated(path: Path, text_columns: frozenset[str]) -> pd.DataFrame:
+def _drawn(pieces: Iterator[pd.DataFrame], count: int, seed: int) -> pd.DataFrame:
+    """So many rows of all pieces, each as likely as any other, in their order: those of the smallest random keys."""
+    rng = np.random.default_rng(seed)
+    kept: list[pd.DataFrame] = []
+    keys, limit = np.zeros(0), 1.0
+    for piece in pieces:
+        drawn = rng.random(len(piece))
+        below = drawn < limit
+        keys = np.append(keys, drawn[below])
+        kept.append(piece[below])
+        if len(keys) >= 2 * count:
+            kept, keys = _smallest(kept, keys, count)
+            limit = float(keys.max())
+    kept, keys = _smallest(kept, keys, count)
+    return kept[0]
+
+
+def _smallest(kept: list[pd.DataFrame], keys: NDArray[np.float64], count: int) -> tuple[list[pd.DataFrame], Any]:
+    """The rows with the smallest keys, in their order, as one frame, and those keys."""
+    frame = pd.concat(kept, ignore_index=True)
+    if len(keys) <= count:
+        return [frame], keys
+    chosen = np.sort(np.argpartition(keys, count)[:count])
+    return [frame.iloc[chosen].reset_index(drop=True)], keys[chosen]
+
+
+def _parquet_pieces(parts: list[Path]) -> Iterator[pd.DataFrame]:
+    first: list[str] | None = None
+    for part in parts:
+        try:
+            with pq.ParquetFile(part) as file:
+                names = list(file.schema_arrow.names)
+                first = names if first is None else first
+                _check_same_columns(part, names, parts[0], first)
+                for batch in file.iter_batches(CHUNK_ROWS):
+                    yield batch.to_pandas()
+        except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's own errors derive from
+            raise _unreadable(part, error) from None
+
+
+def _separated_pieces(path: Path) -> Iterator[pd.DataFrame]:
+    """Every cell as the text that it is."""
+    separator = SEPARATORS[path.suffix.lower()]
+    try:
+        with pd.read_csv(
+            path, sep=separator, encoding="utf-8-sig", dtype="str", keep_default_na=False, chunksize=CHUNK_ROWS
+        ) as pieces:
+            for piece in pieces:
+                if not isinstance(piece.index, pd.RangeIndex):
+                    raise _surplus(path, len(piece.columns))
+                yield piece
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise _no_table(path, error) from None
+
+
+def _read_separated(path: Path, text_columns: frozenset[str], source: io.StringIO | None = None) -> pd.DataFrame:
+    """From a file, or from what was drawn of it."""
     separator = SEPARATORS[path.suffix.lower()]
     try:
         header = [str(name) for name in pd.read_csv(path, sep=separator, nrows=0, encoding="utf-8-sig").columns]
         frame = pd.read_csv(
-            path,
+            path if source is None else source,
             sep=separator,
             encoding="utf-8-sig",
             dtype={name: "str" for name in header if name in text_columns},
@@ -66,11 +146,29 @@ def _read_separated(path: Path, text_columns: frozenset[str]) -> pd.DataFrame:
             low_memory=False,
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        kind = "TSV" if separator == "\t" else "CSV"
-        raise InputError(f"{path}: not a UTF-8 {kind} file: {' '.join(str(error).split())}") from None
+        raise _no_table(path, error) from None
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus fields for an index
-        raise InputError(f"{path}: rows have more fields than the header's {len(header)} names")
+        raise _surplus(path, len(header))
     return frame
+
+
+def _no_table(path: Path, error: Exception) -> InputError:
+    kind = "TSV" if SEPARATORS[path.suffix.lower()] == "\t" else "CSV"
+    return InputError(f"{path}: not a UTF-8 {kind} file: {' '.join(str(error).split())}")
+
+
+def _surplus(path: Path, names: int) -> InputError:
+    return InputError(f"{path}: rows have more fields than the header's {names} names")
+
+
+def _unreadable(part: Path, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(f"{part}: not a readable Parquet file: {reason}")
+
+
+def _check_same_columns(part: Path, names: list[str], first: Path, expected: list[str]) -> None:
+    if names != expected:
+        raise InputError(f"{part}: its columns {names} differ from {first.name}'s {expected}")
 
 
 def _read_parquet(parts: list[Path]) -> pd.DataFrame:
@@ -79,11 +177,6 @@ def _read_parquet(parts: list[Path]) -> pd.DataFrame:
         try:
             frames.append(pd.read_parquet(part, engine="pyarrow", partitioning=None))
         except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's own errors derive from
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{part}: not a readable Parquet file: {reason}") from None
-        if list(frames[-1].columns) != list(frames[0].columns):
-            raise InputError(
-                f"{part}: its columns {list(frames[-1].columns)} differ from {parts[0].name}'s "
-                f"{list(frames[0].columns)}"
-            )
+            raise _unreadable(part, error) from None
+        _check_same_columns(part, list(frames[-1].columns), parts[0], list(frames[0].columns))
     return pd.concat(frames, ignore_index=True)

@@ -92,12 +92,12 @@ class Task:
         spec = TaskFile.read(path)
         data = spec.data_path(path.parent)
         text_columns = [*spec.text, *spec.categorical, *([spec.split.group] if spec.split.group else [])]
-        frame, sha256 = read_frame(data, text_columns=text_columns)
+        frame, sha256 = read_frame(data, text_columns=text_columns, max_rows=spec.max_rows, seed=spec.split.seed)
         return cls(
             spec=spec,
             frame=frame,
             data_sha256=sha256,
-            origin=str(data),
+            origin=str(data) if len(frame) != spec.max_rows else f"{data}: of {len(frame)} rows drawn from it",
             name=spec.name or path.stem,
             source=str(path.resolve()),
         )
@@ -106,6 +106,9 @@ class Task:
     def from_frame(cls, frame: pd.DataFrame, content: Mapping[str, Any], *, source: str | None = None) -> Task:
         """A task from rows in memory; ``content`` is what a task file would hold, ``data`` aside."""
         spec = TaskFile.parse({"data": "memory", **content}, "task")
+        if spec.max_rows is not None and len(frame) > spec.max_rows:
+            chosen = np.random.default_rng(spec.split.seed).choice(len(frame), spec.max_rows, replace=False)
+            frame = frame.iloc[np.sort(chosen)]
         frame = frame.reset_index(drop=True)
         sha256 = hashlib.sha256(frame.to_json(orient="split", date_format="iso").encode()).hexdigest()
         origin = spec.name or spec.data
@@ -260,6 +263,7 @@ class Task:
             "text": spec.text,
             "label": _as_first_written(spec.label.model_dump(), "classes", "start"),
             "split": _as_first_written(spec.split.model_dump(), "column"),
+            **({} if spec.max_rows is None else {"max_rows": spec.max_rows}),
         }
 
     def _check_kinds(self, origin: str) -> None:

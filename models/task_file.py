@@ -182,7 +182,8 @@ class TaskFile(_Section):
     which tokens pruning takes last beside [CLS]: ``separators``, or those of the ``first`` of two texts, such as a
     question. ``numeric`` and ``categorical`` name the columns beside the text that a model may know; each must be known
     before what the label tells of. ``weight`` names a column that says how much a row counts in training, and ``user``
-    whose row it is.
+    whose row it is. Of more than ``max_rows`` rows so many are drawn at random by the seed of the split, while the data
+    is read piece by piece.
     """
 
     data: Annotated[str, Field(min_length=1)]
@@ -193,6 +194,7 @@ class TaskFile(_Section):
     weight: ColumnName | None = None
     user: ColumnName | None = None
     split: SplitSpec = SplitSpec()
+    max_rows: Annotated[int, Field(ge=3)] | None = None
     max_length: Annotated[int, Field(ge=4, le=512)] = 48
     protect: Protect = "none"
     metric: Metric = Field(default_factory=lambda data: data["label"].metrics[0])

@@ -167,7 +167,7 @@ def test_a_task_file_that_is_written_out_is_the_same_again(change: dict[str, Any
         (
             {"zzz": 1},
             "unknown key 'zzz'; expected one of data, text, label, numeric, categorical, weight, user, "
-         "split, max_length, protect, metric, name",
+         "split, max_rows, max_length, protect, metric, name",
         ),
         ({"split": {"groups": "query"}}, "unknown key 'split.groups'; did you mean 'group'?"),
         ({"protect": "question"}, "protect: got 'question'; input should be 'none', 'separators' or 'first'"),
