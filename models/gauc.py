@@ -24,9 +24,7 @@ def gauc(positive: NDArray[np.bool_], logits: NDArray[np.floating], user: NDArra
         raise ValueError(f"rows must agree, got shapes {flags.shape}, {scores.shape} and {users.shape}")
     if not np.isfinite(scores).all():
         raise ValueError("logits must be finite")
-    owner = np.unique(users, return_inverse=True)[1].reshape(-1)
-    rows = np.bincount(owner)
-    hits = np.bincount(owner, weights=flags)
+    owner, rows, hits = _by_user(flags, users)
     both = (hits > 0) & (hits < rows)
     if not both.any():
         raise ValueError("gauc needs a user with positive and negative rows, got none")
@@ -35,6 +33,21 @@ def gauc(positive: NDArray[np.bool_], logits: NDArray[np.floating], user: NDArra
     above = np.bincount(owner, weights=np.where(flags, ranks, 0.0)) - hits * (hits + 1) / 2
     auc = above[both] / (hits * (rows - hits))[both]
     return float(np.average(auc, weights=rows[both]))
+
+
+def has_both(positive: NDArray[np.bool_], user: NDArray[np.integer]) -> bool:
+    """Whether any user has positive and negative rows, so that there is a :func:`gauc`."""
+    _, rows, hits = _by_user(positive, user)
+    return bool(((hits > 0) & (hits < rows)).any())
+
+
+def _by_user(
+    positive: NDArray[np.bool_], user: NDArray[np.integer]
+) -> tuple[NDArray[np.integer], NDArray[np.int64], NDArray[np.float64]]:
+    """(rows,) whose row it is, counted from 0, and (users,) their rows and positive rows."""
+    owner = np.unique(user, return_inverse=True)[1].reshape(-1)
+    rows, hits = np.bincount(owner), np.bincount(owner, weights=positive)
+    return owner, rows.astype(np.int64), hits.astype(np.float64)
 
 
 def _ranks_within(owner: NDArray[np.integer], scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -79,17 +79,27 @@ def fail(line: str) -> NoReturn:
 def front(
     run: Annotated[Path, typer.Argument(help="Run folder, finished or not.")],
     plot: Annotated[Path | None, typer.Option(help="Also draw it: FILE.png, .svg, .pdf or .html.")] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Also draw how often is clicked what is said to be how probable: FILE.png, .svg or .pdf."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a picture that is there.")] = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Print the non-dominated set of a run; and the smallest budget that each keeps."""
     quiet_libraries(verbose)
-    from sparsefront.search.report import check_plot, front_table, plot_front
-    from sparsefront.search.run_result import evaluated_rows, front_rows, read_run
+    from sparsefront.search.pictures import IMAGES, check_plot, plot_front, plot_reliability
+    from sparsefront.search.report import front_table
+    from sparsefront.search.run_result import evaluated_rows, front_rows, read_result, read_run, scorecards
 
     if plot is not None:
         check_plot(plot, overwrite=overwrite)
+    if calibration is not None:
+        check_plot(calibration, overwrite=overwrite, option="--calibration", formats=IMAGES)
+        result = read_result(run)
+        title = f"{result.values['task']['name']}: test rows"
+        plot_reliability(calibration, scorecards(result), title=title)
     record = read_run(run)
     evaluated, budgets_us, metric = record.evaluated, record.budgets_us, record.metric
     if not evaluated:
@@ -106,11 +116,13 @@ def front(
             title=title,
         )
     if as_json:
-        print_json({"budgets_us": budgets_us, "metric": metric, "front": rows, "plot": str(plot) if plot else None})
+        pictures = {"plot": str(plot) if plot else None, "calibration": str(calibration) if calibration else None}
+        print_json({"budgets_us": budgets_us, "metric": metric, "front": rows, **pictures})
         return
     out.print(front_table(rows, metric=metric, budgets_us=budgets_us))
-    if plot is not None:
-        out.print(f"picture: {plot}", highlight=False)
+    for picture in (plot, calibration):
+        if picture is not None:
+            out.print(f"picture: {picture}", highlight=False)
 
 
 @app.command()

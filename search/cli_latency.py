@@ -149,10 +149,10 @@ def show(
     """Print what a table was measured on, its error, and what each part of a layer costs."""
     quiet_libraries(verbose)
     from sparsefront.latency.table import LatencyTable
-    from sparsefront.search.report import check_plot, plot_table
+    from sparsefront.search.pictures import IMAGES, check_plot, plot_table
 
     if plot is not None:
-        check_plot(plot, overwrite=overwrite, formats=(".png", ".svg", ".pdf"))
+        check_plot(plot, overwrite=overwrite, formats=IMAGES)
     found = LatencyTable.load(table)
     if plot is not None:
         plot_table(plot, found)

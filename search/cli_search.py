@@ -213,15 +213,15 @@ def about_builtin(task: Task) -> str:
 
 def print_result(result: RunResult, exports: Iterable[Path], metric: str) -> None:
     """The front, a table per budget, what it cost, and where the exports are."""
-    from sparsefront.search.report import costs_line, front_table, result_table, rounding_line
+    from sparsefront.search.report import costs_line, front_table, result_table, rounding_line, scores_line
 
     budgets_us = [row["budget_us"] for row in result.budgets]
     out.print(front_table(result.front[:10], metric=metric, budgets_us=budgets_us))
     for row in result.budgets:
         out.print(result_table(result.values, row))
-        rounded = rounding_line(result.values, row)
-        if rounded is not None:
-            out.print(rounded, highlight=False)
+        for line in (rounding_line(result.values, row), scores_line(row)):
+            if line is not None:
+                out.print(line, highlight=False)
     out.print(costs_line(result.values), highlight=False)
     for export in exports:
         out.print(f"export: {export}   check it with: sparsefront verify {export}", highlight=False)

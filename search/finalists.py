@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,11 @@ class Finalist:
     measured_us: float
     measured_p95_us: float
     parameters: int
+
+
+def best_within(finalists: Sequence[Finalist], budget_us: float) -> Finalist:
+    """The best on validation rows of those measured within the budget, or of all where none is; the first of equals."""
+    return max(finalists, key=lambda one: (one.measured_us <= budget_us, one.valid_quality))
 
 
 def finish(

@@ -1,21 +1,14 @@
-"""What a run found, for people: tables on the terminal, the front as a picture."""
+"""What a run found, for people: tables and lines on the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
 from sparsefront.latency.statistic import Statistic
 from sparsefront.models.labels import SHOWN_CLASSES
-from sparsefront.spaces import InputError
-
-if TYPE_CHECKING:
-    from sparsefront.latency.table import LatencyTable
-
-PICTURES = (".png", ".svg", ".pdf", ".html")
 
 
 def task_line(report: Mapping[str, Any]) -> str:
@@ -84,6 +77,18 @@ def rounding_line(result: Mapping[str, Any], at: Mapping[str, Any]) -> str | Non
     )
 
 
+def scores_line(row: Mapping[str, Any]) -> str | None:
+    """How the winner's probabilities and its order within users are on the test rows; ``None`` where it has none."""
+    scores = row["winner"].get("test_scores")
+    if not scores:
+        return None
+    within = f"AUC within users {scores['gauc']:.4f}, " if "gauc" in scores else ""
+    return (
+        f"winner on the test rows: {within}log loss {scores['log_loss']:.4f} nats, "
+        f"probabilities off by {scores['calibration_error']:.2%} (expected calibration error)"
+    )
+
+
 def costs_line(result: Mapping[str, Any]) -> str:
     """Where the time went."""
     walls = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result["wall_seconds"].items())
@@ -106,110 +111,3 @@ def front_table(front: Sequence[Mapping[str, Any]], *, metric: str, budgets_us: 
         within = "" if row["within_us"] is None else f"{row['within_us']:.0f}"
         table.add_row(within, f"{row['quality']:.4f}", f"{row['latency_us']:.0f}", row["genome"])
     return table
-
-
-def plot_front(
-    path: Path,
-    *,
-    evaluated: Sequence[Mapping[str, Any]],
-    front: Sequence[Mapping[str, Any]],
-    budgets_us: Sequence[float],
-    metric: str,
-    title: str,
-) -> None:
-    """Draw all evaluations, the front and the budgets; ``.html`` is interactive, the others are not."""
-    check_plot(path, overwrite=True)
-    ordered = sorted(front, key=lambda row: float(row["latency_us"]))
-    draw = _plot_html if path.suffix.lower() == ".html" else _plot_image
-    draw(path, evaluated, ordered, budgets_us, metric, title)
-
-
-def check_plot(path: Path, *, overwrite: bool, formats: Sequence[str] = PICTURES) -> None:
-    """Refuse a picture that cannot be drawn or that would replace a file."""
-    if path.suffix.lower() not in formats:
-        raise InputError(f"--plot {path}: the file must end in {', '.join(formats[:-1])} or {formats[-1]}")
-    if not path.parent.is_dir():
-        raise InputError(f"--plot {path}: no such folder: {path.parent}")
-    if path.exists() and not overwrite:
-        raise InputError(f"--plot {path}: exists already; choose another file or add --overwrite")
-
-
-def plot_table(path: Path, table: LatencyTable) -> None:
-    """Draw what attention and FFN of one layer cost against their width, a line per measured length."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    lengths = [row["tokens"] for row in table.layer_costs()]
-    parts = (("heads", table.blocks.attention), ("FFN units", table.blocks.ffn))
-    for axes, (name, microseconds) in zip(figure.subplots(1, 2, sharey=True), parts, strict=True):
-        for number, length in enumerate(lengths):
-            shade = str(0.8 * (1 - (number + 1) / len(lengths)))
-            axes.plot(microseconds[:, length], color=shade, label=f"{length} tokens")
-        axes.set(xlabel=name, ylabel="microseconds per layer")
-    axes.legend(loc="upper left", fontsize="small")
-    how = table.fingerprint
-    figure.suptitle(f"{how.runtime} {how.precision}, {how.threads} threads, batch {how.batch}")
-    figure.savefig(path, dpi=130)
-
-
-def _plot_image(
-    path: Path,
-    evaluated: Sequence[Mapping[str, Any]],
-    front: Sequence[Mapping[str, Any]],
-    budgets_us: Sequence[float],
-    metric: str,
-    title: str,
-) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.scatter(
-        [row["latency_us"] for row in evaluated],
-        [row["quality"] for row in evaluated],
-        s=10,
-        color="0.7",
-        label="evaluated",
-    )
-    axes.plot(
-        [row["latency_us"] for row in front],
-        [row["quality"] for row in front],
-        "o-",
-        markersize=4,
-        color="tab:blue",
-        label="front",
-    )
-    for budget_us in budgets_us:
-        axes.axvline(budget_us, color="tab:red", linewidth=1, linestyle="--", label=f"budget {budget_us:.0f} us")
-    axes.set(xlabel="predicted latency (us)", ylabel=f"{metric} on validation rows (supernet)", title=title)
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=130)
-
-
-def _plot_html(
-    path: Path,
-    evaluated: Sequence[Mapping[str, Any]],
-    front: Sequence[Mapping[str, Any]],
-    budgets_us: Sequence[float],
-    metric: str,
-    title: str,
-) -> None:
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    for name, rows, mode in (("evaluated", evaluated, "markers"), ("front", front, "lines+markers")):
-        figure.add_trace(
-            go.Scatter(
-                x=[row["latency_us"] for row in rows],
-                y=[row["quality"] for row in rows],
-                text=[row["genome"] for row in rows],
-                mode=mode,
-                name=name,
-            )
-        )
-    for budget_us in budgets_us:
-        figure.add_vline(x=budget_us, line_dash="dash", annotation_text=f"budget {budget_us:.0f} us")
-    figure.update_layout(
-        title=title, xaxis_title="predicted latency (us)", yaxis_title=f"{metric} on validation rows (supernet)"
-    )
-    figure.write_html(path, include_plotlyjs=True)

@@ -18,6 +18,7 @@ from sparsefront.models.backbone import Backbone, load_backbone
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
 from sparsefront.models.ranker import load_ranker
+from sparsefront.models.scorecard import scorecard
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.token_schedule import ScheduleOptions
@@ -27,8 +28,8 @@ from sparsefront.search.candidates import choose
 from sparsefront.search.contest import Contest, Outcome, hold
 from sparsefront.search.costs import costs
 from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, space_of, sweep_uniform
-from sparsefront.search.export import served_quality
-from sparsefront.search.finalists import Finalist
+from sparsefront.search.export import serve_rows
+from sparsefront.search.finalists import Finalist, best_within
 from sparsefront.search.fine_tuning import forget_checkpoints
 from sparsefront.search.front import Evaluated
 from sparsefront.search.prepare import TABLES, Measured, Prepared, check_length, measure, prepare
@@ -372,8 +373,11 @@ class Run:
         outcomes = self._hold([*searched.values(), *compared.values()])
         finalists = dict(zip(searched, outcomes, strict=False))
         best_uniform = dict(zip(compared, outcomes[len(searched) :], strict=True))
+        winners = {}
         for budget_us, outcome in finalists.items():
-            self._check_within(outcome.finalists[0], budget_us)
+            rivals = best_uniform[budget_us].finalists[:1] if budget_us in best_uniform else []
+            winners[budget_us] = best_within([outcome.finalists[0], *rivals], budget_us)
+            self._check_within(winners[budget_us], budget_us)
         dense = Finalist(
             genome=prepared.teacher.genome.key(),
             supernet_quality=prepared.teacher_quality,
@@ -387,13 +391,16 @@ class Run:
         budgets: list[dict[str, Any]] = []
         for budget_us, outcome in finalists.items():
             rows = [asdict(one) for one in outcome.finalists]
-            winner = self._tested(prepared, outcome.finalists[0])
+            winner = self._tested(prepared, winners[budget_us])
             told = [asdict(one) for one in outcome.stopped]
             budgets.append({"budget_us": budget_us, "winner": winner, "finalists": rows, "stopped": told})
             if budget_us in best_uniform:
                 rival_outcome = best_uniform[budget_us]
-                budgets[-1]["uniform"] = self._tested(prepared, rival_outcome.finalists[0])
+                best, won = rival_outcome.finalists[0], winners[budget_us]
+                budgets[-1]["uniform"] = winner if best == won else self._tested(prepared, best)
                 budgets[-1]["uniform_stopped"] = [asdict(one) for one in rival_outcome.stopped]
+                if best == won:
+                    self.reporter.say(f"the winner for {budget_us:.0f} us is a uniform genome, {won.genome}")
         steps = {folder for outcome in outcomes for folder in outcome.steps}
         studies = [open_study(self.folder / STUDY_FILE, name=name) for name in ("search", "uniform")]
         return {
@@ -433,13 +440,18 @@ class Run:
             return None
 
     def _tested(self, prepared: Prepared, one: Finalist, model: CrossEncoder | None = None) -> dict[str, Any]:
-        """A row of the result with its quality on the test rows: the only place that scores them."""
+        """A row of the result with its scores on the test rows: the only place that scores them."""
         metric, rows, folder = self.task.spec.metric, prepared.rows["test"], self.folder / FINALISTS / one.genome
         serving = self.preparation.serving()
         if model is None and serving.precision != "fp32":
-            return {**asdict(one), "test_quality": served_quality(folder, serving, rows, metric)}
-        logits = score_rows(model or load_ranker(folder), rows, precision="fp32")
-        return {**asdict(one), "test_quality": quality(metric, rows.positive, rows.target, logits)}
+            logits = serve_rows(serving.load_export(folder), rows)
+        else:
+            logits = score_rows(model or load_ranker(folder), rows, precision="fp32")
+        return {
+            **asdict(one),
+            "test_quality": quality(metric, rows.positive, rows.target, logits),
+            "test_scores": scorecard(rows, logits),
+        }
 
     def check(self) -> None:
         """Refuse what can be refused before anything is created."""

@@ -107,6 +107,23 @@ def read_result(folder: Path) -> RunResult:
     return RunResult(folder, values)
 
 
+def scorecards(found: RunResult) -> dict[str, dict[str, Any]]:
+    """What the test rows say of the probabilities of the dense model and of each budget's winner, by its name.
+
+    Raises:
+        InputError: a task whose labels are classes or spans, or a result from before there were such scores.
+    """
+    rows = {"dense": found.values["dense"]}
+    rows |= {f"winner at {row['budget_us']:.0f} us": row["winner"] for row in found.budgets}
+    cards = {name: row.get("test_scores") or {} for name, row in rows.items()}
+    if not all(cards.values()):
+        raise InputError(
+            f"{found.folder / RESULT}: says nothing of probabilities; expected a finished run of a task whose label is "
+            "a number"
+        )
+    return cards
+
+
 def export_run(
     folder: Path,
     out: Path,
@@ -149,7 +166,7 @@ def export_run(
     chosen = Genome.parse(key)
     sparse_config = {
         "test_quality": None,
-        **known[key],
+        **{name: value for name, value in known[key].items() if name != "test_scores"},
         "heads": list(chosen.column("heads")),
         "ffn_units": list(chosen.column("ffn_units")),
         "keep_percent": list(chosen.column("keep_percent")),

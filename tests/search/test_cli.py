@@ -76,8 +76,8 @@ def test_the_export_is_complete(finished: Finished) -> None:
     names = {"config.json", "model.safetensors", "model.onnx", "tokenizer.json", "sparse_config.json"}
     assert names <= {path.name for path in folder.iterdir()} and not (folder / "step.json").exists()
     config = json.loads((folder / "sparse_config.json").read_text())
-    winner = finished.at["winner"]
-    assert {key: config[key] for key in winner} == winner
+    winner = {key: value for key, value in finished.at["winner"].items() if key != "test_scores"}
+    assert {key: config[key] for key in winner} == winner and "test_scores" not in config
     genome = Genome.parse(config["genome"])
     assert config["heads"] == list(genome.column("heads"))
     assert config["ffn_units"] == list(genome.column("ffn_units"))
@@ -107,6 +107,20 @@ def test_front(finished: Finished, cli: Cli, tmp_path: Path) -> None:
     assert cli("front", finished.folder, "--plot", tmp_path / "front.png", "--overwrite").status == 0
     refused(cli("front", finished.folder, "--plot", tmp_path / "front.jpg"), "front.jpg", "must end in")
     refused(cli("front", tmp_path / "none"), "none: no such run folder")
+
+
+def test_front_draws_calibration(finished: Finished, cli: Cli, tmp_path: Path) -> None:
+    picture = tmp_path / "calibration.png"
+    shown = cli("front", finished.folder, "--calibration", picture)
+    assert shown.status == 0 and "calibration.png" in shown.out.replace("\n", "")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    refused(cli("front", finished.folder, "--calibration", picture), "--calibration", "exists already")
+    refused(cli("front", finished.folder, "--calibration", tmp_path / "a.html"), "must end in .png, .svg or .pdf")
+    old = finished.copy(tmp_path / "old")
+    values = json.loads((old / RESULT).read_text(encoding="utf-8"))
+    del values["dense"]["test_scores"]
+    (old / RESULT).write_text(json.dumps(values), encoding="utf-8")
+    refused(cli("front", old, "--calibration", tmp_path / "b.png"), "says nothing of probabilities")
 
 
 def test_export_writes_the_winner_without_the_rows(

@@ -8,7 +8,7 @@ from tests.search.conftest import Finished
 
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.training import TrainOptions
-from sparsefront.search.finalists import Finalist, finish
+from sparsefront.search.finalists import Finalist, best_within, finish
 from sparsefront.search.fine_tuning import FineTuning
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Silent
@@ -74,6 +74,15 @@ def test_a_training_that_was_interrupted_is_not_begun_anew(prepared: Prepared, t
     )
     assert tuning.done and seen[0] >= 0.5
     assert made(tmp_path, prepared, OPTIONS).fp32_valid_quality == whole.fp32_valid_quality
+
+
+def test_the_best_within_the_budget_is_taken_and_the_first_of_equals() -> None:
+    def one(genome: str, valid_quality: float, measured_us: float) -> Finalist:
+        return Finalist(genome, 0.5, valid_quality, valid_quality, measured_us, measured_us, measured_us, 1)
+
+    slow, good, equal, poor = one("a", 0.9, 101.0), one("b", 0.8, 100.0), one("c", 0.8, 50.0), one("d", 0.7, 40.0)
+    assert best_within([slow, poor, good, equal], 100.0) is good and best_within([equal, good], 100.0) is equal
+    assert best_within([poor, slow], 30.0) is slow, "where none is within, the best of all"
 
 
 def test_the_folders_of_the_finished_run_are_whole_exports(finished: Finished) -> None:

@@ -7,13 +7,13 @@ import pytest
 from rich.console import Console
 from tests.search.conftest import Finished
 
+from sparsefront.search.pictures import check_plot, plot_front
 from sparsefront.search.report import (
-    check_plot,
     costs_line,
     front_table,
-    plot_front,
     result_table,
     rounding_line,
+    scores_line,
     task_line,
 )
 from sparsefront.spaces import InputError
@@ -50,6 +50,17 @@ def test_what_rounding_costs_is_told_only_where_something_was_rounded(finished: 
     assert rounding_line(rounded, {"winner": winner}) == (
         "served in int8: auc 0.7100 on the validation rows, 0.0020 below the same model in fp32"
     )
+
+
+def test_how_right_probabilities_are_is_told_where_there_are_any(finished: Finished) -> None:
+    scores = finished.at["winner"]["test_scores"]
+    assert scores["auc"] == finished.at["winner"]["test_quality"] and "gauc" not in scores
+    assert scores_line(finished.at) == (
+        f"winner on the test rows: log loss {scores['log_loss']:.4f} nats, "
+        f"probabilities off by {scores['calibration_error']:.2%} (expected calibration error)"
+    )
+    assert "AUC within users 0.7123, log" in str(scores_line({"winner": {"test_scores": {**scores, "gauc": 0.7123}}}))
+    assert scores_line({"winner": {"test_scores": {}}}) is None is scores_line({"winner": {}})
 
 
 def test_the_smallest_budget_that_each_keeps_is_told() -> None:

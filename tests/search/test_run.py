@@ -66,14 +66,35 @@ def candidates(at: dict[str, Any]) -> set[str]:
 
 def test_the_result_tells_of_every_candidate_and_no_checkpoint_is_left(finished: Finished) -> None:
     assert len(candidates(finished.at)) == len(finished.at["finalists"]) + len(finished.at["stopped"]) == 2
+    budget_us = finished.at["budget_us"]
     for row in (*finished.at["stopped"], *finished.at["uniform_stopped"]):
         assert row["share"] in (0.25, 0.5) and 0 <= row["quality"] <= 1
         assert not (finished.folder / FINALISTS / row["genome"]).exists()
-    assert finished.at["winner"]["genome"] in [row["genome"] for row in finished.at["finalists"]]
+    within = [one for one in (*finished.at["finalists"], finished.at["uniform"]) if one["measured_us"] <= budget_us]
+    assert finished.at["winner"]["valid_quality"] == max(one["valid_quality"] for one in within)
     training = finished.folder / "training"
     assert not list(training.glob("*/*checkpoint*")) and list(training.glob("*/rungs.json"))
     (tuned,) = training.glob("tuned-*")
     assert finished.report["wall_seconds"]["finalists"] > step_seconds(tuned) > 0
+
+
+@pytest.mark.parametrize("best", ["uniform", "searched"])
+def test_the_best_of_searched_and_uniform_finalists_is_handed_over(
+    finished: Finished, tmp_path: Path, best: str
+) -> None:
+    folder = finished.copy(tmp_path / "run")
+    (folder / RESULT).unlink()
+    row = finished.at["uniform"] if best == "uniform" else finished.at["finalists"][0]
+    step = folder / FINALISTS / row["genome"] / "step.json"
+    record = json.loads(step.read_text())
+    record["result"]["valid_quality"] = 0.999
+    step.write_text(json.dumps(record))
+    result = Run.reopen(folder).execute()
+    assert result.winner["genome"] == row["genome"] and result.winner["valid_quality"] == 0.999
+    assert (result.at()["uniform"] == result.winner) is (
+        best == "uniform" or row["genome"] == finished.at["uniform"]["genome"]
+    )
+    assert (result.winner_folder / "model.onnx").is_file()
 
 
 def test_a_run_may_be_moved(finished: Finished, tmp_path: Path) -> None:
