@@ -28,23 +28,23 @@ import clicks
 import numpy as np
 import pandas as pd
 from bert4ctr_serving import serving_rows, serving_targets
+from bert4ctr_training import training_rows, training_targets
 from common import RESULTS, Target, about_this_machine, write_result
 
 from sparsefront.models.backbone import Backbone, load_backbone
 from sparsefront.models.bert4ctr import Bert4Ctr
 from sparsefront.models.bert4ctr_config import Bert4CtrConfig
-from sparsefront.models.calibration import Reliability
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.feature_model import FeatureModel
 from sparsefront.models.features import FeatureRows, Features, NumericColumn
-from sparsefront.models.gauc import gauc
 from sparsefront.models.joint_training import JointOptions, train_jointly
-from sparsefront.models.metrics import quality
 from sparsefront.models.numbert import NumBert
 from sparsefront.models.rows import TokenRows
+from sparsefront.models.scorecard import scorecard
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.training import TrainOptions, train
+from sparsefront.search.pictures import plot_reliability
 
 REPOSITORY = Path(__file__).parent.parent
 SEEDS = (0, 1, 2)
@@ -56,12 +56,16 @@ FEATURE_EPOCHS = 6.0
 BRANCH_FACTOR = 10.0
 ROWS = {"movielens": 14_000, "ad_log": 20_000}
 QUICK_ROWS = 1_500
+COSTS = "costs.json"
+WIDTH = 384
+"""Of a word's state."""
 RIVALS = (
     *("text only", "features only", "cascade", "shallow interaction"),
     *("NumBERT, words", "NumBERT, tokens", "BERT4CTR, one step"),
 )
 OURS = "BERT4CTR, two steps"
 METHODS = (*RIVALS, OURS)
+DRAWN = ("text only", "features only", "shallow interaction", OURS)
 SCORES = ("auc", "gauc", "log_loss", "calibration_error", "training_seconds", "best_possible_auc")
 
 
@@ -104,16 +108,10 @@ class Bench:
         valid = json.loads(path.read_text("utf-8"))
         return float(max(valid, key=valid.get))
 
-    def scored(self, model: CrossEncoder | FeatureModel, rows: TokenRows) -> dict[str, float]:
+    def scored(self, model: CrossEncoder | FeatureModel, rows: TokenRows) -> dict[str, Any]:
         """All metrics of rows."""
         logits = score_rows(model, rows, precision="fp32")
-        assert rows.user is not None
-        return {
-            "auc": quality("auc", rows.positive, rows.target, logits),
-            "gauc": gauc(rows.positive, logits, rows.user),
-            "log_loss": -quality("log_loss", rows.positive, rows.target, logits),
-            "calibration_error": Reliability.of(rows.target, logits).error,
-        }
+        return scorecard(rows, logits)
 
     # -- methods ---------------------------------------------------------------------------------------------------
 
@@ -249,7 +247,24 @@ def targets_of(lines: Sequence[dict[str, Any]]) -> Iterator[Target]:
             yield Target(f"{line['task']}: points below the best possible AUC", "<=", 1.0, short)
 
 
-def stored(quick: bool) -> dict[tuple[str, int, str], dict[str, Any]]:
+def measured(work: Path, data: Path, quick: bool) -> list[dict[str, Any]]:
+    """What features cost where a model is trained and where it is served, measured once with nothing beside it."""
+    path = work / COSTS
+    if not path.exists():
+        bench = Bench(work, "movielens", data, 0, quick)
+        branch, wide = bench.branch_config([3] * 6), bench.branch_config([0] * 6, feature_width=WIDTH)
+        text_rows = worded(bench.task).tokenise(bench.backbone.tokenizer)["train"]
+        text = bench.backbone.cross_encoder(seed=0)
+        trained = training_rows(bench.rows["train"], text_rows, text, branch, wide, quick)
+        path.write_text(json.dumps([*trained, *serving_rows(work, quick)]), encoding="utf-8")
+    found: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+Kept = dict[tuple[str, int, str], dict[str, Any]]
+
+
+def stored(quick: bool) -> Kept:
     """Rows of the result by task, seed and method."""
     path = RESULTS / "bert4ctr.json"
     rows = json.loads(path.read_text("utf-8"))["rows"] if path.exists() and not quick else []
@@ -269,16 +284,27 @@ def main() -> None:
     arguments = parser.parse_args()
     quick = arguments.quick
     work = arguments.work / ("quick" if quick else "full")
-    kept = stored(quick)
+    work.mkdir(parents=True, exist_ok=True)
+    kept, costs = stored(quick), measured(work, arguments.data, quick)
     for seed in [] if arguments.report else (arguments.seeds[:1] if quick else arguments.seeds):
         for name in arguments.tasks:
             bench = Bench(work, name, arguments.data, seed, quick)
             for method in arguments.methods:
                 kept[name, seed, method] = bench.row(method)
+                report(kept, costs, quick)
+    report(kept, costs, quick)
+
+
+def report(kept: Kept, costs: list[dict[str, Any]], quick: bool) -> None:
+    """Write the result of what is there, and draw how right the probabilities of the first seed are."""
     rows = sorted(kept.values(), key=lambda row: (row["task"], row["seed"], METHODS.index(row["method"])))
-    lines, serving = summary(rows), serving_rows(work, quick)
-    targets = [*targets_of(lines), *serving_targets(serving)]
-    write_result("bert4ctr", [*lines, *serving, *rows], targets, sorted({row["seed"] for row in rows}), quick)
+    lines = summary(rows)
+    targets = [*targets_of(lines), *serving_targets(costs), *training_targets(costs)]
+    path = write_result("bert4ctr", [*lines, *costs, *rows], targets, sorted({row["seed"] for row in rows}), quick)
+    drawn = [row for row in rows if row["seed"] == SEEDS[0] and row["method"] in DRAWN and row["task"] == "movielens"]
+    if drawn and not quick:
+        title = "MovieLens clicks, test rows"
+        plot_reliability(path.with_suffix(".png"), {row["method"]: row for row in drawn}, title=title)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ FEATURES = {
 }
 
 
-def movielens(data: Path, rows: int, *, length: int = 96, seed: int = 0) -> Task:
+def movielens(data: Path, rows: int, *, length: int = 96, seed: int = 0, features: bool = True) -> Task:
     """Clicks of so many ratings, drawn at random from those whose user had liked enough films before."""
     frame = movielens_rows(data)
     frame = frame[frame["taste"] != ""]
@@ -52,7 +52,7 @@ def movielens(data: Path, rows: int, *, length: int = 96, seed: int = 0) -> Task
         "name": "movielens_clicks",
         "text": ["taste", "film"],
         "label": {"column": "liked", "kind": "binary"},
-        **FEATURES,
+        **(FEATURES if features else {}),
         "user": "user_id",
         "split": {"time": "timestamp", "valid": 0.15, "test": 0.15},
         "max_length": length,

@@ -32,6 +32,7 @@ from sparsefront.latency.timing import LatencyStats
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
+from sparsefront.models.ranker import load_ranker
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.training import TrainOptions
@@ -107,12 +108,19 @@ def stored_rows(name: str) -> list[dict[str, Any]]:
 
 
 def rows_of_seed(
-    work: Path, task: Task, quick: bool, seed: int, cells: list[Cell], *, only_there: bool
+    work: Path,
+    task: Task,
+    quick: bool,
+    seed: int,
+    cells: list[Cell],
+    *,
+    only_there: bool,
+    whole_us: float | None = None,
 ) -> list[dict[str, Any]]:
     """Everything of one seed, each row with it and with the machine."""
     memory = PeakMemory(work / f"peak_memory_gib-seed{seed}.txt")
     with memory:
-        bench = Bench(work / f"seed{seed}", task, quick, seed)
+        bench = Bench(work / f"seed{seed}", task, quick, seed, whole_us)
         if only_there:
             cells = [cell for cell in cells if bench.folder(*cell).exists()]
         for cell in cells:
@@ -123,11 +131,19 @@ def rows_of_seed(
 
 
 class Bench:
-    """The prepared steps and the cells of the table, each kept on disk."""
+    """The prepared steps and the cells of the table, each kept on disk.
 
-    def __init__(self, work: Path, task: Task, quick: bool, seed: int = 0) -> None:
+    Args:
+        work: folder of all that.
+        task: what is searched for.
+        quick: few evaluations, hardly any training.
+        seed: of everything.
+        whole_us: latency that budgets are shares of; by default the dense model's.
+    """
+
+    def __init__(self, work: Path, task: Task, quick: bool, seed: int = 0, whole_us: float | None = None) -> None:
         work.mkdir(parents=True, exist_ok=True)
-        self.work, self.task, self.seed = work, task, seed
+        self.work, self.task, self.seed, self.whole_us = work, task, seed, whole_us
         self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (150, 3, 1500)
         epochs = 0.05 if quick else 2.0
         self.finetune = TrainOptions(**{**vars(FINETUNE), "epochs": 0.05 if quick else FINETUNE.epochs})
@@ -148,7 +164,7 @@ class Bench:
             ),
             seed=seed,
         )
-        self.backbone = load_backbone("minilm")
+        self.backbone = load_backbone("minilm").serving(task)
         self.reporter = Rich()
         self._swept: list[Evaluated] | None = None
         run = self.run("searched joint", "1/3")
@@ -159,8 +175,11 @@ class Bench:
 
     def run(self, method: str, share: str) -> Run:
         """The run of a cell; all share the prepared steps."""
+        whole = {"budget_share": SHARES[share]}
+        if self.whole_us is not None:
+            whole = {"budget_us": SHARES[share] * self.whole_us}
         settings = SearchSettings(
-            budget_share=SHARES[share],
+            **whole,
             evaluations=self.evaluations,
             finalists=self.finalists,
             search_rows=self.search_rows,
@@ -261,12 +280,12 @@ class Bench:
         for cell, stats in zip(cells, latency[1:], strict=True):
             method, share = cell
             result = found[cell]
-            auc, *draws = self.tested(CrossEncoder.from_pretrained(folders[cell]))
+            auc, *draws = self.tested(load_ranker(folders[cell]))
             rows.append(
                 {
                     "cell": method,
                     "budget": share,
-                    "budget_us": SHARES[share] * self.prepared.measured.dense_us,
+                    "budget_us": SHARES[share] * (self.whole_us or self.prepared.measured.dense_us),
                     "test_auc": auc,
                     "valid_auc": result["winner"]["valid_quality"],
                     "supernet_auc": result["winner"]["supernet_quality"],
@@ -303,7 +322,7 @@ class Bench:
             from sparsefront.search.export import export_model
 
             folders[0].mkdir()
-            export_model(folders[0], self.prepared.teacher, self.backbone.tokenizer)
+            export_model(folders[0], self.prepared.teacher, self.backbone.tokenizer, features=self.task.features)
         length = self.task.spec.max_length
         sessions = [serving.load_export(folder) for folder in folders]
         return measure_sessions(sessions, statistic=Statistic.of_length(length), visits=40)

@@ -1,0 +1,102 @@
+"""The search over BERT4CTR: MovieLens clicks, winner against best uniform and against the searched text-only model.
+
+Budgets are shares of what the dense model with its features takes, and the same microseconds for the model of the text
+alone. Everything else, from the teacher to the measurement at the end, is as in benchmarks/home_depot.py; rows and
+features are those of benchmarks/bert4ctr.py.
+
+    python benchmarks/bert4ctr_search.py [--quick] [--seeds SEED ...] [--data FOLDER] [--work FOLDER] [--report]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import clicks
+import numpy as np
+from common import Target, write_result
+from home_depot import REPOSITORY, SHARES, Cell, rows_of_seed, stored_rows
+
+OURS, UNIFORM, TEXT = "searched joint", "best uniform", "searched joint, text only"
+ROWS, QUICK_ROWS = 14_000, 1_500
+TIGHT = ("1/6", "1/12")
+GAIN = 0.01
+"""AUC over the best uniform genome that is claimed at the tight budgets."""
+
+
+def rows_of(work: Path, data: Path, quick: bool, seed: int, *, only_there: bool) -> list[dict[str, Any]]:
+    """Of one seed: with features, then without at the same microseconds."""
+    count = QUICK_ROWS if quick else ROWS
+    cells: list[Cell] = [(method, share) for method in (OURS, UNIFORM) for share in SHARES]
+    task = clicks.movielens(data, count)
+    rows = rows_of_seed(work / "features", task, quick, seed, cells, only_there=only_there)
+    budgets_us = {row["budget"]: row["budget_us"] for row in rows if "budget" in row}
+    if not budgets_us:
+        return rows
+    share, budget_us = next(iter(budgets_us.items()))
+    text_rows = rows_of_seed(
+        work / "text",
+        clicks.movielens(data, count, features=False),
+        quick,
+        seed,
+        [(OURS, share) for share in budgets_us],
+        only_there=only_there,
+        whole_us=budget_us / SHARES[share],
+    )
+    renamed = [{**row, "cell": TEXT if row["cell"] == OURS else f"{row['cell']}, text only"} for row in text_rows]
+    return [*rows, *renamed]
+
+
+def differences(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Winner minus each rival in test AUC, mean over their common seeds, per budget."""
+    auc = {
+        (row["cell"], row["budget"], row["seed"]): np.array([row["test_auc"], *row["auc_draws"]])
+        for row in rows
+        if "auc_draws" in row
+    }
+    for rival in (UNIFORM, TEXT):
+        for share in SHARES:
+            seeds = sorted(seed for name, at, seed in auc if (name, at) == (rival, share) and (OURS, at, seed) in auc)
+            if seeds:
+                gain = np.mean([auc[OURS, share, seed] - auc[rival, share, seed] for seed in seeds], axis=0)
+                row = {"cell": f"{OURS} minus rival", "rival": rival, "at": share, "seeds": seeds}
+                yield {**row, "test_auc": float(gain[0]), "standard_error": float(gain[1:].std())}
+
+
+def targets_of(rows: list[dict[str, Any]]) -> Iterator[Target]:
+    """Gains, and budgets that are kept."""
+    for row in rows:
+        if "rival" in row:
+            least = GAIN if row["rival"] == UNIFORM and row["at"] in TIGHT else 0.0
+            name = f"test AUC at {row['at']}, winner minus {row['rival']}, mean of {len(row['seeds'])} seeds"
+            yield Target(name, ">=", least, row["test_auc"])
+    shares = [row["measured_us"] / row["budget_us"] for row in rows if "budget_us" in row]
+    yield Target("largest latency of a winner when it was chosen, share of its budget", "<=", 1.0, max(shares))
+
+
+def main() -> None:
+    """Run what is missing, then report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few rows, evaluations and seeds; minutes")
+    parser.add_argument("--report", action="store_true", help="make nothing new, report the cells that are there")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / "ml1m")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-bert4ctr-search")
+    arguments = parser.parse_args()
+    quick, seeds = arguments.quick, arguments.seeds[:1] if arguments.quick else arguments.seeds
+    work = arguments.work / ("quick" if quick else "full")
+    for part in ("features", "text"):
+        (work / part).mkdir(parents=True, exist_ok=True)
+    rows = [] if quick else [row for row in stored_rows("bert4ctr_search") if row["seed"] not in seeds]
+    for seed in seeds:
+        rows += rows_of(work, arguments.data, quick, seed, only_there=arguments.report)
+    rows.sort(key=lambda row: int(row["seed"]))
+    rows += list(differences(rows))
+    every = sorted({row["seed"] for row in rows if "seed" in row})
+    write_result("bert4ctr_search", rows, list(targets_of(rows)), every, quick)
+
+
+if __name__ == "__main__":
+    main()
