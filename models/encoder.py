@@ -121,6 +121,7 @@ class ElasticLayer(nn.Module):
         score: bool = False,
         gates: LayerGates | None = None,
         presence: Tensor | None = None,
+        unpadded: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Self-attention of the first ``heads`` heads with residual and norm.
 
@@ -134,6 +135,7 @@ class ElasticLayer(nn.Module):
             presence: ``(batch, tokens)`` in [0, 1], how much of each token is still there: attention to it is
                 multiplied by that before it is normalised, and tokens at 0 do not vote for others. Tokens at 0 change
                 nothing, as if they had been gathered out, but a gradient reaches their presence.
+            unpadded: all tokens are known to be real, so that nothing has to be masked.
 
         Returns:
             ``(batch, tokens or 1, width)`` and scores ``(batch, tokens)`` or ``None``.
@@ -161,7 +163,8 @@ class ElasticLayer(nn.Module):
                 scores = attention_received(probabilities, voters) if score else None
                 context = probabilities.to(value.dtype) @ value
             else:
-                context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
+                masking = None if unpadded else mask[:, None, None, :]
+                context = functional.scaled_dot_product_attention(query, key, value, attn_mask=masking)
             if gates is not None:
                 context = context * gates.heads[:, :heads, None, None].to(context.dtype)
             context = context.transpose(1, 2).flatten(2)
@@ -241,6 +244,8 @@ class ElasticEncoder(nn.Module):
         genome = self.genome if genome is None else self.check(genome)
         cls_only = not self.config.per_token if cls_only is None else cls_only
         mask = attention_mask.bool()
+        # Rows of one length lose as many tokens each. A GPU would have to be waited for to know.
+        unpadded = mask.device.type == "cpu" and bool(mask.all())
         answers = None if cls_only else may_answer(mask, token_type_ids)
         hidden = self.embeddings(input_ids, token_type_ids)
         if more is not None:
@@ -261,7 +266,9 @@ class ElasticEncoder(nn.Module):
             last = cls_only and index == len(genome) - 1
             gate = gates[index] if gates is not None else None
             score = bool(gene.heads) and not last and (needed[index] or index in score_layers)
-            hidden, scores = layer.attend(hidden, mask, gene.heads, cls_only=last, score=score, gates=gate)
+            hidden, scores = layer.attend(
+                hidden, mask, gene.heads, cls_only=last, score=score, gates=gate, unpadded=unpadded
+            )
             collected.append(scores)
             places.append(positions)
             if last:

@@ -212,11 +212,14 @@ class TokenRows:
         shuffle_seed: int | None = None,
         pad_token_id: int = 0,
         pad_to_multiple_of: int = 1,
+        unpadded_from: int | None = None,
     ) -> Iterator[Batch]:
         """Every row once, in batches of rows of similar length, each padded to its own longest row.
 
         With ``pad_to_multiple_of`` batches are padded up to a multiple, though never beyond the longest row of all, and
         hold rows of one such length as far as possible: few different shapes, for kernels that are compiled per shape.
+        With ``unpadded_from`` rows of one length that have so many tokens together get batches of their own, in which
+        nothing is padded: fewer would not be worth a batch.
 
         Give ``batch_size`` (rows) or ``tokens_per_batch`` (rows times the longest row, padding included; a single row
         that is longer is a batch of its own). Without a ``shuffle_seed`` rows come sorted by length; with one their
@@ -231,14 +234,20 @@ class TokenRows:
             raise ValueError(f"pad_to_multiple_of must be at least 1, got {pad_to_multiple_of}")
         lengths = self.lengths
         padded = np.minimum(-(-lengths // pad_to_multiple_of) * pad_to_multiple_of, lengths.max(initial=0))
-        return self._batches(padded, limit, batch_size is None, shuffle_seed, pad_token_id)
+        return self._batches(padded, limit, batch_size is None, shuffle_seed, pad_token_id, unpadded_from)
 
     def _batches(
-        self, lengths: NDArray[np.int64], limit: int, in_tokens: bool, shuffle_seed: int | None, pad_token_id: int
+        self,
+        lengths: NDArray[np.int64],
+        limit: int,
+        in_tokens: bool,
+        shuffle_seed: int | None,
+        pad_token_id: int,
+        unpadded_from: int | None,
     ) -> Iterator[Batch]:
         """``lengths``: (rows,) tokens that each row takes up, padding included."""
         if shuffle_seed is None:
-            groups = _cut(np.argsort(lengths, kind="stable"), lengths, limit, in_tokens)
+            groups = _cut(np.argsort(lengths, kind="stable"), lengths, limit, in_tokens, unpadded_from)
         else:
             rng = np.random.default_rng(shuffle_seed)
             order = rng.permutation(len(self))
@@ -247,7 +256,7 @@ class TokenRows:
             groups = []
             for start in range(0, len(order), chunk):
                 part = order[start : start + chunk]
-                groups += _cut(part[np.argsort(lengths[part], kind="stable")], lengths, limit, in_tokens)
+                groups += _cut(part[np.argsort(lengths[part], kind="stable")], lengths, limit, in_tokens, unpadded_from)
             groups = [groups[i] for i in rng.permutation(len(groups))]
         for group in groups:
             yield self._pad(group, int(lengths[group].max()), pad_token_id)
@@ -310,8 +319,17 @@ def _shared_out(n: int, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     return wanted
 
 
-def _cut(order: NDArray[np.int64], lengths: NDArray[np.int64], limit: int, in_tokens: bool) -> list[NDArray[np.int64]]:
-    """Consecutive groups of ``order``, whose lengths rise, that stay within the limit."""
+def _cut(
+    order: NDArray[np.int64], lengths: NDArray[np.int64], limit: int, in_tokens: bool, unpadded_from: int | None
+) -> list[NDArray[np.int64]]:
+    """Consecutive groups of ``order``, whose lengths rise, that stay within the limit; first those of one length."""
+    if unpadded_from is not None and len(order):
+        same = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1)
+        large = [len(part) * int(lengths[part[0]]) >= unpadded_from for part in same]
+        rest = [part for part, alone in zip(same, large, strict=True) if not alone]
+        parts = [part for part, alone in zip(same, large, strict=True) if alone]
+        parts += [np.concatenate(rest)] if rest else []
+        return [group for part in parts for group in _cut(part, lengths, limit, in_tokens, None)]
     if not in_tokens:
         return [order[start : start + limit] for start in range(0, len(order), limit)]
     groups: list[NDArray[np.int64]] = []

@@ -16,6 +16,9 @@ from sparsefront.models.rows import TokenRows
 from sparsefront.models.spans import NO_TOKEN
 from sparsefront.spaces import Genome
 
+UNPADDED_FROM = 1024
+"""Tokens of rows of one length from which on they are scored without padding (``benchmarks/unpadded.py``)."""
+
 
 def score_rows(
     model: CrossEncoder | FeatureModel,
@@ -34,7 +37,7 @@ def score_rows(
         rows: what to score.
         genome: widths and keep schedule to run; the model's own by default.
         gates: drop tokens by another rule than the genome's schedule.
-        tokens_per_batch: padded tokens in one batch.
+        tokens_per_batch: in one batch.
         precision: ``fp32`` for exact comparisons; ``auto`` takes bf16 where the hardware is fast at it.
         progress: called with (rows done, rows in all).
     """
@@ -66,8 +69,8 @@ def put_logits(logits: NDArray[np.float32], index: NDArray[np.int64], found: NDA
 
 
 def scoring_batches(rows: TokenRows, device: torch.device, *, tokens_per_batch: int = 4096) -> Iterator[TensorBatch]:
-    """Every row once, rows of similar length together; keep the batches where the same rows are scored many times."""
-    for batch in rows.batches(tokens_per_batch=tokens_per_batch, shuffle_seed=None):
+    """Every row once, without padding where that pays; keep the batches where the same rows are scored many times."""
+    for batch in rows.batches(tokens_per_batch=tokens_per_batch, unpadded_from=UNPADDED_FROM):
         yield to_tensors(batch, device)
 
 

@@ -44,7 +44,7 @@ many_lengths = st.lists(st.integers(1, 20), min_size=0, max_size=60)
 @given(many_lengths, st.one_of(st.none(), st.integers(0, 5)), st.booleans(), st.integers(1, 50))
 def test_batches_are_a_partition_of_the_rows(lengths: list[int], seed: int | None, in_tokens: bool, limit: int) -> None:
     rows = make_rows(lengths)
-    size: dict[str, int] = {"tokens_per_batch" if in_tokens else "batch_size": limit}
+    size: dict[str, Any] = {"tokens_per_batch" if in_tokens else "batch_size": limit}
     batches = list(rows.batches(**size, shuffle_seed=seed, pad_token_id=7))
     assert sorted(int(i) for batch in batches for i in batch.index) == list(range(len(rows)))
     for batch in batches:
@@ -91,11 +91,30 @@ def test_padding_to_a_multiple_leaves_few_shapes() -> None:
 
 def test_batches_asks_for_exactly_one_limit_and_a_sensible_multiple() -> None:
     rows = make_rows([3])
-    for limits in ({}, {"batch_size": 2, "tokens_per_batch": 3}, {"batch_size": 0}):
+    refused: tuple[dict[str, Any], ...] = ({}, {"batch_size": 2, "tokens_per_batch": 3}, {"batch_size": 0})
+    for limits in refused:
         with pytest.raises(ValueError, match="tokens_per_batch"):
             rows.batches(**limits)
     with pytest.raises(ValueError, match="pad_to_multiple_of"):
         rows.batches(batch_size=1, pad_to_multiple_of=0)
+
+
+@given(many_lengths, st.integers(1, 60), st.sampled_from([None, 3]), st.booleans(), st.sampled_from([1, 20, 60]))
+def test_rows_of_one_length_are_not_padded_where_there_are_enough(
+    lengths: list[int], limit: int, shuffle_seed: int | None, in_tokens: bool, unpadded_from: int
+) -> None:
+    rows = make_rows(lengths)
+    size: dict[str, Any] = {"tokens_per_batch" if in_tokens else "batch_size": limit}
+    batches = list(rows.batches(**size, shuffle_seed=shuffle_seed, unpadded_from=unpadded_from))
+    assert sorted(int(one) for batch in batches for one in batch.index) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or (batch.input_ids.size if in_tokens else len(batch)) <= limit
+    if shuffle_seed is None:  # else the rows of a length may stand in several parts
+        tokens_of_length = {length: length * lengths.count(length) for length in lengths}
+        padded = [lengths[row] for batch in batches if not batch.attention_mask.all() for row in batch.index]
+        assert all(tokens_of_length[length] < unpadded_from for length in padded)
+    if unpadded_from == 1:
+        assert all(batch.attention_mask.all() for batch in batches)
 
 
 @given(many_lengths.filter(bool), st.data())
