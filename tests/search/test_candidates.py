@@ -12,6 +12,7 @@ from sparsefront.spaces import Genome, InputError
 
 SMALL = Genome.from_columns(heads=[1, 0], ffn_units=[16, 16], keep_percent=[50, 100])
 EMPTY = Genome.uniform(2, heads=0, ffn_units=0)
+TRIES = 4
 
 
 def candidates_of(*genomes: Genome) -> list[Evaluated]:
@@ -22,10 +23,14 @@ def test_screening_keeps_the_order_and_passes_what_is_measured_over_the_budget(p
     dense = prepared.teacher.genome
     serving = prepared.settings.serving()
     reference = prepared.measured.reference_in(serving, prepared.backbone)
-    large, small = (reference.read(serving.load(prepared.backbone.config.with_genome(one))) for one in (dense, SMALL))
+    sessions = [serving.load(prepared.backbone.config.with_genome(one)) for one in (dense, SMALL)]
     candidates = candidates_of(dense, SMALL, EMPTY)
-    budget_us = (large.value_us + small.value_us) / 2
-    chosen = screen(candidates, prepared, budget_us=budget_us, wanted=2, reporter=Silent())
+    for _ in range(TRIES):  # the machine may become faster or slower between the two measurements
+        large, small = (reference.read(session) for session in sessions)
+        budget_us = (large.value_us + small.value_us) / 2
+        chosen = screen(candidates, prepared, budget_us=budget_us, wanted=2, reporter=Silent())
+        if len(chosen) == 2:
+            break
     assert [one.genome for one in chosen] == [SMALL, EMPTY]
     assert screen(candidates, prepared, budget_us=1e9, wanted=1, reporter=Silent()) == candidates[:1]
     with pytest.raises(InputError, match=r"none of 3 candidates was measured within 0 us \(the fastest took \d+ us\)"):
