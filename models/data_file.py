@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +17,8 @@ from sparsefront.spaces import InputError
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 """What counts as missing in a CSV, but for text columns, where "null" is a word like any other."""
-
-
 CHUNK_ROWS = 65_536
+Keys = NDArray[np.float64]
 
 
 def read_frame(
@@ -53,11 +51,11 @@ def read_frame(
         frame = _read_separated(parts[0], texts) if separated else _read_parquet(parts)
     elif separated:
         # Types are those of the rows that are drawn: the pieces of a file might not agree on them.
-        drawn = _drawn(_separated_pieces(parts[0]), max_rows, seed)
+        drawn = draw_rows(_separated_pieces(parts[0]), max_rows, seed)
         told = drawn.to_csv(index=False, sep=SEPARATORS[parts[0].suffix.lower()])
         frame = _read_separated(parts[0], texts, io.StringIO(told))
     else:
-        frame = _drawn(_parquet_pieces(parts), max_rows, seed)
+        frame = draw_rows(_parquet_pieces(parts), max_rows, seed)
     if not len(frame):
         raise InputError(f"{path}: there are no rows; expected at least 3")
     return frame, digest.hexdigest()
@@ -76,8 +74,11 @@ def _parts(path: Path) -> list[Path]:
     return [path]
 
 
-def _drawn(pieces: Iterator[pd.DataFrame], count: int, seed: int) -> pd.DataFrame:
-    """So many rows of all pieces, each as likely as any other, in their order: those of the smallest random keys."""
+def draw_rows(pieces: Iterable[pd.DataFrame], count: int, seed: int) -> pd.DataFrame:
+    """So many rows of all pieces, each as likely as any other, in their order: those of the smallest random keys.
+
+    How the rows are cut into pieces does not matter.
+    """
     rng = np.random.default_rng(seed)
     kept: list[pd.DataFrame] = []
     keys, limit = np.zeros(0), 1.0
@@ -87,19 +88,18 @@ def _drawn(pieces: Iterator[pd.DataFrame], count: int, seed: int) -> pd.DataFram
         keys = np.append(keys, drawn[below])
         kept.append(piece[below])
         if len(keys) >= 2 * count:
-            kept, keys = _smallest(kept, keys, count)
-            limit = float(keys.max())
-    kept, keys = _smallest(kept, keys, count)
-    return kept[0]
+            frame, keys = _smallest(kept, keys, count)
+            kept, limit = [frame], float(keys.max())
+    return _smallest(kept, keys, count)[0] if kept else pd.DataFrame()
 
 
-def _smallest(kept: list[pd.DataFrame], keys: NDArray[np.float64], count: int) -> tuple[list[pd.DataFrame], Any]:
+def _smallest(kept: list[pd.DataFrame], keys: Keys, count: int) -> tuple[pd.DataFrame, Keys]:
     """The rows with the smallest keys, in their order, as one frame, and those keys."""
     frame = pd.concat(kept, ignore_index=True)
     if len(keys) <= count:
-        return [frame], keys
+        return frame, keys
     chosen = np.sort(np.argpartition(keys, count)[:count])
-    return [frame.iloc[chosen].reset_index(drop=True)], keys[chosen]
+    return frame.iloc[chosen].reset_index(drop=True), keys[chosen]
 
 
 def _parquet_pieces(parts: list[Path]) -> Iterator[pd.DataFrame]:

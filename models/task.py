@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sparsefront.models.answers import read_answers
-from sparsefront.models.data_file import read_frame
+from sparsefront.models.data_file import draw_rows, read_frame
 from sparsefront.models.feature_checks import warnings_of
 from sparsefront.models.feature_columns import read_numbers
 from sparsefront.models.features import FeatureRows, Features
@@ -107,8 +107,7 @@ class Task:
         """A task from rows in memory; ``content`` is what a task file would hold, ``data`` aside."""
         spec = TaskFile.parse({"data": "memory", **content}, "task")
         if spec.max_rows is not None and len(frame) > spec.max_rows:
-            chosen = np.random.default_rng(spec.split.seed).choice(len(frame), spec.max_rows, replace=False)
-            frame = frame.iloc[np.sort(chosen)]
+            frame = draw_rows([frame], spec.max_rows, spec.split.seed)
         frame = frame.reset_index(drop=True)
         sha256 = hashlib.sha256(frame.to_json(orient="split", date_format="iso").encode()).hexdigest()
         origin = spec.name or spec.data

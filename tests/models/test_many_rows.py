@@ -77,7 +77,7 @@ def test_every_row_is_as_likely(tmp_path: Path) -> None:
     pieces = [frame_of(90)[at : at + 9] for at in range(0, 90, 9)]
     seen = np.zeros(90)
     for seed in range(400):
-        seen[data_file._drawn(iter(pieces), 20, seed)["place"]] += 1
+        seen[data_file.draw_rows(iter(pieces), 20, seed)["place"]] += 1
     assert seen.sum() == 400 * 20
     assert abs(seen - 400 * 20 / 90).max() < 5 * np.sqrt(400 * 20 / 90), "five standard deviations"
 
@@ -86,6 +86,9 @@ def test_rows_from_memory_are_drawn_too() -> None:
     task = Task.from_frame(frame_of(1000), CONTENT)
     places = task.frame["place"].tolist()
     assert len(places) == 300 == len(set(places)) and places == sorted(places)
+    frame = frame_of(1000)
+    pieces = data_file.draw_rows([frame[:7], frame[7:640], frame[640:]], 300, 0)
+    assert pieces["place"].tolist() == places, "how the rows are cut into pieces does not matter"
 
 
 def test_what_is_wrong_is_said_of_the_rows_that_were_drawn(tmp_path: Path) -> None:
@@ -109,6 +112,11 @@ def test_what_is_wrong_is_said_of_the_rows_that_were_drawn(tmp_path: Path) -> No
     frame.drop(columns="shop").to_parquet(tmp_path / "parts" / "1.parquet")
     with pytest.raises(InputError, match=r"1\.parquet: its columns .* differ from 0\.parquet's"):
         Task.from_file(write(tmp_path, "parts"))
+    (tmp_path / "rows.csv").write_text("query,title,click,price,shop\n")
+    frame[:0].to_parquet(tmp_path / "rows.parquet")
+    for name in ("rows.csv", "rows.parquet"):
+        with pytest.raises(InputError, match=rf"{name}: there are no rows; expected at least 3"):
+            Task.from_file(write(tmp_path, name))
     with pytest.raises(InputError, match=r"task\.yaml: max_rows: got 2; "):
         Task.from_file(write(tmp_path, "parts", max_rows=2))
 
