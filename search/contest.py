@@ -98,7 +98,7 @@ def hold(
             (candidate,) = (one for one in contest.candidates if one.genome.key() == again)
             finalists.append(_finished(run, contest, candidate, options, reporter, f"{contest.title} instead"))
         made = {one.genome for one in finalists}
-        finalists.sort(key=lambda one: (one.measured_us <= contest.budget_us, one.valid_quality), reverse=True)
+        finalists.sort(key=lambda one: one.standing(contest.budget_us), reverse=True)
         steps = [*tuned.steps, *(run / FINALISTS / one.genome for one in finalists)]
         outcomes.append(Outcome(finalists, [one for one in stopped if one.genome not in made], failed, steps))
     return outcomes

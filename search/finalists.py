@@ -43,10 +43,14 @@ class Finalist:
     measured_p95_us: float
     parameters: int
 
+    def standing(self, budget_us: float) -> tuple[bool, float]:
+        """What finalists are ordered by: whether it was measured within the budget, then quality on validation rows."""
+        return self.measured_us <= budget_us, self.valid_quality
+
 
 def best_within(finalists: Sequence[Finalist], budget_us: float) -> Finalist:
     """The best on validation rows of those measured within the budget, or of all where none is; the first of equals."""
-    return max(finalists, key=lambda one: (one.measured_us <= budget_us, one.valid_quality))
+    return max(finalists, key=lambda one: one.standing(budget_us))
 
 
 def finish(
