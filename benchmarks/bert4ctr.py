@@ -56,9 +56,6 @@ FEATURE_EPOCHS = 6.0
 BRANCH_FACTOR = 10.0
 ROWS = {"movielens": 14_000, "ad_log": 20_000}
 QUICK_ROWS = 1_500
-COSTS = "costs.json"
-WIDTH = 384
-"""Of a word's state."""
 RIVALS = (
     *("text only", "features only", "cascade", "shallow interaction"),
     *("NumBERT, words", "NumBERT, tokens", "BERT4CTR, one step"),
@@ -247,18 +244,29 @@ def targets_of(lines: Sequence[dict[str, Any]]) -> Iterator[Target]:
             yield Target(f"{line['task']}: points below the best possible AUC", "<=", 1.0, short)
 
 
-def measured(work: Path, data: Path, quick: bool) -> list[dict[str, Any]]:
-    """What features cost where a model is trained and where it is served, measured once with nothing beside it."""
-    path = work / COSTS
-    if not path.exists():
-        bench = Bench(work, "movielens", data, 0, quick)
-        branch, wide = bench.branch_config([3] * 6), bench.branch_config([0] * 6, feature_width=WIDTH)
-        text_rows = worded(bench.task).tokenise(bench.backbone.tokenizer)["train"]
-        text = bench.backbone.cross_encoder(seed=0)
-        trained = training_rows(bench.rows["train"], text_rows, text, branch, wide, quick)
-        path.write_text(json.dumps([*trained, *serving_rows(work, quick)]), encoding="utf-8")
-    found: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
+def measured(work: Path, data: Path, quick: bool, *, only_there: bool) -> list[dict[str, Any]]:
+    """What features cost where a model is trained and where it is served, each measured once with nothing beside it."""
+    makers: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "serving.json": lambda: serving_rows(work, quick),
+        "training.json": lambda: trained(work, data, quick),
+    }
+    found: list[dict[str, Any]] = []
+    for name, make in makers.items():
+        path = work / name
+        if not path.exists() and not only_there:
+            path.write_text(json.dumps(make()), encoding="utf-8")
+        found += json.loads(path.read_text("utf-8")) if path.exists() else []
     return found
+
+
+def trained(work: Path, data: Path, quick: bool) -> list[dict[str, Any]]:
+    """What a training pass costs on MovieLens."""
+    bench = Bench(work, "movielens", data, 0, quick)
+    branch = bench.branch_config([3] * 6)
+    wide = bench.branch_config([0] * 6, feature_width=bench.backbone.config.hidden_size)
+    text_rows = worded(bench.task).tokenise(bench.backbone.tokenizer)["train"]
+    text = bench.backbone.cross_encoder(seed=0)
+    return training_rows(bench.rows["train"], text_rows, text, branch, wide, quick)
 
 
 Kept = dict[tuple[str, int, str], dict[str, Any]]
@@ -285,7 +293,7 @@ def main() -> None:
     quick = arguments.quick
     work = arguments.work / ("quick" if quick else "full")
     work.mkdir(parents=True, exist_ok=True)
-    kept, costs = stored(quick), measured(work, arguments.data, quick)
+    kept, costs = stored(quick), measured(work, arguments.data, quick, only_there=arguments.report)
     for seed in [] if arguments.report else (arguments.seeds[:1] if quick else arguments.seeds):
         for name in arguments.tasks:
             bench = Bench(work, name, arguments.data, seed, quick)

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import clicks
-import numpy as np
 from common import Target, write_result
-from home_depot import REPOSITORY, SHARES, Cell, rows_of_seed, stored_rows
+from home_depot import REPOSITORY, SHARES, Cell, differences, rows_of_seed, stored_rows
 
 OURS, UNIFORM, TEXT = "searched joint", "best uniform", "searched joint, text only"
 ROWS, QUICK_ROWS = 14_000, 1_500
@@ -49,22 +48,6 @@ def rows_of(work: Path, data: Path, quick: bool, seed: int, *, only_there: bool)
     return [*rows, *renamed]
 
 
-def differences(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Winner minus each rival in test AUC, mean over their common seeds, per budget."""
-    auc = {
-        (row["cell"], row["budget"], row["seed"]): np.array([row["test_auc"], *row["auc_draws"]])
-        for row in rows
-        if "auc_draws" in row
-    }
-    for rival in (UNIFORM, TEXT):
-        for share in SHARES:
-            seeds = sorted(seed for name, at, seed in auc if (name, at) == (rival, share) and (OURS, at, seed) in auc)
-            if seeds:
-                gain = np.mean([auc[OURS, share, seed] - auc[rival, share, seed] for seed in seeds], axis=0)
-                row = {"cell": f"{OURS} minus rival", "rival": rival, "at": share, "seeds": seeds}
-                yield {**row, "test_auc": float(gain[0]), "standard_error": float(gain[1:].std())}
-
-
 def targets_of(rows: list[dict[str, Any]]) -> Iterator[Target]:
     """Gains, and budgets that are kept."""
     for row in rows:
@@ -93,7 +76,7 @@ def main() -> None:
     for seed in seeds:
         rows += rows_of(work, arguments.data, quick, seed, only_there=arguments.report)
     rows.sort(key=lambda row: int(row["seed"]))
-    rows += list(differences(rows))
+    rows += differences(rows, (UNIFORM, TEXT))
     every = sorted({row["seed"] for row in rows if "seed" in row})
     write_result("bert4ctr_search", rows, list(targets_of(rows)), every, quick)
 

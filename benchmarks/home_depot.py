@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -336,7 +337,7 @@ class Bench:
         return [round(quality("auc", rows.positive[at], rows.target[at], logits[at]), 6) for at in draws]
 
 
-def differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def differences(rows: list[dict[str, Any]], rivals: Iterable[str] = tuple(GAINS)) -> list[dict[str, Any]]:
     """Searched joint minus each rival in test AUC, mean over their common seeds, per budget and over all budgets.
 
     The standard error is that of the draw of test rows: a paired bootstrap over rows, which rows of one query make a
@@ -348,7 +349,7 @@ def differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if "auc_draws" in row
     }
     found = []
-    for rival in GAINS:
+    for rival in rivals:
         per_share = {}
         for share in SHARES:
             of = {seed for name, at, seed in auc if (name, at) == (rival, share)}

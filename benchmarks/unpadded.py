@@ -105,17 +105,18 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found = []
-    work = Path(tempfile.mkdtemp())
-    for name, task, count in traffics(arguments.data, work, arguments.quick):
+    scratch = tempfile.TemporaryDirectory()
+    for name, task, count in traffics(arguments.data, Path(scratch.name), arguments.quick):
         backbone = load_backbone("minilm").serving(task)
-        rows = task.tokenise(backbone.tokenizer)["valid"].stratified(count, 0)
+        valid = task.tokenise(backbone.tokenizer)["valid"]
+        rows = valid.stratified(count, 0)
         model = CrossEncoder(backbone.config)
         pairs = QUICK_PAIRS if arguments.quick else PAIRS
         for genome in (model.genome, with_shares(model.genome, (50,))):
             found.append(compare(name, rows, model, genome, pairs))
         if name == "Home Depot":
             for searched in SEARCHED_ROWS:
-                rows = task.tokenise(backbone.tokenizer)["valid"].stratified(searched, 0)
+                rows = valid.stratified(searched, 0)
                 for genome in (SMALL, with_shares(SMALL, (50,))):
                     found.append(compare(name, rows, model, genome, pairs))
     targets = [
