@@ -88,7 +88,7 @@ class Kind:
     metric: str
     padded: int
     epochs: tuple[float, float, float]
-    targets: tuple[float, float] = (0.6, 0.4)
+    targets: tuple[float, float] = (0.5, 0.4)
     most_rows: int = 100_000
     graded: tuple[float, float] | None = None
     spans: bool = False
