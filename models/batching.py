@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,8 @@ class FeatureTensors:
 @dataclass(frozen=True)
 class TensorBatch:
     """A padded batch on a device: ids, types and mask ``(batch, tokens)``, target and row index ``(batch,)``; features
-    where rows have some."""
+    where rows have some; vectors ``(batch, tokens, width)`` fp32, zero at padding, where rows are made of looked-up
+    texts."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -34,6 +36,7 @@ class TensorBatch:
     target: Tensor
     index: Tensor
     features: FeatureTensors | None = None
+    vectors: Tensor | None = None
 
 
 def to_tensors(batch: Batch, device: torch.device) -> TensorBatch:
@@ -50,7 +53,18 @@ def to_tensors(batch: Batch, device: torch.device) -> TensorBatch:
         else FeatureTensors(
             torch.from_numpy(own.numeric).to(device), torch.from_numpy(own.categorical).long().to(device)
         ),
+        vectors=_looked_up(batch, device),
     )
+
+
+def _looked_up(batch: Batch, device: torch.device) -> Tensor | None:
+    """The vectors of a batch's texts, which alone leave fp16."""
+    if batch.vectors is None:
+        return None
+    real = batch.attention_mask.astype(np.bool_)
+    found = np.zeros((*real.shape, batch.vectors.shape[1]), np.float16)
+    found[real] = batch.vectors[batch.input_ids[real]]
+    return torch.from_numpy(found).to(device).float()
 
 
 def best_device() -> torch.device:

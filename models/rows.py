@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +27,10 @@ FEATURES: Final = ("numeric", "categorical")
 """Names of the arrays that rows with features have besides."""
 BESIDES: Final[dict[str, str]] = {"weight": "float32", "user": "int32"}
 """Names of further arrays, of one entry per row, that rows may have."""
+VECTORS: Final = "vectors"
+"""Name of the array, one for all rows, that rows made of looked-up texts have besides."""
+CHECKED_TEXTS: Final = 65_536
+"""Of so many texts at a time vectors are checked: there may be more of them than memory holds twice."""
 MEGA_CHUNK_BATCHES: Final = 32
 """Shuffled rows are sorted by length inside chunks of about so many batches: little padding, yet random batches."""
 
@@ -37,7 +41,7 @@ class Batch:
 
     ``input_ids``, ``token_type_ids`` and ``attention_mask``: (batch, tokens) int64; ``target``: (batch,) float32;
     ``index``: (batch,) int64, where each row stands in the ``TokenRows`` that made the batch; ``features``: those of
-    the rows, where they have some.
+    the rows, where they have some; ``vectors``: those of ``TokenRows``, the same array, where ids are numbers of texts.
     """
 
     input_ids: NDArray[np.int64]
@@ -46,6 +50,7 @@ class Batch:
     target: NDArray[np.float32]
     index: NDArray[np.int64]
     features: FeatureRows | None = None
+    vectors: NDArray[np.float16] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -62,6 +67,11 @@ class TokenRows:
     where there are classes or spans; ``features``: what is known beside the text; ``weight``: (rows,) float32, how much
     each row counts in training, all alike by default; ``user``: (rows,) int32, whose row it is. Plain arrays, so that
     Ray's object store and safetensors hold them without copies or pickle.
+
+    With ``vectors``, (distinct texts, width) float16 and finite, shared by all rows, ``input_ids`` are numbers of
+    texts: of a row first the behaviours of its first history, the newest first, with type 0, then those of the second,
+    with type 1, and so on; at last its item, whose type is the number of histories. Who made rows of rows that were
+    checked says ``vectors_checked``: that the vectors are finite is then not asked again.
     """
 
     input_ids: NDArray[np.int32]
@@ -74,8 +84,10 @@ class TokenRows:
     features: FeatureRows | None = None
     weight: NDArray[np.float32] | None = None
     user: NDArray[np.int32] | None = None
+    vectors: NDArray[np.float16] | None = None
+    vectors_checked: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, vectors_checked: bool) -> None:
         for name, dtype in DTYPES.items():
             array = getattr(self, name)
             if array.dtype != dtype or array.ndim != 1:
@@ -95,6 +107,8 @@ class TokenRows:
         if rows and np.diff(self.offsets).min() < 1:
             raise ValueError("every row must have at least one token")
         self._check_besides()
+        if self.vectors is not None:
+            self._check_vectors(self.vectors, finite=vectors_checked)
         if self.spans:
             self._check_spans()
         elif self.classes:
@@ -112,6 +126,20 @@ class TokenRows:
         weight = self.weight
         if weight is not None and len(weight) and not (np.isfinite(weight).all() and weight.min() >= 0):
             raise ValueError(f"weight must be at least 0 and finite, got {weight.min()} to {weight.max()}")
+
+    def _check_vectors(self, vectors: NDArray[np.float16], *, finite: bool) -> None:
+        """``finite``: whether they are known to be."""
+        if vectors.dtype != np.float16 or vectors.ndim != 2 or not vectors.shape[1]:
+            raise ValueError(f"vectors must be (texts, width) float16, got {vectors.dtype} of shape {vectors.shape}")
+        if self.spans:
+            raise ValueError("rows with spans are made of words, not of vectors")
+        ids = self.input_ids
+        if len(ids) and not (ids.min() >= 0 and ids.max() < len(vectors)):
+            raise ValueError(f"input_ids must be in 0..{len(vectors) - 1}, got {ids.min()}..{ids.max()}")
+        for start in range(0, 0 if finite else len(vectors), CHECKED_TEXTS):
+            good = np.isfinite(vectors[start : start + CHECKED_TEXTS]).all(axis=1)
+            if not good.all():
+                raise ValueError(f"vectors must be finite, that of text {start + int(good.argmin())} is not")
 
     def _check_spans(self) -> None:
         if self.classes or self.positive.any():
@@ -190,6 +218,8 @@ class TokenRows:
             features=None if self.features is None else self.features.take(chosen),
             weight=None if self.weight is None else self.weight[chosen],
             user=None if self.user is None else self.user[chosen],
+            vectors=self.vectors,
+            vectors_checked=True,
         )
 
     def stratified(self, n: int, seed: int) -> TokenRows:
@@ -266,6 +296,8 @@ class TokenRows:
         mask = position < self.lengths[index][:, None]
         # Places past a row's end point at its first token and are overwritten by the mask.
         source = self.offsets[index][:, None] + np.where(mask, position, 0)
+        if self.vectors is not None:
+            pad_token_id = 0  # the number of a text, as all are
         return Batch(
             input_ids=np.where(mask, self.input_ids[source], pad_token_id).astype(np.int64),
             token_type_ids=np.where(mask, self.token_type_ids[source], 0).astype(np.int64),
@@ -273,6 +305,7 @@ class TokenRows:
             target=self.target[index],
             index=index,
             features=None if self.features is None else self.features.take(index),
+            vectors=self.vectors,
         )
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
@@ -281,6 +314,8 @@ class TokenRows:
         arrays |= {name: array for name in BESIDES if (array := getattr(self, name)) is not None}
         if self.features is not None:
             arrays |= {name: getattr(self.features, name) for name in FEATURES}
+        if self.vectors is not None:
+            arrays[VECTORS] = self.vectors
         if self.spans:
             return {**arrays, SPANS: np.zeros(0, np.int64)}
         return {**arrays, CLASSES: np.array([self.classes], np.int64)} if self.classes else arrays
@@ -290,7 +325,7 @@ class TokenRows:
         """Rows from what ``to_arrays`` returned; ``ValueError`` when a name, a type or a size is off."""
         besides = {name: arrays[name] for name in BESIDES if name in arrays}
         features = [arrays[name] for name in FEATURES if name in arrays]
-        optional = {CLASSES, SPANS, *BESIDES, *(FEATURES if len(features) == len(FEATURES) else ())}
+        optional = {CLASSES, SPANS, VECTORS, *BESIDES, *(FEATURES if len(features) == len(FEATURES) else ())}
         if set(arrays) - optional != set(DTYPES):
             raise ValueError(f"arrays must be {sorted(DTYPES)}, got {sorted(arrays)}")
         classes = arrays.get(CLASSES, np.zeros(1, np.int64))
@@ -302,6 +337,7 @@ class TokenRows:
             classes=int(classes[0]),
             spans=SPANS in arrays,
             features=FeatureRows(*features) if features else None,
+            vectors=arrays.get(VECTORS),
         )
 
 

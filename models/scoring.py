@@ -127,4 +127,5 @@ def chosen_of(batch: TensorBatch, chosen: NDArray[np.bool_]) -> TensorBatch:
         features=None
         if batch.features is None
         else FeatureTensors(batch.features.numeric[part], batch.features.categorical[part]),
+        vectors=None if batch.vectors is None else batch.vectors[part],
     )

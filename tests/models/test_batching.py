@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from tests.models.tiny import make_rows
 
 from sparsefront.models import batching
 from sparsefront.models.batching import Precision, autocast, best_device, pad_to, to_tensors, uses_bf16
+from sparsefront.models.scoring import chosen_of
 
 CPU = torch.device("cpu")
 
@@ -21,6 +24,22 @@ def test_tensors_hold_what_the_batch_holds() -> None:
         assert tensor.device == CPU
         np.testing.assert_array_equal(tensor.numpy(), array)
         assert tensor.numpy().dtype == array.dtype
+
+
+def test_vectors_are_looked_up_per_token_and_are_zero_at_padding() -> None:
+    rows = make_rows([3, 1, 5])
+    vectors = np.random.default_rng(0).normal(size=(int(rows.input_ids.max()) + 1, 4)).astype(np.float16)
+    (batch,) = replace(rows, vectors=vectors).batches(batch_size=3)
+    tensors = to_tensors(batch, CPU)
+    assert tensors.vectors is not None and tensors.vectors.dtype == torch.float32
+    assert tensors.vectors.shape == (3, 5, 4)
+    wanted = vectors[batch.input_ids].astype(np.float32) * batch.attention_mask[:, :, None]
+    np.testing.assert_array_equal(tensors.vectors.numpy(), wanted)
+    assert vectors[0].any() and not tensors.vectors[0, 1:].any(), "padding is text 0, but zero"
+    chosen = chosen_of(tensors, np.array([True, False, True]))
+    assert chosen.vectors is not None
+    assert torch.equal(chosen.vectors, tensors.vectors[[one != 1 for one in batch.index]])
+    assert to_tensors(next(rows.batches(batch_size=3)), CPU).vectors is None
 
 
 def test_best_device_is_the_gpu_when_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,3 +303,56 @@ def test_half_of_the_feature_arrays_is_refused() -> None:
     del arrays["categorical"]
     with pytest.raises(ValueError, match="arrays must be"):
         TokenRows.from_arrays(arrays)
+
+
+def with_vectors(rows: TokenRows, texts: int = 1000, width: int = 3) -> TokenRows:
+    """The same ids, as numbers of texts with random vectors."""
+    vectors = np.random.default_rng(1).normal(size=(texts, width)).astype(np.float16)
+    return replace(rows, vectors=vectors)
+
+
+@given(many_lengths.filter(bool), st.data())
+def test_vectors_are_one_array_of_all_rows_samples_and_batches(lengths: list[int], data: st.DataObject) -> None:
+    rows = with_vectors(make_rows(lengths))
+    part = rows.subset(data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=20)))
+    assert part.vectors is rows.vectors and rows.stratified(2, 0).vectors is rows.vectors
+    for batch in rows.batches(batch_size=4, pad_token_id=7):
+        assert batch.vectors is rows.vectors
+        assert (batch.input_ids[batch.attention_mask == 0] == 0).all(), "padding is the number of a text"
+    again = TokenRows.from_arrays(rows.to_arrays())
+    assert again.vectors is rows.vectors and again.input_ids.tolist() == rows.input_ids.tolist()
+    assert make_rows(lengths).vectors is None and "vectors" not in make_rows(lengths).to_arrays()
+
+
+@pytest.mark.parametrize(
+    ("vectors", "told"),
+    [
+        (np.zeros((9, 2), np.float32), r"vectors must be \(texts, width\) float16, got float32 of shape \(9, 2\)"),
+        (np.zeros(9, np.float16), r"vectors must be \(texts, width\) float16"),
+        (np.zeros((9, 0), np.float16), r"vectors must be \(texts, width\) float16"),
+        (np.zeros((2, 2), np.float16), r"input_ids must be in 0\.\.1, got 0\.\.2"),
+        (np.array([[0, 0], [0, np.nan], [0, 0]], np.float16), "vectors must be finite, that of text 1 is not"),
+        (np.array([[0, 0], [0, 0], [-np.inf, 0]], np.float16), "vectors must be finite, that of text 2 is not"),
+    ],
+)
+def test_wrong_vectors_are_refused(vectors: Any, told: str) -> None:
+    rows = replace(make_rows([2, 1]), input_ids=np.array([0, 2, 1], np.int32))
+    with pytest.raises(ValueError, match=told):
+        replace(rows, vectors=vectors)
+    with pytest.raises(ValueError, match=told):
+        TokenRows.from_arrays({**rows.to_arrays(), "vectors": vectors})
+
+
+def test_negative_numbers_of_texts_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"input_ids must be in 0\.\.999, got -1\.\.3"):
+        with_vectors(replace(make_rows([2]), input_ids=np.array([3, -1], np.int32)))
+
+
+def test_vectors_are_checked_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsefront.models.rows.CHECKED_TEXTS", 4)
+    rows = with_vectors(make_rows([2, 1]))
+    assert rows.vectors is not None
+    wrong = rows.vectors.copy()
+    wrong[998] = np.inf
+    with pytest.raises(ValueError, match="that of text 998 is not"):
+        replace(rows, vectors=wrong)
