@@ -338,6 +338,7 @@ class TokenRows:
             spans=SPANS in arrays,
             features=FeatureRows(*features) if features else None,
             vectors=arrays.get(VECTORS),
+            vectors_checked=False,
         )
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from sparsefront.models.history_spec import MOST_HISTORIES, HistorySpec
+from sparsefront.models.sections import ColumnName, Columns, Section, Texts
 from sparsefront.models.selection import Protect
 from sparsefront.spaces import InputError
 
@@ -29,19 +31,10 @@ Metric = Literal[
     "span_f1",
     "exact_match",
 ]
-ColumnName = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 ClassName = int | str
 _RANKED: tuple[Metric, ...] = ("auc", "average_precision")
 _CORRELATED: tuple[Metric, ...] = ("pearson_spearman", "pearson", "spearman")
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 def _class_names(value: Any) -> Any:
@@ -60,7 +53,7 @@ def _class_names(value: Any) -> Any:
     return value
 
 
-class LabelSpec(_Section):
+class LabelSpec(Section):
     """Which column is the label and how it is read.
 
     ``binary``: 0, 1 or booleans. ``soft``: in [0, 1], positive from ``positive`` (default 0.5). ``graded``: in
@@ -128,7 +121,7 @@ def _share_by_default(data: dict[str, Any]) -> float | None:
     return DEFAULT_SHARE if data.get("column") is None else None
 
 
-class SplitSpec(_Section):
+class SplitSpec(Section):
     """How rows are split: by ``column``, whose values are train, valid and test; by ``group`` (no group crosses a
     split); by ``time`` (latest rows are test, those before them valid); or at random when none is given.
 
@@ -172,13 +165,11 @@ class SplitSpec(_Section):
             )
 
 
-Columns = Annotated[list[ColumnName], BeforeValidator(_as_list)]
-
-
-class TaskFile(_Section):
+class TaskFile(Section):
     """A validated task file.
 
-    ``data`` is taken relative to the file's folder and, when it is not there, to the current one. ``protect`` says
+    ``data`` is taken relative to the file's folder and, when it is not there, to the current one. A model reads
+    ``text``, or an ``item`` (a text, of two columns joined by a blank) beside ``histories`` of texts. ``protect`` says
     which tokens pruning takes last beside [CLS]: ``separators``, or those of the ``first`` of two texts, such as a
     question. ``numeric`` and ``categorical`` name the columns beside the text that a model may know; each must be known
     before what the label tells of. ``weight`` names a column that says how much a row counts in training, and ``user``
@@ -187,10 +178,12 @@ class TaskFile(_Section):
     """
 
     data: Annotated[str, Field(min_length=1)]
-    text: Annotated[list[ColumnName], BeforeValidator(_as_list), Field(min_length=1, max_length=2)]
+    text: Texts = Field(default_factory=list)
+    item: Texts = Field(default_factory=list)
+    histories: Annotated[list[HistorySpec], Field(max_length=MOST_HISTORIES)] = Field(default_factory=list)
     label: LabelSpec
-    numeric: Columns = []
-    categorical: Columns = []
+    numeric: Columns = Field(default_factory=list)
+    categorical: Columns = Field(default_factory=list)
     weight: ColumnName | None = None
     user: ColumnName | None = None
     split: SplitSpec = SplitSpec()
@@ -202,14 +195,16 @@ class TaskFile(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if len(set(self.text)) != len(self.text):
-            raise ValueError(f"the two text columns must differ, got {self.text}")
+        self._check_read()
         if self.protect == "first" and len(self.text) == 1:
             raise ValueError(f"protect: 'first' is one of two texts, got the only text {self.text[0]!r}")
         if self.label.kind == "span" and len(self.text) == 1:
             raise ValueError(f"a span stands in the second of two texts, got the only text {self.text[0]!r}")
-        if self.label.column in self.text:
-            raise ValueError(f"the label column {self.label.column!r} is also a text column")
+        for article, key, names in (("a", "text", self.text), ("an", "item", self.item)):
+            if len(set(names)) != len(names):
+                raise ValueError(f"the two {key} columns must differ, got {names}")
+            if self.label.column in names:
+                raise ValueError(f"the label column {self.label.column!r} is also {article} {key} column")
         for key in ("numeric", "categorical"):
             self._check_features(key, getattr(self, key))
         if self.metric not in self.label.metrics:
@@ -219,6 +214,28 @@ class TaskFile(_Section):
                 f"scored by {', '.join(self.label.metrics[:-1])} or {self.label.metrics[-1]}"
             )
         return self
+
+    def _check_read(self) -> None:
+        """Text, or item and histories."""
+        if self.text and (self.item or self.histories):
+            other = "item" if self.item else "histories"
+            raise ValueError(f"give text, or item and histories; got text {self.text} and {other}")
+        if self.text:
+            return
+        for key in ("item", "histories"):
+            if not getattr(self, key):
+                both = not (self.item or self.histories)
+                raise ValueError("give text, or item and histories; got none" if both else f"key {key!r} is missing")
+        if self.protect != "none":
+            raise ValueError(f"protect: {self.protect!r} goes with text, not with histories")
+        if self.label.kind == "span":
+            raise ValueError("a span stands in the second of two texts; it does not go with histories")
+        sources = [one.source for one in self.histories]
+        for place, one in enumerate(self.histories):
+            if one.source in sources[:place]:
+                raise ValueError(f"histories: {one.name!r} is named twice")
+            if one.column == self.label.column:
+                raise ValueError(f"histories: {one.column!r} is the label; a history must be known before it")
 
     def _check_features(self, key: str, names: list[str]) -> None:
         if len(set(names)) != len(names):
@@ -260,8 +277,25 @@ class TaskFile(_Section):
 
     def data_path(self, folder: Path) -> Path:
         """Where the data is: under ``folder`` if it exists there, else relative to the current folder."""
-        beside = folder / self.data
-        return beside if beside.exists() or not Path(self.data).exists() else Path(self.data)
+        return found_at(self.data, folder)
+
+    def event_paths(self, folder: Path) -> dict[str, Path]:
+        """Where the event tables of histories are, by what the file says; as for the data."""
+        return {one.events: found_at(one.events, folder) for one in self.histories if one.events is not None}
+
+    @property
+    def max_behaviours(self) -> int:
+        """The most behaviours that any history of a row has; 0 without histories."""
+        return max((one.max for one in self.histories), default=0)
+
+
+def found_at(name: str, folder: Path) -> Path:
+    """Under ``folder`` if it exists there, else relative to the current folder."""
+    beside = folder / name
+    return beside if beside.exists() or not Path(name).exists() else Path(name)
+
+
+_SECTIONS: dict[str, type[Section]] = {"label": LabelSpec, "split": SplitSpec, "histories": HistorySpec}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -274,14 +308,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def _one_line(error: ValidationError) -> str:
     """The first fault of a validation as ``key: value: what was expected``."""
     fault = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in fault["loc"])
+    key = ".".join(str(part + 1 if isinstance(part, int) else part) for part in fault["loc"])  # as rows, from 1
     match fault["type"]:
         case "extra_forbidden":
-            fields = {"label": LabelSpec.model_fields, "split": SplitSpec.model_fields}
-            known = fields[str(fault["loc"][0])] if len(fault["loc"]) > 1 else TaskFile.model_fields
+            known = _SECTIONS[str(fault["loc"][0])].model_fields if len(fault["loc"]) > 1 else TaskFile.model_fields
             return f"unknown key {key!r}{nearest(str(fault['loc'][-1]), known)}"
         case "missing":
             return f"key {key!r} is missing"
+        case "model_type":
+            return f"{key}: got {fault['input']!r}; expected keys and their values"
         case "value_error":
             return f"{key + ': ' if key else ''}{fault['ctx']['error']}"
         case _:

@@ -21,6 +21,9 @@ FILE: dict[str, Any] = {
     "label": {"column": "click", "kind": "binary"},
     "split": {"group": "query", "valid": 0.2, "test": 0.2},
 }
+LIKED: dict[str, Any] = {"column": "liked"}
+SEEN: dict[str, Any] = {"events": "seen.csv", "user": "query", "time": "day", "text": "film"}
+HISTORIES: dict[str, Any] = {"text": [], "item": "title", "histories": [LIKED, SEEN]}
 GRADED = {"column": "grade", "kind": "graded", "range": [1, 3], "positive": 2.5}
 GENRE = {"column": "genre", "kind": "class"}
 GENRES_AND_FOLDS: dict[str, Any] = {
@@ -118,6 +121,15 @@ def test_defaults() -> None:
     assert TaskFile.parse({**spec.model_dump(), "split": {"column": "fold"}}, "t.yaml").split.shares == (0.0, 0.0)
 
 
+def test_histories_have_defaults_and_tell_the_most_behaviours() -> None:
+    spec = TaskFile.parse({**FILE, **HISTORIES, "histories": [LIKED, {**SEEN, "max": 7}]}, "t.yaml")
+    lists, events = spec.histories
+    assert (spec.text, spec.item, spec.max_behaviours) == ([], ["title"], 50)
+    assert (lists.max, lists.newest_first, lists.name, events.name) == (50, False, "liked", "seen.csv: film")
+    assert TaskFile.parse(FILE, "t.yaml").max_behaviours == 0
+    assert lists.key() == spec.histories[0].model_copy(update={"order": "newest_last"}).key()
+
+
 @pytest.mark.parametrize(
     ("label", "default", "others"),
     [
@@ -153,6 +165,7 @@ def test_each_kind_of_label_has_its_metrics(label: dict[str, Any], default: str,
         {"split": {"time": "day", "test": 0.3}},
         {"label": {"column": "click", "kind": "class", "classes": [3, 1]}, "metric": "matthews"},
         {"label": {"column": "grade", "kind": "graded", "range": [0, 5]}},
+        HISTORIES,
     ],
 )
 def test_a_task_file_that_is_written_out_is_the_same_again(change: dict[str, Any]) -> None:
@@ -166,8 +179,8 @@ def test_a_task_file_that_is_written_out_is_the_same_again(change: dict[str, Any
         ({"lable": 1}, "unknown key 'lable'; did you mean 'label'?"),
         (
             {"zzz": 1},
-            "unknown key 'zzz'; expected one of data, text, label, numeric, categorical, weight, user, "
-         "split, max_rows, max_length, protect, metric, name",
+            "unknown key 'zzz'; expected one of data, text, item, histories, label, numeric, categorical, weight, "
+         "user, split, max_rows, max_length, protect, metric, name",
         ),
         ({"split": {"groups": "query"}}, "unknown key 'split.groups'; did you mean 'group'?"),
         ({"protect": "question"}, "protect: got 'question'; input should be 'none', 'separators' or 'first'"),
@@ -218,9 +231,47 @@ def test_a_task_file_that_is_written_out_is_the_same_again(change: dict[str, Any
         ({"metric": "f1", "label": {"column": "grade", "kind": "class"}},
          "metric: got 'f1'; a class label is scored by accuracy, macro_f1 or matthews"),
         ({"text": ["query", "query"]}, "the two text columns must differ, got ['query', 'query']"),
-        ({"text": []}, "text: got []; value should have at least 1 item after validation, not 0"),
+        ({"text": []}, "give text, or item and histories; got none"),
         ({"text": "click"}, "the label column 'click' is also a text column"),
         ({"data": 7}, "data: got 7; input should be a valid string"),
+        ({"item": "title"}, "give text, or item and histories; got text ['query', 'title'] and item"),
+        ({"histories": [LIKED]}, "give text, or item and histories; got text ['query', 'title'] and histories"),
+        ({**HISTORIES, "item": []}, "key 'item' is missing"),
+        ({**HISTORIES, "histories": []}, "key 'histories' is missing"),
+        ({**HISTORIES, "histories": {}}, "histories: got {}; input should be a valid list"),
+        ({**HISTORIES, "histories": ["liked"]},
+         "histories.1: got 'liked'; expected keys and their values"),
+        ({**HISTORIES, "item": ["title", "title"]}, "the two item columns must differ, got ['title', 'title']"),
+        ({**HISTORIES, "item": "click"}, "the label column 'click' is also an item column"),
+        ({**HISTORIES, "protect": "separators"}, "protect: 'separators' goes with text, not with histories"),
+        ({**HISTORIES, "label": {"column": "answer", "kind": "span"}},
+         "a span stands in the second of two texts; it does not go with histories"),
+        ({**HISTORIES, "histories": [LIKED, {**LIKED, "max": 3}]}, "histories: 'liked' is named twice"),
+        ({**HISTORIES, "histories": [SEEN, {**SEEN, "max": 3}]}, "histories: 'seen.csv: film' is named twice"),
+        ({**HISTORIES, "histories": [{"column": "click"}]},
+         "histories: 'click' is the label; a history must be known before it"),
+        ({**HISTORIES, "histories": [LIKED] * 17},
+         f"histories: got {[LIKED] * 17}; value should have at most 16 items after validation, not 17"),
+        *(({**HISTORIES, "histories": [LIKED, one]}, line) for one, line in (
+            ({"columm": "x"}, "unknown key 'histories.2.columm'; did you mean 'column'?"),
+            ({}, "histories.2: give column (lists of texts) or events (a table), got neither"),
+            ({**SEEN, "column": "x"},
+             "histories.2: give column (lists of texts) or events (a table), got column 'x' and events 'seen.csv'"),
+            ({**SEEN, "user": None}, "histories.2: events 'seen.csv' need user: the column of that name"),
+            ({**SEEN, "time": None}, "histories.2: events 'seen.csv' need time: the column of that name"),
+            ({**SEEN, "text": []}, "histories.2: events 'seen.csv' need text: the column of that name"),
+            ({**SEEN, "text": ["a", "b", "c"]},
+             "histories.2.text: got ['a', 'b', 'c']; value should have at most 2 items after validation, not 3"),
+            ({**SEEN, "text": ["a", "a"]}, "histories.2: the two text columns must differ, got ['a', 'a']"),
+            ({**SEEN, "order": "newest_last"},
+             "histories.2: order belongs to lists; events are ordered by time 'day'"),
+            ({"column": "x", "time": "day"}, "histories.2: time belongs to events, not to the lists of column 'x'"),
+            ({"column": "x", "max": 0}, "histories.2.max: got 0; input should be greater than or equal to 1"),
+            ({"column": "x", "max": 2.5}, "histories.2.max: got 2.5; input should be a valid integer"),
+            ({"column": "x", "order": "newest"},
+             "histories.2.order: got 'newest'; input should be 'newest_last' or 'newest_first'"),
+            ({"column": 3}, "histories.2.column: got 3; input should be a valid string"),
+        )),
         ({"numeric": ["day", "day"]}, "numeric: column 'day' is named twice"),
         ({"categorical": "click"}, "categorical: 'click' is the label; a feature must be known before it"),
         ({"numeric": "day", "label": {"column": "answer", "kind": "span"}},
