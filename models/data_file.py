@@ -22,7 +22,12 @@ Keys = NDArray[np.float64]
 
 
 def read_frame(
-    path: Path, *, text_columns: Collection[str], max_rows: int | None = None, seed: int = 0
+    path: Path,
+    *,
+    text_columns: Collection[str],
+    max_rows: int | None = None,
+    seed: int = 0,
+    expected: str = "at least 3",
 ) -> tuple[pd.DataFrame, str]:
     """The rows at ``path`` with a fresh index, and the SHA-256 (hex) of the bytes they were read from.
 
@@ -32,6 +37,7 @@ def read_frame(
         max_rows: where there are more rows, so many are drawn from all of them at random, in their own order. Memory is
             then needed for these and for a piece of a file, however many there are.
         seed: of that draw.
+        expected: what is told to one whose file has no rows.
 
     Raises:
         InputError: for what is missing, empty, damaged or of another kind.
@@ -57,8 +63,13 @@ def read_frame(
     else:
         frame = draw_rows(_parquet_pieces(parts), max_rows, seed)
     if not len(frame):
-        raise InputError(f"{path}: there are no rows; expected at least 3")
+        raise InputError(f"{path}: there are no rows; expected {expected}")
     return frame, digest.hexdigest()
+
+
+def frame_sha256(frame: pd.DataFrame) -> str:
+    """SHA-256 (hex) of rows in memory."""
+    return hashlib.sha256(frame.to_json(orient="split", date_format="iso").encode()).hexdigest()
 
 
 def _parts(path: Path) -> list[Path]:

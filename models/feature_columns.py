@@ -77,11 +77,11 @@ def read_hashes(values: pd.Series[Any], name: str, origin: str) -> tuple[Hashes,
     if values.dtype == object:  # pandas would take 1 and True for one another
         cells = values.tolist()
         _check_categories(cells, name, origin)
-        values = pd.Series([_text(value) for value in cells], dtype=object)
+        values = pd.Series([text_of(value) for value in cells], dtype=object)
     at, distinct = pd.factorize(values)
     if not all(_is_category(value) for value in distinct.tolist()):
         _check_categories(values.tolist(), name, origin)
-    texts = [_text(value) for value in distinct.tolist()]
+    texts = [text_of(value) for value in distinct.tolist()]
     hashes, same = np.unique(np.array([hash_of(text) for text in texts], np.uint64), return_inverse=True)
     place_of = np.where(np.array(texts, object) != "", same.reshape(-1), -1)
     return hashes, np.append(place_of, -1)[at].astype(np.int64)
@@ -102,7 +102,7 @@ def _is_category(value: Any) -> bool:
     return pd.api.types.is_scalar(value) and bool(pd.isna(value))
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """What a category says; empty where there is none."""
     if isinstance(value, str):
         text = value.strip()

@@ -10,6 +10,8 @@ from sparsefront.models.sections import ColumnName, Section, Texts
 
 DEFAULT_MAX = 50
 MOST_HISTORIES = 16
+MOST_BEHAVIOURS = 4096
+"""What a history may keep at most: attention costs its square."""
 
 
 class HistorySpec(Section):
@@ -25,7 +27,7 @@ class HistorySpec(Section):
     user: ColumnName | None = None
     time: ColumnName | None = None
     text: Texts = Field(default_factory=list)
-    max: Annotated[int, Field(ge=1)] = DEFAULT_MAX
+    max: Annotated[int, Field(ge=1, le=MOST_BEHAVIOURS)] = DEFAULT_MAX
     order: Literal["newest_last", "newest_first"] | None = None
 
     @model_validator(mode="after")

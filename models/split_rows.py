@@ -38,7 +38,7 @@ def _codes(frame: pd.DataFrame, split: SplitSpec, origin: str) -> NDArray[np.int
     if groups is not None:
         return group_split(groups, valid=valid, test=test, seed=split.seed)
     if split.time is not None:
-        times = _times(frame[split.time], split.time, origin)
+        times = read_times(frame[split.time], split.time, origin)
         return time_split(times, valid=valid, test=test)
     return random_split(len(frame), valid=valid, test=test, seed=split.seed)
 
@@ -60,8 +60,8 @@ def _column(values: pd.Series[Any], name: str, origin: str) -> NDArray[np.int8]:
     return codes
 
 
-def _times(values: pd.Series[Any], name: str, origin: str) -> NDArray[Any]:
-    """Numbers stay numbers; dates, also as ISO text, become instants in UTC."""
+def read_times(values: pd.Series[Any], name: str, origin: str) -> NDArray[Any]:
+    """(rows,) numbers as they are, or datetime64 in UTC of dates, also of ISO text."""
     if pd.api.types.is_numeric_dtype(values):
         times: pd.Series[Any] = values
     else:
@@ -73,6 +73,8 @@ def _times(values: pd.Series[Any], name: str, origin: str) -> NDArray[Any]:
             f"{origin}: row {row + 1}: time {name!r} is {shown_value(values.iloc[row])}; "
             "expected a number or an ISO 8601 date"
         )
+    if isinstance(times.dtype, pd.DatetimeTZDtype):
+        times = times.dt.tz_localize(None)
     return times.to_numpy()
 
 

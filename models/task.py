@@ -13,17 +13,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sparsefront.models.answers import read_answers
-from sparsefront.models.data_file import draw_rows, read_frame
+from sparsefront.models.data_file import draw_rows, frame_sha256, read_frame
 from sparsefront.models.feature_checks import warnings_of
-from sparsefront.models.feature_columns import read_numbers
-from sparsefront.models.features import FeatureRows, Features
-from sparsefront.models.labels import Labels, read_labels, shown_value
+from sparsefront.models.features import Features
+from sparsefront.models.histories import Histories
+from sparsefront.models.history_events import EventTable
+from sparsefront.models.labels import Labels, read_labels
 from sparsefront.models.metrics import missing_kind
-from sparsefront.models.rows import CLASSES, SPANS, TokenRows
+from sparsefront.models.rows import CLASSES, SPANS, VECTORS, TokenRows
 from sparsefront.models.spans import NO_ANSWER
-from sparsefront.models.split_rows import named, split_rows
+from sparsefront.models.split_rows import split_rows
 from sparsefront.models.splits import TRAIN
-from sparsefront.models.task_file import SPLITS, ClassName, TaskFile, nearest
+from sparsefront.models.task_columns import check_columns, check_texts, read_besides
+from sparsefront.models.task_file import SPLITS, ClassName, TaskFile
+from sparsefront.models.task_histories import history_key, read_histories, read_tables
 from sparsefront.models.tokens import (
     default_cache_dir,
     encode_texts,
@@ -49,12 +52,12 @@ BUILTIN: Final[dict[str, Any]] = {
 
 
 class Task:
-    """Rows with text, a label and a split.
+    """Rows with text, or an item and histories, a label and a split.
 
     ``frame`` holds every row and column; ``labels`` are what is learnt of them, ``split`` (rows,) int8 indexes
-    ``SPLITS``; ``features`` say what the feature columns look like on the training rows. Rows are numbered from 1 in
-    messages, the header not counted. ``source`` is what :meth:`from_source` makes the same task of, ``None`` for rows
-    from memory.
+    ``SPLITS``; ``features`` say what the feature columns look like on the training rows; ``histories`` hold the texts
+    of items and behaviours, and are ``None`` where rows have a text. Rows are numbered from 1 in messages, the header
+    not counted. ``source`` is what :meth:`from_source` makes the same task of, ``None`` for rows from memory.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Task:
         origin: str,
         name: str,
         source: str | None = None,
+        tables: Mapping[str, EventTable] | None = None,
     ) -> None:
         self.spec: Final = spec
         self.frame: Final = frame
@@ -73,8 +77,8 @@ class Task:
         self.source: Final = source
         self.data_sha256: Final = data_sha256
         self.token_report: dict[str, float] | None = None
-        _check_columns(frame, spec, origin)
-        _check_texts(frame, spec, origin)
+        check_columns(frame, spec, origin)
+        check_texts(frame, spec, origin)
         self.split: Final = split_rows(frame, spec.split, origin)
         self.labels: Final = _labels(frame, spec, origin, train=self.split == TRAIN)
         self._check_kinds(origin)
@@ -83,7 +87,9 @@ class Task:
         )
         self.features: Final = features
         self._feature_rows: Final = encoded if len(features) else None
-        self._besides: Final = _besides(frame, spec, self._feature_rows, origin)
+        self._besides: Final = read_besides(frame, spec, self._feature_rows, origin)
+        self._tables: Final = tables or {}
+        self.histories: Final = read_histories(frame, spec, self._tables, origin)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Task:
@@ -91,7 +97,8 @@ class Task:
         path = Path(path)
         spec = TaskFile.read(path)
         data = spec.data_path(path.parent)
-        text_columns = [*spec.text, *spec.categorical, *([spec.split.group] if spec.split.group else [])]
+        text_columns = [*spec.text, *spec.item, *spec.categorical, *([spec.split.group] if spec.split.group else [])]
+        text_columns += [name for one in spec.histories for name in (one.column, one.user) if name is not None]
         frame, sha256 = read_frame(data, text_columns=text_columns, max_rows=spec.max_rows, seed=spec.split.seed)
         return cls(
             spec=spec,
@@ -100,18 +107,36 @@ class Task:
             origin=str(data) if len(frame) != spec.max_rows else f"{data}: of {len(frame)} rows drawn from it",
             name=spec.name or path.stem,
             source=str(path.resolve()),
+            tables=read_tables(spec, path.parent),
         )
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame, content: Mapping[str, Any], *, source: str | None = None) -> Task:
-        """A task from rows in memory; ``content`` is what a task file would hold, ``data`` aside."""
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        content: Mapping[str, Any],
+        *,
+        source: str | None = None,
+        events: Mapping[str, pd.DataFrame] | None = None,
+    ) -> Task:
+        """A task from rows in memory; ``content`` is what a task file would hold, ``data`` aside.
+
+        ``events``: tables of histories that are in memory too, by the name that ``content`` calls them.
+        """
         spec = TaskFile.parse({"data": "memory", **content}, "task")
         if spec.max_rows is not None and len(frame) > spec.max_rows:
             frame = draw_rows([frame], spec.max_rows, spec.split.seed)
         frame = frame.reset_index(drop=True)
-        sha256 = hashlib.sha256(frame.to_json(orient="split", date_format="iso").encode()).hexdigest()
         origin = spec.name or spec.data
-        return cls(spec=spec, frame=frame, data_sha256=sha256, origin=origin, name=origin, source=source)
+        return cls(
+            spec=spec,
+            frame=frame,
+            data_sha256=frame_sha256(frame),
+            origin=origin,
+            name=origin,
+            source=source,
+            tables=read_tables(spec, Path(), events),
+        )
 
     @classmethod
     def builtin(cls, *, rows: int = 5_000, seed: int = 0) -> Task:
@@ -156,18 +181,21 @@ class Task:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A line per feature column that is probably not what it should be, as the training rows show it."""
+        """A line per history, and per feature column as the training rows show it, that is probably not what it should
+        be."""
+        found = () if self.histories is None else tuple(self.histories.warnings())
         if self._feature_rows is None:
-            return ()
+            return found
         train = self.indices("train")
         rows, frame = self._feature_rows.take(train), self.frame.iloc[train]
-        return tuple(warnings_of(self.features, rows, frame, self.positive[train]))
+        return (*found, *warnings_of(self.features, rows, frame, self.positive[train]))
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the data and of every setting that decides what is trained on and how it is scored."""
         later = {key: value for key in BESIDES if (value := getattr(self.spec, key))}
         later |= {} if self.spec.protect == "none" else {"protect": self.spec.protect}
+        later |= {} if self.histories is None else history_key(self.spec, self._tables)
         return _sha256({**self._row_key(), **later, "max_length": self.spec.max_length, "metric": self.spec.metric})
 
     def report(self) -> dict[str, Any]:
@@ -188,6 +216,7 @@ class Task:
             "max_length": self.spec.max_length,
             "splits": splits,
             **({"features": self.features.report()} if len(self.features) else {}),
+            **({} if self.histories is None else {"histories": self.histories.report()}),
             **({"tokens": self.token_report} if self.token_report else {}),
         }
 
@@ -209,6 +238,8 @@ class Task:
         ``$SPARSEFRONT_CACHE`` or ``~/.cache/sparsefront``. A damaged cache file is written anew. Fills in
         ``token_report``.
         """
+        if self.histories is not None:
+            raise ValueError(f"task {self.name!r} has histories: encode histories.texts and call history_rows")
         key = _sha256(
             {
                 **self._row_key(),
@@ -238,9 +269,33 @@ class Task:
             self.token_report["answers_cut_share"] = float((rows.target == NO_ANSWER).mean())
         return {name: rows.subset(self.indices(name)) for name in SPLITS}
 
-    def _rows(self, arrays: dict[str, NDArray[Any]]) -> TokenRows | None:
-        """All rows in the frame's order, or None when the arrays are not those of this many rows."""
-        tokens = {name: array for name, array in arrays.items() if name != "raw_lengths"}
+    def history_rows(self, vectors: NDArray[np.float16]) -> dict[str, TokenRows]:
+        """The rows of each split, made of the texts that :attr:`histories` number.
+
+        ``vectors``: (distinct texts, width) finite, one of each of ``histories.texts``.
+        """
+        histories = self._asked_histories()
+        if len(vectors) != len(histories.texts):
+            raise ValueError(f"{len(histories.texts)} texts need as many vectors, got {len(vectors)}")
+        labels, rows = self._label_arrays(), {}
+        for name in SPLITS:
+            index = self.indices(name)
+            own = {key: array if key == CLASSES else array[index] for key, array in labels.items()}
+            rows[name] = TokenRows.from_arrays({**histories.arrays_of(index), **own, VECTORS: vectors})
+        return rows
+
+    @property
+    def history_lengths(self) -> NDArray[np.int64]:
+        """(rows,) behaviours of the longest history of each row and one, its [CLS]: what a latency depends on."""
+        return self._asked_histories().lengths
+
+    def _asked_histories(self) -> Histories:
+        if self.histories is None:
+            raise ValueError(f"task {self.name!r} has no histories: call tokenise")
+        return self.histories
+
+    def _label_arrays(self) -> dict[str, NDArray[Any]]:
+        """Labels and what rows have beside them, under the names of :meth:`TokenRows.to_arrays`."""
         labels: dict[str, NDArray[Any]] = {"positive": self.positive, **self._besides}
         if self.labels.answers is None:
             labels["target"] = self.target
@@ -248,10 +303,15 @@ class Task:
             labels[SPANS] = np.zeros(0, np.int64)
         if self.classes:
             labels[CLASSES] = np.array([len(self.classes)], np.int64)
+        return labels
+
+    def _rows(self, arrays: dict[str, NDArray[Any]]) -> TokenRows | None:
+        """All rows in the frame's order, or None when the arrays are not those of this many rows."""
+        tokens = {name: array for name, array in arrays.items() if name != "raw_lengths"}
         if "raw_lengths" not in arrays or arrays["raw_lengths"].shape != (len(self),):
             return None
         try:
-            return TokenRows.from_arrays({**tokens, **labels})
+            return TokenRows.from_arrays({**tokens, **self._label_arrays()})
         except ValueError:
             return None
 
@@ -289,56 +349,9 @@ def _sha256(value: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _check_columns(frame: pd.DataFrame, spec: TaskFile, origin: str) -> None:
-    repeated = frame.columns[frame.columns.duplicated()]
-    if len(repeated):
-        raise InputError(f"{origin}: column {repeated[0]!r} stands there twice; expected different names")
-    asked = [("text", name) for name in spec.text] + [("label.column", spec.label.column)]
-    asked += [] if spec.label.start is None else [("label.start", spec.label.start)]
-    asked += [(key, name) for key in ("numeric", "categorical") for name in getattr(spec, key)]
-    asked += [(key, name) for key in ("weight", "user") if (name := getattr(spec, key)) is not None]
-    split = spec.split
-    asked += [
-        (f"split.{key}", name) for key in ("column", "group", "time") if (name := getattr(split, key)) is not None
-    ]
-    for key, name in asked:
-        if name not in frame.columns:
-            raise InputError(f"{origin}: no column {name!r} ({key}){nearest(name, frame.columns)}")
-        if not pd.api.types.is_scalar(frame[name].iloc[0]):
-            kind = type(frame[name].iloc[0]).__name__
-            raise InputError(f"{origin}: row 1: column {name!r} ({key}) holds {kind} values; expected single ones")
-
-
-def _check_texts(frame: pd.DataFrame, spec: TaskFile, origin: str) -> None:
-    for name in spec.text:
-        for row, value in enumerate(frame[name].tolist(), start=1):
-            if not isinstance(value, str):
-                raise InputError(f"{origin}: row {row}: text {name!r} is {shown_value(value)}; expected text")
-            if not value.strip():
-                raise InputError(f"{origin}: row {row}: text {name!r} is empty; expected text")
-
-
 def _labels(frame: pd.DataFrame, spec: TaskFile, origin: str, *, train: NDArray[np.bool_]) -> Labels:
     label, values = spec.label, frame[spec.label.column]
     if label.kind != "span":
         return read_labels(values, label, origin, train=train)
     starts = None if label.start is None else frame[label.start]
     return read_answers(values, starts, frame[spec.text[1]].tolist(), label, origin)
-
-
-def _besides(frame: pd.DataFrame, spec: TaskFile, features: FeatureRows | None, origin: str) -> dict[str, NDArray[Any]]:
-    """What rows have beside text and label, under the names of :meth:`TokenRows.to_arrays`."""
-    found: dict[str, NDArray[Any]] = {}
-    if features is not None:
-        found |= {"numeric": features.numeric, "categorical": features.categorical}
-    if spec.weight is not None:
-        weight = read_numbers(frame[spec.weight], spec.weight, origin)
-        wrong = ~(weight >= 0)  # NaN as well
-        if wrong.any():
-            row = int(wrong.argmax())
-            shown = shown_value(frame[spec.weight].iloc[row])
-            raise InputError(f"{origin}: row {row + 1}: weight {spec.weight!r} is {shown}; expected at least 0")
-        found["weight"] = weight.astype(np.float32)
-    if spec.user is not None:
-        found["user"] = pd.factorize(pd.Series(named(frame[spec.user], "user", spec.user, origin)))[0].astype(np.int32)
-    return found

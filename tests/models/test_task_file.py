@@ -251,7 +251,7 @@ def test_a_task_file_that_is_written_out_is_the_same_again(change: dict[str, Any
         ({**HISTORIES, "histories": [{"column": "click"}]},
          "histories: 'click' is the label; a history must be known before it"),
         ({**HISTORIES, "histories": [LIKED] * 17},
-         f"histories: got {[LIKED] * 17}; value should have at most 16 items after validation, not 17"),
+         f"histories: got {[LIKED] * 17}; list should have at most 16 items after validation, not 17"),
         *(({**HISTORIES, "histories": [LIKED, one]}, line) for one, line in (
             ({"columm": "x"}, "unknown key 'histories.2.columm'; did you mean 'column'?"),
             ({}, "histories.2: give column (lists of texts) or events (a table), got neither"),
