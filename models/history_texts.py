@@ -22,7 +22,7 @@ def joined_texts(frame: pd.DataFrame, names: list[str], key: str, origin: str, *
     for name in names:
         cells = frame[name].tolist()
         for row, value in enumerate(cells, start=1):
-            if not isinstance(value, str) or not is_unicode(value):
+            if not isinstance(value, str):
                 raise InputError(f"{origin}: row {row}: {key} {name!r} is {shown(value)}; expected text")
             if not empty and is_blank(value):
                 raise InputError(f"{origin}: row {row}: {key} {name!r} is empty; expected text")

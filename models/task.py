@@ -88,8 +88,9 @@ class Task:
         self.features: Final = features
         self._feature_rows: Final = encoded if len(features) else None
         self._besides: Final = read_besides(frame, spec, self._feature_rows, origin)
-        self._tables: Final = tables or {}
-        self.histories: Final = read_histories(frame, spec, self._tables, origin)
+        tables = tables or {}
+        self.histories: Final = read_histories(frame, spec, tables, origin)
+        self._events_sha256: Final = {name: table.sha256 for name, table in tables.items()}
 
     @classmethod
     def from_file(cls, path: str | Path) -> Task:
@@ -195,7 +196,7 @@ class Task:
         """SHA-256 (hex) of the data and of every setting that decides what is trained on and how it is scored."""
         later = {key: value for key in BESIDES if (value := getattr(self.spec, key))}
         later |= {} if self.spec.protect == "none" else {"protect": self.spec.protect}
-        later |= {} if self.histories is None else history_key(self.spec, self._tables)
+        later |= {} if self.histories is None else history_key(self.spec, self._events_sha256)
         return _sha256({**self._row_key(), **later, "max_length": self.spec.max_length, "metric": self.spec.metric})
 
     def report(self) -> dict[str, Any]:

@@ -47,10 +47,10 @@ def read_histories(
     return Histories.of(items, read)
 
 
-def history_key(spec: TaskFile, tables: Mapping[str, EventTable]) -> dict[str, Any]:
+def history_key(spec: TaskFile, events_sha256: Mapping[str, str]) -> dict[str, Any]:
     """What decides which texts rows have beside the rows themselves, ready for JSON; of tables it is their bytes."""
     histories = [
-        one.key() if one.events is None else {**one.key(), "events_sha256": tables[one.events].sha256}
+        one.key() if one.events is None else {**one.key(), "events_sha256": events_sha256[one.events]}
         for one in spec.histories
     ]
     return {"item": spec.item, "histories": histories}

@@ -164,7 +164,8 @@ def _task_of(source: str | None) -> tuple[Task | None, str | None]:
     if path.is_absolute():  # a task file; the built-in log needs none
         if not path.is_file():
             return None, f"{path} is not there"
-        data = TaskFile.read(path).data_path(path.parent)
-        if not data.exists():
-            return None, f"{data} is not there"
+        spec = TaskFile.read(path)
+        for data in (spec.data_path(path.parent), *spec.event_paths(path.parent).values()):
+            if not data.exists():
+                return None, f"{data} is not there"
     return Task.from_source(source), None
