@@ -171,7 +171,8 @@ class BehaviourStore:
 
         Raises:
             InputError: the disk is full: what was committed before stays, and the same call goes on when there is room.
-            ValueError: vectors of another shape, or of numbers that half precision does not hold.
+                Or a vector holds numbers that half precision does not.
+            ValueError: vectors of another shape.
         """
         if self._lock is None:
             raise ValueError(f"{self.path}: was opened to read; open it with write=True")
@@ -187,7 +188,9 @@ class BehaviourStore:
             halves = np.ascontiguousarray(vectors[new], "<f2")
         if not np.isfinite(halves).all():
             row = int(new[~np.isfinite(halves).all(axis=1)][0])
-            raise ValueError(f"the vector of {_shown(texts[row])} is not finite in half precision")
+            raise InputError(
+                f"{self.path}: the vector of {_shown(texts[row])} is not finite in half precision; expected finite ones"
+            )
         with _told_full(self.path):
             try:
                 _append(self.path / VECTORS, count * self._row_bytes, halves)

@@ -42,7 +42,7 @@ def read_frame(
     Raises:
         InputError: for what is missing, empty, damaged or of another kind.
     """
-    parts = _parts(path)
+    parts = parts_of(path)
     digest = hashlib.sha256()
     for part in parts:
         if part.stat().st_size == 0:
@@ -57,7 +57,7 @@ def read_frame(
         frame = _read_separated(parts[0], texts) if separated else _read_parquet(parts)
     elif separated:
         # Types are those of the rows that are drawn: the pieces of a file might not agree on them.
-        drawn = draw_rows(_separated_pieces(parts[0]), max_rows, seed)
+        drawn = draw_rows(separated_pieces(parts[0]), max_rows, seed)
         told = drawn.to_csv(index=False, sep=SEPARATORS[parts[0].suffix.lower()])
         frame = _read_separated(parts[0], texts, io.StringIO(told))
     else:
@@ -72,7 +72,8 @@ def frame_sha256(frame: pd.DataFrame) -> str:
     return hashlib.sha256(frame.to_json(orient="split", date_format="iso").encode()).hexdigest()
 
 
-def _parts(path: Path) -> list[Path]:
+def parts_of(path: Path) -> list[Path]:
+    """The files of a table; ``InputError`` where there is none or it is of another kind."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; expected CSV, TSV, Parquet or a folder of Parquet parts")
     if path.is_dir():
@@ -120,14 +121,14 @@ def _parquet_pieces(parts: list[Path]) -> Iterator[pd.DataFrame]:
             with pq.ParquetFile(part) as file:
                 names = list(file.schema_arrow.names)
                 first = names if first is None else first
-                _check_same_columns(part, names, parts[0], first)
+                check_same_columns(part, names, parts[0], first)
                 for batch in file.iter_batches(CHUNK_ROWS):
                     yield batch.to_pandas()
         except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's own errors derive from
-            raise _unreadable(part, error) from None
+            raise unreadable(part, error) from None
 
 
-def _separated_pieces(path: Path) -> Iterator[pd.DataFrame]:
+def separated_pieces(path: Path) -> Iterator[pd.DataFrame]:
     """Every cell as the text that it is."""
     separator = SEPARATORS[path.suffix.lower()]
     try:
@@ -172,12 +173,14 @@ def _surplus(path: Path, names: int) -> InputError:
     return InputError(f"{path}: rows have more fields than the header's {names} names")
 
 
-def _unreadable(part: Path, error: Exception) -> InputError:
+def unreadable(part: Path, error: Exception) -> InputError:
+    """What pyarrow says of a file, as one line."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return InputError(f"{part}: not a readable Parquet file: {reason}")
 
 
-def _check_same_columns(part: Path, names: list[str], first: Path, expected: list[str]) -> None:
+def check_same_columns(part: Path, names: list[str], first: Path, expected: list[str]) -> None:
+    """``InputError`` where a part has other columns than the first one."""
     if names != expected:
         raise InputError(f"{part}: its columns {names} differ from {first.name}'s {expected}")
 
@@ -188,6 +191,6 @@ def _read_parquet(parts: list[Path]) -> pd.DataFrame:
         try:
             frames.append(pd.read_parquet(part, engine="pyarrow", partitioning=None))
         except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's own errors derive from
-            raise _unreadable(part, error) from None
-        _check_same_columns(part, list(frames[-1].columns), parts[0], list(frames[0].columns))
+            raise unreadable(part, error) from None
+        check_same_columns(part, list(frames[-1].columns), parts[0], list(frames[0].columns))
     return pd.concat(frames, ignore_index=True)

@@ -1,4 +1,4 @@
-"""The command line: ``sparsefront search | tokens | profile | front | export | verify | bench | latency``."""
+"""The command line: ``sparsefront search | tokens | encode | profile | front | export | verify | bench | latency``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from sparsefront.search import cli_latency, cli_search, cli_tokens
+from sparsefront.search import cli_encode, cli_latency, cli_search, cli_tokens
 from sparsefront.search.cli_options import (
     Json,
     Verbose,
@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 app.command(epilog=cli_search.EXAMPLES)(cli_search.search)
 app.command(epilog=cli_tokens.EXAMPLES)(cli_tokens.tokens)
+app.command(epilog=cli_encode.EXAMPLES)(cli_encode.encode)
 app.command()(cli_latency.profile)
 app.command()(cli_latency.bench)
 app.add_typer(cli_latency.latency, name="latency")

@@ -158,7 +158,7 @@ def test_what_is_no_vector_or_no_text_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"vectors must be \(1, 8\), got \(1, 7\)"):
             store.put(["b"], np.zeros((1, 7), np.float16))
         for wrong in (np.nan, 1e6):
-            with pytest.raises(ValueError, match="vector of 'c' is not finite in half precision"):
+            with pytest.raises(InputError, match="vector of 'c' is not finite in half precision"):
                 store.put(["b", "c"], np.array([[0.0] * WIDTH, [wrong] * WIDTH]))
         with pytest.raises(ValueError, match="must be text, got NoneType"):
             store.rows(["a", None])  # type: ignore[list-item]
