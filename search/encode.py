@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
-from sparsefront.models.behaviour_encoder import BehaviourEncoder
+import numpy as np
+from numpy.typing import NDArray
+
 from sparsefront.models.behaviour_store import BehaviourStore
 from sparsefront.models.text_columns import TextColumns
 from sparsefront.search.interrupts import held_interrupts
@@ -16,6 +19,15 @@ from sparsefront.search.progress import Advance
 BATCH_TEXTS = 8192
 """Encoded and committed together: what an interruption loses."""
 PIECE_ROWS = 8192
+
+
+class Encodes(Protocol):
+    """What is needed of a :class:`sparsefront.models.behaviour_encoder.BehaviourEncoder`."""
+
+    texts_cut: int
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float16]:
+        """``(texts, width)`` vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +66,7 @@ class EncodeReport:
 def encode_columns(
     columns: TextColumns,
     store: BehaviourStore,
-    encoder: BehaviourEncoder,
+    encoder: Encodes,
     *,
     batch_texts: int = BATCH_TEXTS,
     advance: Advance,

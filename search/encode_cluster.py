@@ -8,6 +8,7 @@ begins, so that its texts are known by then.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ from sparsefront.spaces import InputError, RunFailed
 _LOOK_SECONDS = 2.0
 _PARTITIONS_PER_CPU = 2
 _BLOCKS_PER_PARTITION = 8
+_RAISED = re.compile(r"^(?P<kind>[\w.]+(Error|Exception|Failed)): (?P<line>.*)$", re.MULTILINE)
+"""The first exception that a worker's traceback tells: what the others come of."""
 _PART, _GROUP, _COUNT = "part", "group", "count"
 
 
@@ -251,10 +254,11 @@ def _told() -> Iterator[None]:
             raise InputError(
                 f"a machine of the cluster cannot import {missing!r}: install the same sparsefront there"
             ) from error
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise RunFailed(
-            f"encoding ended early: {lines[-1] if lines else type(error).__name__}; the same command goes on"
-        ) from error
+        raised = _RAISED.search(str(error))
+        line = " ".join((raised["line"] if raised else str(error) or type(error).__name__).split())
+        if raised and raised["kind"].endswith("InputError"):
+            raise InputError(line) from error
+        raise RunFailed(f"encoding ended early: {line}; the same call goes on") from error
 
 
 @contextmanager
