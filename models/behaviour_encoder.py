@@ -174,7 +174,7 @@ class BehaviourEncoder:
 
     def token_rows(self, texts: Sequence[str]) -> tuple[TokenRows, NDArray[np.int32]]:
         """Texts as tokens, cut where they are too long, and ``(texts,)`` tokens before that."""
-        found = encode_texts(self._tokenizer, [texts], self.max_tokens)
+        found: dict[str, Any] = encode_texts(self._tokenizer, [texts], self.max_tokens)
         raw_lengths = found.pop("raw_lengths")
         count = len(texts)
         return TokenRows(**found, target=np.zeros(count, np.float32), positive=np.zeros(count, bool)), raw_lengths
@@ -184,11 +184,11 @@ class BehaviourEncoder:
         """``(rows, width)`` vectors of a batch, in half precision."""
         ids, mask, types = batch.input_ids, batch.attention_mask, batch.token_type_ids
         if self.pooling == "cls":
-            hidden = self.encoder(ids, mask, types, cls_only=True).hidden
-            return hidden[:, 0].half()
-        hidden = self.encoder(ids, mask, types, cls_only=False).hidden
-        present = mask[..., None].to(hidden.dtype)
-        pooled: Tensor = (hidden * present).sum(1) / present.sum(1)
+            pooled: Tensor = self.encoder(ids, mask, types, cls_only=True).hidden[:, 0]
+        else:
+            hidden = self.encoder(ids, mask, types, cls_only=False).hidden
+            present = mask[..., None].to(hidden.dtype)
+            pooled = (hidden * present).sum(1) / present.sum(1)
         return pooled.half()
 
     @torch.inference_mode()
