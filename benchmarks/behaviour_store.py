@@ -50,7 +50,7 @@ TEXTS, QUICK_TEXTS = 16_384, 1_024
 CLUSTER_TEXTS, QUICK_CLUSTER_TEXTS = 65_536, 1_024
 """Enough that starting workers is a small part; not so in a quick run."""
 PAIRS, QUICK_PAIRS = 5, 2
-CHUNK, BATCH = 131_072, 4096
+CHUNK, BATCH = 32_768, 4096
 SLOWEST, FEWEST_PER_SECOND, GROWTH_MIB = 1.05, 200_000.0, 100.0
 """Encoding's time over the encoder's own; warm vectors a second; what twice the rows may add to a process's memory."""
 FINGERPRINT = "5" * 64

@@ -22,7 +22,7 @@ from sparsefront.spaces import InputError
 Halves = NDArray[np.float16]
 VECTORS: Final = "vectors.f16"
 KEYS: Final = "keys"
-_CHUNK: Final = 65_536
+_CHUNK: Final = 32_768  # a commit holds a page in memory for nearly every key
 _MOST_SHOWN: Final = 60
 
 

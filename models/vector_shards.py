@@ -16,7 +16,7 @@ from sparsefront.spaces import InputError
 TEXT, VECTOR, TOKENS, ENCODER = "text", "vector", "tokens", "encoder"
 """Columns: the text; its vector as ``2 * width`` bytes, little-endian half precision; tokens before it was cut; the
 encoder's fingerprint."""
-_BATCH_ROWS = 65_536
+_BATCH_ROWS = 32_768
 
 
 def shard_of(texts: Sequence[str], found: Encodings, encoder: str) -> pa.Table:
@@ -72,6 +72,8 @@ def read_shard(
                     other = str(others.pop())
                     raise InputError(f"{path}: holds vectors of encoder {other[:12]}; expected encoder {encoder[:12]}")
                 packed = batch.column(VECTOR)
+                if packed.null_count or batch.column(TEXT).null_count:
+                    raise InputError(f"{path}: damaged: a text or a vector is missing; expected both in every row")
                 flat = np.frombuffer(packed.buffers()[1], np.uint8)[packed.offset * 2 * width :]
                 vectors = flat[: len(batch) * 2 * width].view("<f2").reshape(len(batch), width)
                 yield batch.column(TEXT).to_pylist(), vectors, batch.column(TOKENS).to_numpy()

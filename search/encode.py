@@ -89,26 +89,28 @@ def encode_columns(
     waiting: dict[str, None] = {}
     rows = texts = encoded = 0
 
-    def commit(batch: list[str]) -> None:
+    def commit(batch: list[str], rows_done: int) -> None:
         nonlocal encoded
         vectors = encoder.encode(batch)
         with held_interrupts():  # a write is never cut in two
             encoded += store.put(batch, vectors)
         per_second = encoded / (time.perf_counter() - start)
         facts = {"new": f"{encoded:,}", "stored": f"{len(store):,}", "new per second": f"{per_second:,.0f}"}
-        advance(rows, columns.rows or 0, facts)
+        advance(rows_done, columns.rows or 0, facts)
 
     for piece in columns.pieces(PIECE_ROWS):
         distinct = list(dict.fromkeys(piece.texts))
         known = (store.rows(distinct) >= 0).tolist()
         waiting.update({text: None for text, there in zip(distinct, known, strict=True) if not there})
         texts += len(piece.texts)
+        at_first = len(waiting)
         while len(waiting) >= batch_texts:
-            commit(_taken(waiting, batch_texts))
+            batch = _taken(waiting, batch_texts)
+            commit(batch, rows + piece.rows * (at_first - len(waiting)) // at_first)
         rows += piece.rows
         advance(rows, columns.rows or 0)
     if waiting:
-        commit(list(waiting))
+        commit(list(waiting), rows)
     seconds, cut = time.perf_counter() - start, encoder.texts_cut - cut_before
     return EncodeReport(rows=rows, texts=texts, encoded=encoded, cut=cut, seconds=seconds)
 

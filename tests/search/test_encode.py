@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -173,7 +174,7 @@ def test_ctrl_c_keeps_what_is_committed(tmp_path: Path, encoder: BehaviourEncode
     )
     vectors = store / "vectors.f16"
     while process.poll() is None and not (vectors.exists() and vectors.stat().st_size):
-        pass
+        time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and out == "" and "Traceback" not in err
