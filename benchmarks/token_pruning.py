@@ -45,7 +45,7 @@ from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.token_gates import GateSample
-from sparsefront.models.token_schedule import ScheduleOptions, with_shares
+from sparsefront.models.token_schedule import ScheduleOptions
 from sparsefront.models.training import TrainOptions, train
 from sparsefront.search.export import export_model
 from sparsefront.search.prepare import TABLES, Prepared
@@ -268,7 +268,7 @@ class Bench:
         if ranking:
             scores = teacher_token_scores(prepared.teacher, rows)
             teaching = RankTeacher(scores, rows.offsets, layers=layers_to_teach(len(genome)), weight=0.3)
-        model = prepared.supernet.slim(genome if gates is None else with_shares(genome, ()))
+        model = prepared.supernet.slim(genome if gates is None else genome.keeping())
         epochs = 0.3 if self.quick else self.kind.epochs[2]
         options = replace(prepared.settings.elastic, epochs=epochs, learning_rate=5e-5)
         train(model, rows, options, teacher_logits=prepared.teacher_logits, gates=gates, ranking=teaching)
@@ -326,7 +326,7 @@ class Bench:
         """An evenly falling schedule of the same predicted latency."""
         predict, layers = prepared.measured.predict_roughly, len(like) - 1
         limit_us = float(predict([like])[0])
-        path = [with_shares(like, falling(layers, percent)) for percent in range(99, 0, -1)]
+        path = [like.keeping(falling(layers, percent)) for percent in range(99, 0, -1)]
         fits = np.flatnonzero(predict(path) <= limit_us)
         return path[int(fits[0])] if len(fits) else path[-1]
 

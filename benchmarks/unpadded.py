@@ -27,7 +27,6 @@ from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import UNPADDED_FROM, no_logits, score_batches
 from sparsefront.models.task import Task
-from sparsefront.models.token_schedule import with_shares
 from sparsefront.spaces import Genome
 
 REPOSITORY = Path(__file__).parent.parent
@@ -112,12 +111,12 @@ def main() -> None:
         rows = valid.stratified(count, 0)
         model = CrossEncoder(backbone.config)
         pairs = QUICK_PAIRS if arguments.quick else PAIRS
-        for genome in (model.genome, with_shares(model.genome, (50,))):
+        for genome in (model.genome, model.genome.keeping((50,))):
             found.append(compare(name, rows, model, genome, pairs))
         if name == "Home Depot":
             for searched in SEARCHED_ROWS:
                 rows = valid.stratified(searched, 0)
-                for genome in (SMALL, with_shares(SMALL, (50,))):
+                for genome in (SMALL, SMALL.keeping((50,))):
                     found.append(compare(name, rows, model, genome, pairs))
     targets = [
         Target(

@@ -154,14 +154,10 @@ def _calibration_points(
     Random genomes of the joint space nearly all prune; what is searched often keeps all tokens. A table serves shorter
     rows too.
     """
-    kept = (100,) * config.widths.layers
     points = [(config.genome, length_tokens)]
     for number, genome in enumerate(random_genomes(config, count - 1, rng, length_tokens=length_tokens)):
         shorter = int(rng.integers(max(1, length_tokens // 8), length_tokens + 1))
-        whole = Genome.from_columns(
-            genome.column("heads"), genome.column("ffn_units"), kept, genome.column("feature_heads")
-        )
-        one = whole if number % 3 == 0 else genome
+        one = genome.keeping() if number % 3 == 0 else genome
         points.append((one, shorter if number % 3 == 1 else length_tokens))
     return points
 

@@ -25,30 +25,43 @@ class Bert4Ctr(CrossEncoder):
 
     def __init__(self, config: Bert4CtrConfig) -> None:
         super().__init__(config)
-        self.branch = FeatureBranch(config)
-        self.post_init()
-        nn.init.zeros_(self.branch.head.weight)
-        nn.init.zeros_(self.branch.head.bias)
+        if config.features:
+            self.branch = FeatureBranch(config)
+            self.post_init()
+            nn.init.zeros_(self.branch.head.weight)
+            nn.init.zeros_(self.branch.head.bias)
 
-    def reader_of(self, batch: TensorBatch, genome: Genome | None, unit_gates: list[LayerGates] | None) -> Reader:
+    def reader_of(
+        self, batch: TensorBatch, genome: Genome | None, unit_gates: list[LayerGates] | None
+    ) -> Reader | None:
         """The tokens of the batch's features."""
-        if batch.features is None:
+        return self.reading(batch.features, genome, unit_gates)
+
+    def reading(
+        self, features: FeatureTensors | None, genome: Genome | None, unit_gates: list[LayerGates] | None
+    ) -> Reading | None:
+        """The tokens of features, where the model knows any."""
+        if not self.config.features:
+            return None
+        if features is None:
             raise ValueError("a model with a feature branch needs rows with features")
         heads = (self.genome if genome is None else self.encoder.check(genome)).column("feature_heads")
-        return _Reading(self.branch, batch.features, heads, unit_gates)
+        return Reading(self.branch, features, heads, unit_gates)
 
     def logits_of(self, encoded: Encoded) -> Tensor:
         """``(batch,)`` of one output, ``(batch, outputs)`` of several."""
+        text = super().logits_of(encoded)
+        if not self.config.features:
+            return text
         if encoded.features is None:
             raise ValueError("these rows were encoded without their features")
-        text = super().logits_of(encoded)
         with torch.autocast(encoded.hidden.device.type, enabled=False):
             cls, tokens = at_least_fp32(encoded.hidden[:, 0]), at_least_fp32(encoded.features)
             added = self.branch.logits(cls, tokens)
         return text + (added[:, 0] if self.config.outputs == 1 else added)
 
 
-class _Reading:
+class Reading:
     """The branch's tokens on their way through the layers of one batch."""
 
     def __init__(

@@ -48,7 +48,7 @@ class Bert4CtrConfig(CrossEncoderConfig):
                 raise ValueError(f"numeric_edges must be at least two finite numbers that rise, got {edges}")
         if any(type(count) is not int or count < 1 for count in self.categorical_ids):
             raise ValueError(f"categorical_ids must be whole numbers of at least 1, got {self.categorical_ids}")
-        if not self.features:
+        if not self.features and not self.histories:
             raise ValueError("a feature branch needs features, got none")
         heads = self.layer_feature_heads
         if len(heads) != len(self.layer_heads) or any(type(count) is not int or count < 0 for count in heads):
@@ -103,8 +103,10 @@ class Bert4CtrConfig(CrossEncoderConfig):
             slope[at, : len(one) - 1] = 1 / np.diff(ends)
         return low, slope
 
-    def branch_shapes(self) -> dict[str, tuple[int, ...]]:
+    def more_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of the branch; a layer without heads for features has none."""
+        if not self.features:
+            return {}
         width, numbers = self.feature_width, len(self.numeric_edges)
         embedding, norm = "branch.embedding.", ("weight", "bias")
         shapes: dict[str, tuple[int, ...]] = {

@@ -64,6 +64,20 @@ class SparseBertConfig(PretrainedConfig):  # type: ignore[misc]
             self.layer_heads, self.layer_ffn_units, self.layer_keep_percent, self.reading_heads()
         )
 
+    @property
+    def histories(self) -> int:
+        """How many histories of behaviours a model reads instead of a text."""
+        return 0
+
+    def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name within the embeddings -> shape, of what stands before their norm."""
+        width = self.hidden_size
+        return {
+            "word.weight": (self.vocab_size, width),
+            "position.weight": (self.max_position_embeddings, width),
+            "token_type.weight": (self.type_vocab_size, width),
+        }
+
     def reading_heads(self) -> list[int]:
         """Per layer, the heads with which features read the text."""
         return [0] * len(self.layer_heads)
@@ -118,6 +132,11 @@ class CrossEncoderConfig(SparseBertConfig):
             raise ValueError(f"id2label must name {self.outputs} classes, got {len(self.id2label)}")
 
     @property
+    def head_inputs(self) -> int:
+        """Width of what the head reads."""
+        return self.hidden_size
+
+    @property
     def features(self) -> int:
         """How many feature columns a model reads beside the text."""
         return 0
@@ -132,7 +151,7 @@ class CrossEncoderConfig(SparseBertConfig):
         """How many of them are numbers and how many categories."""
         return 0, 0
 
-    def branch_shapes(self) -> dict[str, tuple[int, ...]]:
+    def more_shapes(self) -> dict[str, tuple[int, ...]]:
         """State-dict name -> shape of what a model has beside encoder and head."""
         return {}
 

@@ -32,7 +32,7 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
     def __init__(self, config: CrossEncoderConfig) -> None:
         super().__init__(config)
         self.encoder = ElasticEncoder(config)
-        self.head = nn.Linear(config.hidden_size, config.outputs)
+        self.head = nn.Linear(config.head_inputs, config.outputs)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -156,8 +156,12 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
             if encoded.every is not None and encoded.answers is not None:
                 ends: Tensor = self.head(at_least_fp32(encoded.every))
                 return ends.masked_fill(~encoded.answers[..., None], NO_TOKEN)
-            logits: Tensor = self.head(at_least_fp32(encoded.hidden[:, 0]))
+            logits: Tensor = self.head(self.read(encoded))
         return logits[:, 0] if self.config.outputs == 1 else logits
+
+    def read(self, encoded: Encoded) -> Tensor:
+        """``(batch, head_inputs)``, what the head makes logits of: [CLS]'s last state."""
+        return at_least_fp32(encoded.hidden[:, 0])
 
     def slim(self, genome: Genome) -> CrossEncoder:
         """The physically small model: ``slim(g)(x)`` equals ``self(x, genome=g)``."""

@@ -95,6 +95,23 @@ class Embeddings(nn.Module):
         return normed
 
 
+class BehaviourEmbeddings(nn.Module):
+    """Vectors of behaviours with their places, normalised; what stands at the first place is learnt, as of [CLS]."""
+
+    def __init__(self, config: SparseBertConfig) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.zeros(config.hidden_size))
+        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, vectors: Tensor, token_type_ids: Tensor) -> Tensor:
+        """``(batch, tokens, width)``, zero at a [CLS] -> the same shape."""
+        places = self.position(torch.arange(vectors.shape[1], device=vectors.device))
+        first = functional.pad(self.first[None], (0, 0, 0, vectors.shape[1] - 1))
+        normed: Tensor = self.norm(vectors + places + first)
+        return normed
+
+
 class ElasticLayer(nn.Module):
     """One post-norm transformer layer of at most ``heads`` heads and ``ffn_units`` units."""
 
@@ -202,7 +219,7 @@ class ElasticEncoder(nn.Module):
         super().__init__()
         self.genome: Genome = config.genome
         self.config = config
-        self.embeddings = Embeddings(config)
+        self.embeddings = BehaviourEmbeddings(config) if config.histories else Embeddings(config)
         self.layers = nn.ModuleList(ElasticLayer(config, gene.heads, gene.ffn_units) for gene in config.genome)
 
     @property

@@ -44,7 +44,8 @@ class Tokens:
 
     Attributes:
         length: name of the tensor length, int64 (1,).
-        alive: name of the mask of real tokens, bool (batch, length).
+        alive: name of the mask of real tokens, bool (batch, length); empty where all are known to be real, and then
+            masks have no name either.
     """
 
     def __init__(self, nodes: Nodes, length: str, alive: str, limit: int) -> None:
@@ -66,6 +67,8 @@ class Tokens:
 
     def attention_mask(self) -> str:
         """0 for real and -1e9 for padding keys: (batch, 1, length, length); Attention takes no broadcast rows."""
+        if not self.alive:
+            return ""
         if "mask" not in self._made:
             zeros = self.prefix(np.zeros((1, 1, self._limit, 1), np.float32), 2, "zero_column")
             masked = self._nodes.const(np.array(MASKED), "masked")
@@ -83,6 +86,8 @@ class Tokens:
     def row_mask(self) -> str:
         """0 for real and -1e9 for padding keys: (batch, 1, length)."""
         nodes = self._nodes
+        if not self.alive:
+            return ""
         alive = nodes.op("Unsqueeze", self.alive, nodes.ints(1))
         masked, zero = nodes.const(np.array(MASKED), "masked"), nodes.const(np.array(0, np.float32), "zero")
         return nodes.op("Where", alive, zero, masked)

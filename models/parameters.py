@@ -19,9 +19,7 @@ def array_shapes(config: CrossEncoderConfig) -> dict[str, tuple[int, ...]]:
     """State-dict name -> shape for a slim model of this configuration; widths of zero give empty arrays."""
     width = config.hidden_size
     shapes: dict[str, tuple[int, ...]] = {
-        "encoder.embeddings.word.weight": (config.vocab_size, width),
-        "encoder.embeddings.position.weight": (config.max_position_embeddings, width),
-        "encoder.embeddings.token_type.weight": (config.type_vocab_size, width),
+        **{f"encoder.embeddings.{name}": shape for name, shape in config.embedding_shapes().items()},
         **_vectors("encoder.embeddings.norm", width),
     }
     for layer, gene in enumerate(config.genome):
@@ -32,8 +30,8 @@ def array_shapes(config: CrossEncoderConfig) -> dict[str, tuple[int, ...]]:
         shapes |= {f"{prefix}ffn_in.weight": (gene.ffn_units, width), f"{prefix}ffn_in.bias": (gene.ffn_units,)}
         shapes |= {f"{prefix}ffn_out.weight": (width, gene.ffn_units), f"{prefix}ffn_out.bias": (width,)}
         shapes |= {**_vectors(f"{prefix}attention_norm", width), **_vectors(f"{prefix}ffn_norm", width)}
-    shapes |= {"head.weight": (config.outputs, width), "head.bias": (config.outputs,)}
-    return shapes | config.branch_shapes()
+    shapes |= {"head.weight": (config.outputs, config.head_inputs), "head.bias": (config.outputs,)}
+    return shapes | config.more_shapes()
 
 
 def checked_arrays(config: CrossEncoderConfig, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:

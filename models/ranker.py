@@ -7,21 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sparsefront.models.bahe import Bahe
 from sparsefront.models.bert4ctr import Bert4Ctr
-from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
+
+KINDS: dict[str, type[CrossEncoder]] = {kind.config_class.model_type: kind for kind in (CrossEncoder, Bert4Ctr, Bahe)}
 
 
 def ranker_of(config: CrossEncoderConfig) -> CrossEncoder:
     """A model with fresh weights."""
-    return Bert4Ctr(config) if isinstance(config, Bert4CtrConfig) else CrossEncoder(config)
+    return KINDS[config.model_type](config)
 
 
 def ranker_from(config: Mapping[str, Any]) -> CrossEncoder:
     """A model with fresh weights, of what ``to_dict`` made of a configuration."""
-    kind = Bert4CtrConfig if config.get("model_type") == Bert4CtrConfig.model_type else CrossEncoderConfig
-    return ranker_of(kind.from_dict(dict(config)))
+    kind = KINDS.get(str(config.get("model_type")), CrossEncoder)
+    return kind(kind.config_class.from_dict(dict(config)))
 
 
 def load_ranker(folder: str | Path) -> CrossEncoder:
@@ -31,4 +33,4 @@ def load_ranker(folder: str | Path) -> CrossEncoder:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
         kind = None  # the loader says what is wrong
-    return (Bert4Ctr if kind == Bert4CtrConfig.model_type else CrossEncoder).from_pretrained(folder)
+    return KINDS.get(str(kind), CrossEncoder).from_pretrained(folder)

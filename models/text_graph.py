@@ -106,8 +106,20 @@ class CrossEncoderGraph:
 
     def build(self) -> onnx.ModelProto:
         """The whole graph; once per object."""
-        nodes, config = self.nodes, self.config
         hidden, tokens = self._embeddings()
+        hidden, tokens = self.through_layers(hidden, tokens)
+        if self.config.per_token:
+            self._read_every_token(hidden, tokens)
+        else:
+            self.read_cls(hidden)
+        return self.model()
+
+    def model(self) -> onnx.ModelProto:
+        """Of the nodes that are there."""
+        return model_of(self.nodes, self.inputs(), self.outputs(), self.config, self.precision)
+
+    def through_layers(self, hidden: str, tokens: Tokens) -> tuple[str, Tokens]:
+        """What leaves the last layer: [CLS]'s state (batch, width), or those of the tokens that are left."""
         scores: str | None = None
         for layer, gene in enumerate(self.genome):
             if layer <= self.last_mixing:
@@ -126,11 +138,7 @@ class CrossEncoderGraph:
                 hidden = self._cls(hidden) if layer == self.last_mixing else hidden
                 hidden = self.norm(hidden, f"encoder.layers.{layer}.attention_norm", self._ffn_bias(layer))
             hidden = self._ffn(layer, hidden, cls_only=layer >= self.last_mixing)
-        if config.per_token:
-            self._read_every_token(hidden, tokens)
-        else:
-            self.read_cls(hidden)
-        return model_of(nodes, self.inputs(), self.outputs(), config, self.precision)
+        return hidden, tokens
 
     def outputs(self) -> list[onnx.ValueInfoProto]:
         """What the graph answers."""
@@ -176,7 +184,7 @@ class CrossEncoderGraph:
             nodes.op("Gather", nodes.const(token_type, "token_type"), INPUTS[2]),
             tokens.prefix(position, 0, "position"),
         ]
-        self._count_survivors(length)
+        self.count_survivors(length, INPUTS[1])
         if self.pruning:
             self._protected = self._protected_tokens()
         return self.norm(nodes.op("Sum", *terms), f"{prefix}norm", self.attention_bias(0)), tokens
@@ -203,8 +211,11 @@ class CrossEncoderGraph:
     def _no_tokens(self) -> Tokens:
         return Tokens(self.nodes, "", "", self.limit)
 
-    def _count_survivors(self, length: str) -> None:
-        """Looks all counts up at once: (tensor length (1,), survivors per row (batch, 1)) for every pruning layer."""
+    def count_survivors(self, length: str, mask: str) -> None:
+        """Looks all counts up at once: (tensor length (1,), survivors per row (batch, 1)) for every pruning layer.
+
+        ``mask``: int64 (batch, length), 1 at real tokens.
+        """
         if not self.pruning:
             return
         nodes = self.nodes
@@ -215,7 +226,7 @@ class CrossEncoderGraph:
                 left = kept_tokens(left, self.genome.layers[layer].keep_percent)
                 table[row, step] = left
         counts = nodes.const(table, "survivors")
-        real = nodes.op("ReduceSum", INPUTS[1], nodes.ints(1), keepdims=0)
+        real = nodes.op("ReduceSum", mask, nodes.ints(1), keepdims=0)
         steps = len(self.pruning)
         rows = nodes.op("Gather", counts, real)
         whole = nodes.op("Gather", counts, length)
@@ -273,7 +284,8 @@ class CrossEncoderGraph:
         probe = nodes.op("MatMul", query, nodes.const(keys, f"{prefix}key.weight"))
         probe = nodes.op("Reshape", probe, nodes.ints(0, heads, width))
         logits = nodes.op("MatMul", probe, nodes.op("Transpose", hidden, perm=[0, 2, 1]))
-        received = nodes.op("Softmax", nodes.op("Add", logits, tokens.row_mask()), axis=-1)
+        row_mask = tokens.row_mask()
+        received = nodes.op("Softmax", nodes.op("Add", logits, row_mask) if row_mask else logits, axis=-1)
         mixed = nodes.op("Reshape", nodes.op("MatMul", received, hidden), nodes.ints(0, heads, 1, width))
         values = self.arrays[f"{prefix}value.weight"].reshape(heads, size, width).transpose(0, 2, 1)
         context = nodes.op("MatMul", mixed, nodes.const(values, f"{prefix}value.weight"))

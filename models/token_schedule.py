@@ -132,7 +132,7 @@ def learn_schedule(
         raise ValueError("rows must not be empty, got none")
     if options.distil_share and teacher_logits is None:
         raise ValueError("distil_share is positive, but there are no teacher logits")
-    whole = with_shares(model.genome if genome is None else model.encoder.check(genome), ())
+    whole = (model.genome if genome is None else model.encoder.check(genome)).keeping()
     layers = len(whole) - 1 - options.first_layer
     if layers < 1:
         raise ValueError(f"no layer may prune: {len(whole)} layers, the first that may is {options.first_layer}")
@@ -147,15 +147,6 @@ def learn_schedule(
     return TokenSchedule(costs.genome(percents), float(costs.shares([percents])[0]), tuple(losses))
 
 
-def with_shares(genome: Genome, keep_percents: Sequence[int], first_layer: int = 0) -> Genome:
-    """The genome with these keep shares from a layer on, and all tokens kept elsewhere."""
-    keeps = [100] * len(genome)
-    keeps[first_layer : first_layer + len(keep_percents)] = keep_percents
-    return Genome.from_columns(
-        genome.column("heads"), genome.column("ffn_units"), keeps, genome.column("feature_heads")
-    )
-
-
 class _Costs:
     """Cost of schedules of one set of widths, as shares of that of keeping all tokens."""
 
@@ -164,7 +155,7 @@ class _Costs:
         self._most = float(cost_of([whole])[0])
 
     def genome(self, percents: Sequence[int]) -> Genome:
-        return with_shares(self._whole, percents, self._first)
+        return self._whole.keeping(percents, self._first)
 
     def shares(self, schedules: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """(schedules,)."""

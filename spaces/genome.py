@@ -131,6 +131,12 @@ class Genome:
         """Whether no layer prunes tokens."""
         return all(gene.keep_percent == 100 for gene in self.layers)
 
+    def keeping(self, keep_percents: Sequence[int] = (), first_layer: int = 0) -> Genome:
+        """The same widths with these keep shares from a layer on, and all tokens kept elsewhere."""
+        keeps = [100] * len(self)
+        keeps[first_layer : first_layer + len(keep_percents)] = keep_percents
+        return Genome.from_columns(self.column("heads"), self.column("ffn_units"), keeps, self.column("feature_heads"))
+
     def replace(self, layer: int, field: Field, value: int) -> Genome:
         """A copy with one value changed."""
         if not 0 <= layer < len(self.layers):

@@ -15,7 +15,7 @@ from tests.models.tiny import config_of, make_config, make_model
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.multiply_adds import multiply_adds
 from sparsefront.models.scoring import score_rows
-from sparsefront.models.token_schedule import ScheduleOptions, TokenSchedule, learn_schedule, with_shares
+from sparsefront.models.token_schedule import ScheduleOptions, TokenSchedule, learn_schedule
 from sparsefront.models.training import TrainOptions, train
 from sparsefront.spaces import Genome, InputError
 
@@ -60,7 +60,7 @@ def test_it_fills_its_target(trained: CrossEncoder, shape: str) -> None:
 def test_it_beats_the_same_shares_in_reverse(trained: CrossEncoder) -> None:
     rows = toy_rows(600, seed=9)
     found = learned(trained, 0.5)
-    reverse = with_shares(DENSE, found.keep_percents[:-1][::-1])
+    reverse = DENSE.keeping(found.keep_percents[:-1][::-1])
 
     def loss(genome: Genome) -> float:
         logits = score_rows(trained, rows, genome=genome, precision="fp32")
