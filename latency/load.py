@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsefront.latency.runtime import Feeds, Session, with_features
+from sparsefront.latency.runtime import Feeds, Session, feeds_for
 from sparsefront.latency.timing import LatencyStats
 
 
@@ -42,7 +42,7 @@ def serve(sessions: Sequence[Session], feeds: Feeds, *, seconds: float, warmup: 
 
     def client(session: Session, times: list[int]) -> None:
         try:
-            fed = with_features(session, feeds)
+            fed = feeds_for(session, feeds)
             for _ in range(warmup):
                 session.run(fed)
             gate.wait()

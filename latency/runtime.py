@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -24,11 +25,12 @@ SHAPES = ("dynamic", "static")
 
 
 class Session(Protocol):
-    """A loaded model; one that takes features has ``features``, how many columns of numbers and of categories."""
+    """A loaded model; ``takes``, where it has that, says what it takes besides a text or instead of it."""
 
     def run(self, feeds: Feeds) -> Logits:
-        """``input_ids``, ``attention_mask``, ``token_type_ids``, each (batch, tokens), and what else the graph takes ->
-        logits (batch,), or (batch, outputs) of a model of several outputs, or (batch, tokens, 2) of spans."""
+        """``input_ids``, ``attention_mask``, ``token_type_ids``, each (batch, tokens), and what else the graph takes,
+        or the inputs of histories (:mod:`sparsefront.models.bahe_graph`) -> logits (batch,), or (batch, outputs) of a
+        model of several outputs, or (batch, tokens, 2) of spans."""
 
 
 class Runtime(ABC):
@@ -110,15 +112,49 @@ def feeds_of_length(
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
 
-def with_features(session: Session, feeds: Feeds) -> Feeds:
-    """The feeds of some text with whatever features a session wants besides: random numbers, and the id of no value."""
-    counts: tuple[int, int] = getattr(session, "features", (0, 0))
-    wanted = [
-        name for name, count in zip(("numeric", "categorical"), counts, strict=True) if count and name not in feeds
-    ]
-    if not wanted:
-        return feeds
-    rows, (numbers, categories) = len(next(iter(feeds.values()))), counts
-    drawn = np.random.default_rng(0).normal(size=(rows, numbers)).astype(np.float32)
-    made: dict[str, npt.NDArray[Any]] = {"numeric": drawn, "categorical": np.zeros((rows, categories), np.int64)}
-    return {**feeds, **{name: made[name] for name in wanted}}
+@dataclass(frozen=True)
+class Takes:
+    """What a model is called with besides a text, or instead of it.
+
+    Attributes:
+        numbers: columns of numbers.
+        categories: columns of categories.
+        histories: histories of behaviours, instead of a text; of a text none.
+        width: of a behaviour's vector.
+    """
+
+    numbers: int = 0
+    categories: int = 0
+    histories: int = 0
+    width: int = 0
+
+    @classmethod
+    def of(cls, config: CrossEncoderConfig) -> Takes:
+        """What a model of this configuration takes."""
+        return cls(*config.feature_columns, config.histories, config.hidden_size if config.histories else 0)
+
+    def feeds(self, text: Feeds) -> Feeds:
+        """The feeds of some text as such a model wants them: features, or as long histories, are drawn at random.
+
+        Features that are there stay as they are; those that are drawn are numbers, and the ids of no value.
+        """
+        rows, tokens = text["input_ids"].shape
+        rng = np.random.default_rng(0)
+        made: dict[str, npt.NDArray[Any]] = {}
+        if self.histories:
+            shape = rows, self.histories, tokens
+            made["vectors"] = rng.normal(size=(*shape, self.width)).astype(np.float32)
+            made["vectors"][:, :, 0] = 0
+            made["attention_mask"] = np.repeat(text["attention_mask"][:, None], self.histories, axis=1)
+            made["item"] = rng.normal(size=(rows, self.width)).astype(np.float32)
+        if self.numbers:
+            made["numeric"] = text.get("numeric", rng.normal(size=(rows, self.numbers)).astype(np.float32))
+        if self.categories:
+            made["categorical"] = text.get("categorical", np.zeros((rows, self.categories), np.int64))
+        return {**({} if self.histories else text), **made} if made else text
+
+
+def feeds_for(session: Session, text: Feeds) -> Feeds:
+    """The feeds of some text as a session wants them, see :meth:`Takes.feeds`."""
+    takes: Takes = getattr(session, "takes", Takes())
+    return takes.feeds(text)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy.typing as npt
 
-from sparsefront.latency.runtime import Feeds, Logits, Runtime, Session
-from sparsefront.models.onnx_graph import INPUTS, OUTPUT, build_graph, onnx_file
+from sparsefront.latency.runtime import Feeds, Logits, Runtime, Session, Takes
+from sparsefront.models.onnx_graph import HISTORY_INPUTS, INPUTS, OUTPUT, build_graph, onnx_file
 from sparsefront.models.parameters import random_arrays
 from sparsefront.spaces import InputError
 
@@ -61,12 +61,15 @@ def onnx_session(model: bytes | str, threads: int) -> Any:
 class _OnnxSession:
     def __init__(self, model: bytes | str, threads: int) -> None:
         self._session = onnx_session(model, threads)
-        columns = {node.name: node.shape[1] for node in self._session.get_inputs()}
-        self.features = columns.get("numeric", 0), columns.get("categorical", 0)
+        shapes = {node.name: node.shape for node in self._session.get_inputs()}
+        numbers, categories = [shapes[name][1] if name in shapes else 0 for name in ("numeric", "categorical")]
+        _, histories, _, width = shapes.get("vectors", [0, 0, 0, 0])
+        self.takes = Takes(numbers, categories, histories, width)
 
     def missing_names(self) -> list[str]:
         names = {node.name for node in (*self._session.get_inputs(), *self._session.get_outputs())}
-        return [name for name in (*INPUTS, OUTPUT) if name not in names]
+        inputs = HISTORY_INPUTS if self.takes.histories else INPUTS
+        return [name for name in (*inputs, OUTPUT) if name not in names]
 
     @property
     def precision(self) -> str:

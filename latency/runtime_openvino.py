@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from sparsefront.latency.runtime import Feeds, Logits, Runtime, Session
+from sparsefront.latency.runtime import Feeds, Logits, Runtime, Session, Takes
+from sparsefront.models.bahe_graph import MASK, VECTORS
 from sparsefront.models.onnx_graph import INPUTS, STATIC_SHAPE, build_graph, onnx_file, properties_of
 from sparsefront.models.parameters import random_arrays
 from sparsefront.spaces import InputError
@@ -36,7 +37,7 @@ class OpenVino(Runtime):
         model = build_graph(config, random_arrays(config) if arrays is None else arrays).SerializeToString()
         if self.shapes == "dynamic":
             return self._compiled(model)
-        return _PerShape(lambda shape: self._compiled(model, shape), config.feature_columns)
+        return _PerShape(lambda shape: self._compiled(model, shape), Takes.of(config))
 
     def load_export(self, directory: str | Path) -> Session:
         path = onnx_file(directory)
@@ -57,13 +58,13 @@ class OpenVino(Runtime):
 class _PerShape:
     """Compiles a model anew for every shape that it is called with; what is timed is never padded."""
 
-    def __init__(self, compile_for: Callable[[tuple[int, int]], Session], features: tuple[int, int]) -> None:
+    def __init__(self, compile_for: Callable[[tuple[int, int]], Session], takes: Takes) -> None:
         self._compile_for = compile_for
         self._sessions: dict[tuple[int, int], Session] = {}
-        self.features = features
+        self.takes = takes
 
     def run(self, feeds: Feeds) -> Logits:
-        rows, tokens = feeds[INPUTS[0]].shape
+        rows, tokens = _shape_of(feeds)
         if (rows, tokens) not in self._sessions:
             self._sessions[rows, tokens] = self._compile_for((rows, tokens))
         return self._sessions[rows, tokens].run(feeds)
@@ -74,10 +75,10 @@ class _Padded:
 
     def __init__(self, session: Session, batch: int, tokens: int) -> None:
         self._session, self._batch, self._tokens = session, batch, tokens
-        self.features: tuple[int, int] = getattr(session, "features", (0, 0))
+        self.takes: Takes = getattr(session, "takes", Takes())
 
     def run(self, feeds: Feeds) -> Logits:
-        rows, tokens = feeds[INPUTS[0]].shape
+        rows, tokens = _shape_of(feeds)
         if (rows, tokens) == (self._batch, self._tokens):
             return self._session.run(feeds)
         if tokens > self._tokens:
@@ -86,22 +87,43 @@ class _Padded:
         for start in range(0, rows, self._batch):
             here = min(self._batch, rows - start)
             padded = {
-                name: np.pad(
-                    values[start : start + here],
-                    ((0, self._batch - here), (0, self._tokens - tokens if name in INPUTS else 0)),
-                )
+                name: _filled(name, values[start : start + here], self._batch, self._tokens)
                 for name, values in feeds.items()
             }
-            padded[INPUTS[1]][here:, 0] = 1  # rows that fill a batch have one token, as any row has
+            padded[MASK][here:, ..., 0] = 1  # rows that fill a batch have one token, as any row has
             found = self._session.run(padded)[:here]
             parts.append(found[:, :tokens] if found.ndim == 3 else found)
         return np.concatenate(parts)
 
 
+def _shape_of(feeds: Feeds) -> tuple[int, int]:
+    """Rows, and tokens of each."""
+    shape = feeds[MASK].shape
+    return shape[0], shape[-1]
+
+
+def _tokens_axis(name: str, axes: int) -> int | None:
+    """Which axis of an input of so many counts tokens: features and items have none."""
+    if name not in (*INPUTS, VECTORS):
+        return None
+    return 2 if name == VECTORS else axes - 1
+
+
+def _filled(name: str, values: npt.NDArray[Any], batch: int, tokens: int) -> npt.NDArray[Any]:
+    """An input with zeros up to so many rows and tokens."""
+    more = [(0, batch - len(values))] + [(0, 0)] * (values.ndim - 1)
+    if (axis := _tokens_axis(name, values.ndim)) is not None:
+        more[axis] = 0, tokens - values.shape[axis]
+    return np.pad(values, more)
+
+
 def _static(port: Any, shape: tuple[int, int]) -> list[int]:
-    """The shape of an input where the text's is (batch, tokens): features have columns instead of tokens."""
-    batch, tokens = shape
-    return [batch, tokens] if port.get_any_name() in INPUTS else [batch, port.partial_shape[1].get_length()]
+    """The shape of an input where rows and tokens are so many."""
+    own, name = port.partial_shape, port.get_any_name()
+    tokens_at = _tokens_axis(name, len(own))
+    return [
+        shape[0] if axis == 0 else shape[1] if axis == tokens_at else own[axis].get_length() for axis in range(len(own))
+    ]
 
 
 def _properties(path: Path) -> dict[str, str]:
@@ -143,13 +165,14 @@ class _OpenVinoSession:
         self._request = compiled.create_infer_request()
         self._tensor = openvino.Tensor
         # What no layer reads is not an input any more: a model without heads needs no mask.
-        columns = {
-            port.get_any_name(): port.partial_shape[1].get_length()
-            for port in compiled.inputs
-            if port.get_any_name() not in INPUTS
-        }
-        self.features = columns.get("numeric", 0), columns.get("categorical", 0)
-        self._bound = {port.get_any_name(): np.empty((0, 0), np.int64) for port in compiled.inputs}
+        shapes = {port.get_any_name(): port.partial_shape for port in compiled.inputs}
+        numbers, categories = [
+            shapes[name][1].get_length() if name in shapes else 0 for name in ("numeric", "categorical")
+        ]
+        vectors = shapes.get(VECTORS)
+        histories, width = (0, 0) if vectors is None else (vectors[1].get_length(), vectors[3].get_length())
+        self.takes = Takes(numbers, categories, histories, width)
+        self._bound: dict[str, npt.NDArray[Any]] = {name: np.empty((0, 0), np.int64) for name in shapes}
 
     def run(self, feeds: Feeds) -> Logits:
         for name, bound in self._bound.items():

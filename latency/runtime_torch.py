@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from sparsefront.latency.runtime import Feeds, Logits, Runtime, Session
+from sparsefront.latency.runtime import Feeds, Logits, Runtime, Session, Takes
 from sparsefront.models.parameters import random_arrays
 from sparsefront.spaces import InputError
 
@@ -52,7 +52,7 @@ class _TorchSession:
         if precision == "bf16":  # the ranking head stays fp32: bf16 logits tie
             self._model.encoder.to(torch.bfloat16)
         self._threads = threads
-        self.features: tuple[int, int] = model.config.feature_columns
+        self.takes = Takes.of(model.config)
 
     def run(self, feeds: Feeds) -> Logits:
         import torch

@@ -49,6 +49,7 @@ class Backbone:
     features: int = 0
     feature_width: int = 0
     feature_head_size: int = 0
+    histories: int = 0
 
     @property
     def weights_per_head(self) -> int:
@@ -83,7 +84,8 @@ class Backbone:
             config.head_size,
             config.hidden_act,
             config.per_token,
-            *([widths.feature_heads, *config.branch_sizes] if config.features else []),
+            *([widths.feature_heads, *config.branch_sizes] if config.features else [0] * 4),
+            *([config.histories] if config.histories else []),
         )
 
 

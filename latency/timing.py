@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sparsefront.latency.runtime import Feeds, Session, with_features
+from sparsefront.latency.runtime import Feeds, Session, feeds_for
 
 Percentile = Literal[50, 95, 99]
 WARM_CALLS = 5
@@ -63,7 +63,7 @@ def time_interleaved(
     if visits < 1:
         raise ValueError(f"visits must be at least 1, got {visits}")
     taken = np.zeros((len(sessions), visits, TIMED_CALLS), np.float64)
-    feeds = [with_features(session, fed) for session, fed in zip(sessions, feeds, strict=True)]
+    feeds = [feeds_for(session, fed) for session, fed in zip(sessions, feeds, strict=True)]
     with _no_garbage_collection():
         for visit in range(visits):
             for index, (session, fed) in enumerate(zip(sessions, feeds, strict=True)):

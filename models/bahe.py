@@ -6,8 +6,6 @@ out of all of them meets in the head. Which vectors they are, how places are tol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,7 +16,7 @@ from sparsefront.models.bahe_config import BaheConfig
 from sparsefront.models.batching import FeatureTensors, TensorBatch
 from sparsefront.models.behaviours import Sequences
 from sparsefront.models.bert4ctr import Bert4Ctr, Reading
-from sparsefront.models.encoder import Encoded, LayerGates, at_least_fp32
+from sparsefront.models.encoder import Encoded, LayerGates, Reader, at_least_fp32
 from sparsefront.models.gated_encoding import Gates, encode_gated
 from sparsefront.models.loss import label_loss
 from sparsefront.spaces import Genome
@@ -118,7 +116,7 @@ class Bahe(Bert4Ctr):
         genome = self.genome if genome is None else self.encoder.check(genome)
         rows, histories = sequences.mask.shape[:2]
         reading = self.reading(features, genome, unit_gates)
-        reader = None if reading is None else _Together(reading, histories)
+        reader: Reader | None = None if reading is None else _Together(reading, histories)
         vectors, mask = sequences.vectors.flatten(0, 1), sequences.mask.flatten(0, 1)
         types = mask.long()  # nothing here is told apart by type
         if gates is not None:
@@ -129,13 +127,11 @@ class Bahe(Bert4Ctr):
                 vectors, mask, types, genome=genome, gates=each, score_layers=score_layers, reader=reader
             )
         alone = torch.ones(rows, 1, dtype=torch.bool, device=mask.device)
-        item = self.encoder(
-            sequences.item[:, None], alone, alone.long(), genome=genome.keeping(), gates=unit_gates
-        )
+        item = self.encoder(sequences.item[:, None], alone, alone.long(), genome=genome.keeping(), gates=unit_gates)
         hidden = torch.cat([read.hidden[:, 0].unflatten(0, (rows, histories)), item.hidden[:, :1]], dim=1)
         there = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         found = Encoded(hidden, there, read.scores, read.positions)
-        found.features = None if reading is None else reading.tokens
+        found.features = None if reader is None else reader.tokens
         return found
 
     def read(self, encoded: Encoded) -> Tensor:
@@ -147,22 +143,22 @@ class Bahe(Bert4Ctr):
         return met
 
 
-@dataclass
 class _Together:
     """Lets features read all histories of a row at once."""
 
-    reading: Reading
-    histories: int
-
-    @property
-    def tokens(self) -> Tensor:
-        return self.reading.tokens
+    def __init__(self, reading: Reading, histories: int) -> None:
+        self._reading, self._histories = reading, histories
+        self.tokens = reading.tokens
 
     def __call__(self, layer: int, hidden: Tensor, mask: Tensor, presence: Tensor | None) -> None:
-        hidden, mask = (one.unflatten(0, (-1, self.histories)).flatten(1, 2) for one in (hidden, mask))
-        if presence is not None:
-            presence = presence.unflatten(0, (-1, self.histories)).flatten(1, 2)
-        self.reading(layer, hidden, mask, presence)
+        hidden, mask = (self._of_rows(one) for one in (hidden, mask))
+        self._reading(layer, hidden, mask, None if presence is None else self._of_rows(presence))
+        self.tokens = self._reading.tokens
+
+    def _of_rows(self, states: Tensor) -> Tensor:
+        """(batch * histories, tokens, ...) -> (batch, histories * tokens, ...)."""
+        together: Tensor = states.unflatten(0, (-1, self._histories)).flatten(1, 2)
+        return together
 
 
 def _repeated(gates: LayerGates, histories: int) -> LayerGates:

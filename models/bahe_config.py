@@ -81,7 +81,8 @@ class BaheConfig(Bert4CtrConfig):
             )
         known = features or Features()
         upper = {
-            name: list(getattr(text, name)[layers:]) for name in ("layer_heads", "layer_ffn_units", "layer_keep_percent")
+            name: list(getattr(text, name)[layers:])
+            for name in ("layer_heads", "layer_ffn_units", "layer_keep_percent")
         }
         values = {key: value for key, value in text.to_dict().items() if key not in ("model_type", "architectures")}
         more.setdefault("layer_feature_heads", [3 if len(known) else 0] * len(upper["layer_heads"]))

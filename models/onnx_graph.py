@@ -23,7 +23,16 @@ from sparsefront.spaces import InputError
 if TYPE_CHECKING:
     from sparsefront.models.config import CrossEncoderConfig
 
-__all__ = ["HISTORY_INPUTS", "INPUTS", "OUTPUT", "STATIC_SHAPE", "Precision", "build_graph", "onnx_file", "properties_of"]
+__all__ = [
+    "HISTORY_INPUTS",
+    "INPUTS",
+    "OUTPUT",
+    "STATIC_SHAPE",
+    "Precision",
+    "build_graph",
+    "onnx_file",
+    "properties_of",
+]
 
 STATIC_SHAPE = "static_shape"
 
@@ -44,10 +53,11 @@ def build_graph(
     Inputs ``input_ids``, ``attention_mask``, ``token_type_ids``: int64 (batch, tokens), both dynamic; padding, if any,
     stands at the end of a row. A model with a feature branch has besides, where it has such columns, ``numeric``,
     float32 (batch, numeric columns), NaN where a value is missing, and ``categorical``, int64 (batch, categorical
-    columns). A model of histories has, instead of those of a text, ``vectors``, float32 (batch, histories, tokens, width),
-    zero at [CLS]'s place, which is the first, ``attention_mask``, int64 (batch, histories, tokens), and ``item``,
-    float32 (batch, width). Output ``logits``: float32 (batch,) of one output, (batch, outputs) of several, (batch, tokens, 2) of
-    spans. Raises ``ValueError`` for an array that is missing, not known, or not of the shape that the configuration
+    columns). A model of histories has no text but ``vectors``, float32 (batch, histories, tokens, width), zero at the
+    first place of each, which is [CLS]'s, ``attention_mask``, int64 (batch, histories, tokens), and ``item``, float32
+    (batch, width).
+
+    Output ``logits``: float32 (batch,) of one output, (batch, outputs) of several, (batch, tokens, 2) of spans. Raises ``ValueError`` for an array that is missing, not known, or not of the shape that the configuration
     asks for.
     """
     kind = BaheGraph if config.histories else Bert4CtrGraph if config.features else CrossEncoderGraph

@@ -11,7 +11,7 @@ from tests.models.tiny import make_rows
 
 from sparsefront.latency.drift import measure_session
 from sparsefront.latency.load import serve
-from sparsefront.latency.runtime import feeds_of_length, with_features
+from sparsefront.latency.runtime import Takes, feeds_for, feeds_of_length
 from sparsefront.latency.runtimes import runtime
 from sparsefront.latency.statistic import Statistic
 from sparsefront.models.export_onnx import export_onnx
@@ -35,7 +35,7 @@ def test_an_export_serves_ragged_rows_and_is_timed_without_being_told_of_feature
     session = runtime(name, shapes=shapes).load_export(tmp_path)
     rows = featured(make_rows([3, 16, 9, 1, 12]))
     np.testing.assert_allclose(serve_rows(session, rows), score_rows(model, rows, precision="fp32"), atol=2e-4)
-    assert session.features == (len(EDGES), len(IDS))  # type: ignore[attr-defined]
+    assert session.takes == Takes(len(EDGES), len(IDS))  # type: ignore[attr-defined]
     assert measure_session(session, statistic=Statistic.of_length(LONGEST, batch=2), visits=5).median_us > 0
     assert serve([session], feeds_of_length(LONGEST), seconds=0.05, warmup=1).rows_per_second > 0
 
@@ -44,8 +44,8 @@ def test_features_that_are_there_stay_and_missing_ones_are_filled_in() -> None:
     session = runtime("onnxruntime").load(make_model().config)
     text = feeds_of_length(5, batch=3)
     numeric = np.ones((3, len(EDGES)), np.float32)
-    filled = with_features(session, {**text, "numeric": numeric})
+    filled = feeds_for(session, {**text, "numeric": numeric})
     assert filled["numeric"] is numeric and (filled["categorical"] == 0).all()
     assert filled["categorical"].shape == (3, len(IDS)) and np.isfinite(session.run(filled)).all()
     plain = runtime("onnxruntime").load(make_model().config.text)
-    assert with_features(plain, text) is text
+    assert feeds_for(plain, text) is text
