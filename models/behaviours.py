@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from sparsefront.models.bahe_graph import HISTORY_INPUTS
 from sparsefront.models.batching import TensorBatch
 
 
@@ -27,17 +30,19 @@ class Sequences:
     item: Tensor
 
     @classmethod
-    def of(cls, batch: TensorBatch, histories: int) -> Sequences:
+    def of(cls, batch: TensorBatch, histories: int | None = None) -> Sequences:
         """Of a batch whose rows hold the behaviours of one history after the other, and then the item.
 
         Raises:
-            ValueError: if the rows are of texts, or of another number of histories.
+            ValueError: if the rows are of texts, or of another number of histories than was expected.
         """
         if batch.vectors is None:
             raise ValueError("a model of histories needs rows with vectors")
         types = batch.token_type_ids.masked_fill(~batch.attention_mask.bool(), -1)
-        if int(types.amax()) != histories:
-            raise ValueError(f"rows must have {histories} histories and an item, got {int(types.amax())} and an item")
+        found = int(types.amax())
+        if found != (histories or found):
+            raise ValueError(f"rows must have {histories} histories and an item, got {found} and an item")
+        histories = found
         counts = torch.stack([(types == number).sum(1) for number in range(histories)], dim=1)
         places = torch.arange(int(counts.max()), device=types.device)
         there = places < counts[..., None]
@@ -49,3 +54,8 @@ class Sequences:
             functional.pad(there, (1, 0), value=True),
             batch.vectors[row, counts.sum(1)],
         )
+
+    def feeds(self) -> dict[str, NDArray[Any]]:
+        """What a graph of histories is called with."""
+        values = (self.vectors, self.mask.long(), self.item)
+        return {name: value.cpu().numpy() for name, value in zip(HISTORY_INPUTS, values, strict=True)}

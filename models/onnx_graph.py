@@ -57,8 +57,8 @@ def build_graph(
     first place of each, which is [CLS]'s, ``attention_mask``, int64 (batch, histories, tokens), and ``item``, float32
     (batch, width).
 
-    Output ``logits``: float32 (batch,) of one output, (batch, outputs) of several, (batch, tokens, 2) of spans. Raises ``ValueError`` for an array that is missing, not known, or not of the shape that the configuration
-    asks for.
+    Output ``logits``: float32 (batch,) of one output, (batch, outputs) of several, (batch, tokens, 2) of spans. Raises
+    ``ValueError`` for an array that is missing, not known, or not of the shape that the configuration asks for.
     """
     kind = BaheGraph if config.histories else Bert4CtrGraph if config.features else CrossEncoderGraph
     model = kind(config, checked_arrays(config, arrays), precision).build()

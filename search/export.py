@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +17,9 @@ from transformers import PreTrainedTokenizerBase
 from sparsefront.latency.runtime import Runtime, Session
 from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.two_sides import export_sides
+from sparsefront.models.bahe import Bahe
+from sparsefront.models.batching import to_tensors
+from sparsefront.models.behaviours import Sequences
 from sparsefront.models.bert4ctr import Bert4Ctr
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.export_onnx import export_onnx
@@ -51,8 +55,9 @@ def export_model(
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     export_onnx(model, target / ONNX_MODEL, precision=precision, static_shape=static_shape)
-    if isinstance(model, Bert4Ctr):
+    if model.config.features:
         (features or Features()).save(target / FEATURES)
+    if isinstance(model, Bert4Ctr) and not isinstance(model, Bahe):
         export_sides(model, target)
 
 
@@ -67,6 +72,8 @@ def serve_rows(session: Session, rows: TokenRows) -> NDArray[np.float32]:
 def feeds_of(batch: Batch) -> dict[str, NDArray[Any]]:
     """What a serving runtime is called with."""
     feeds: dict[str, NDArray[Any]] = {name: getattr(batch, name) for name in INPUTS}
+    if batch.vectors is not None:
+        feeds = Sequences.of(to_tensors(batch, torch.device("cpu"))).feeds()
     if batch.features is not None:
         own: dict[str, NDArray[Any]] = {
             "numeric": batch.features.numeric,
