@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from tests.models.test_bert4ctr import EDGES, IDS
 from tests.models.tiny import make_config
 
+from sparsefront.latency.runtime_onnxruntime import onnx_session
 from sparsefront.models.bahe import Bahe
 from sparsefront.models.bahe_config import BaheConfig
 from sparsefront.models.batching import to_tensors
@@ -91,7 +91,7 @@ def served(model: CrossEncoder, rows: TokenRows) -> NDArray[np.float32]:
     """Logits by the exported graph, all rows padded in one batch."""
     config: Any = model.config
     graph = build_graph(config, {name: value.numpy() for name, value in model.state_dict().items()})
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnx_session(graph.SerializeToString(), 1)
     (batch,) = rows.batches(batch_size=len(rows))
     names = {node.name for node in session.get_inputs()}
     logits = np.empty(len(rows), np.float32)
@@ -119,10 +119,10 @@ def test_slim_graph_and_single_rows_agree_with_the_elastic_model(
     rows = make_histories(counts, features=with_features)
     elastic = score_rows(model, rows, genome=genome, precision="fp32")
     slim = model.slim(genome)
-    np.testing.assert_allclose(score_rows(slim, rows, precision="fp32"), elastic, atol=1e-5)
+    np.testing.assert_allclose(score_rows(slim, rows, precision="fp32"), elastic, atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(served(slim, rows), elastic, atol=1e-4)
     alone = [score_rows(model, rows.subset([row]), genome=genome, precision="fp32")[0] for row in range(len(rows))]
-    np.testing.assert_allclose(alone, elastic, atol=1e-5)
+    np.testing.assert_allclose(alone, elastic, atol=1e-5, rtol=1e-5)
 
 
 def test_histories_and_item_meet_only_in_the_head() -> None:
