@@ -16,9 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from sparsefront.models.bahe import Bahe
+from sparsefront.models.bahe_config import BaheConfig
+from sparsefront.models.behaviour_encoder import BehaviourEncoder
 from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.config import ACTIVATIONS, CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.frozen_layers import FrozenLayers
 from sparsefront.models.selection import Protect
 from sparsefront.spaces import InputError, Widths
 
@@ -64,6 +68,7 @@ class Backbone:
         weights: encoder tensors under this project's names (``encoder.…``), without a ranking head.
         tokenizer: the checkpoint's tokenizer.
         fingerprint: SHA-256 of the weights file; a run folder belongs to one backbone.
+        below: the layers beneath these, which make a vector of a text, where a task has histories.
     """
 
     name: str
@@ -71,6 +76,7 @@ class Backbone:
     weights: dict[str, Tensor] = field(repr=False)
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     fingerprint: str
+    below: BehaviourEncoder | None = field(default=None, repr=False)
 
     @property
     def widths(self) -> Widths:
@@ -85,13 +91,37 @@ class Backbone:
         """The same encoder for a head with two logits per token."""
         return replace(self, config=self.config.with_spans())
 
-    def serving(self, task: Task) -> Backbone:
-        """The same encoder for the labels of a task, the tokens that it protects and the features that it has."""
+    def serving(self, task: Task, frozen: FrozenLayers | None = None) -> Backbone:
+        """The same encoder for the labels of a task, the tokens that it protects and the features that it has.
+
+        Where a task has histories, the layers above the frozen ones, over vectors that those make of texts.
+        """
         headed = self.with_classes(task.classes) if task.labels.answers is None else self.with_spans()
+        if task.histories is not None:
+            return headed.above(frozen or FrozenLayers(), task)
         protecting = headed.protecting(task.spec.protect)
         if not len(task.features):
             return protecting
         return replace(protecting, config=Bert4CtrConfig.of(protecting.config, task.features))
+
+    def above(self, frozen: FrozenLayers, task: Task) -> Backbone:
+        """The layers above the frozen ones, for the histories of a task; these again, where they are such layers."""
+        if self.below is not None:
+            return self
+        text, layers = self.config, frozen.count(self.config.num_hidden_layers)
+        try:
+            below = BehaviourEncoder.of(self, layers=layers, pooling=frozen.pooling, max_tokens=frozen.max_tokens)
+            config = BaheConfig.over(
+                text,
+                layers=layers,
+                histories=len(task.spec.histories),
+                behaviours=task.spec.max_behaviours,
+                encoder_fingerprint=below.fingerprint,
+                features=task.features,
+            )
+        except ValueError as error:
+            raise InputError(f"backbone {self.name}: {error}") from error
+        return replace(self, config=config, weights=_upper_weights(self.weights, below, config), below=below)
 
     @property
     def branch(self) -> dict[str, Any]:
@@ -106,14 +136,33 @@ class Backbone:
         return replace(self, config=config)
 
     def cross_encoder(self, *, seed: int = 0) -> CrossEncoder:
-        """A dense :class:`CrossEncoder` with these weights and a fresh head, without features."""
+        """A dense model with these weights and a fresh head: of a text without its features, or of histories."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = CrossEncoder(self.config.text)
+            model = Bahe(self.config) if isinstance(self.config, BaheConfig) else CrossEncoder(self.config.text)
         missing, unexpected = model.load_state_dict(self.weights, strict=False)
-        if unexpected or set(missing) != {"head.weight", "head.bias"}:
+        if unexpected or any(name.startswith("encoder.") for name in missing):
             raise InputError(f"backbone {self.name}: tensors do not fit: missing {missing}, unexpected {unexpected}")
         return model
+
+
+def _upper_weights(weights: dict[str, Tensor], below: BehaviourEncoder, config: BaheConfig) -> dict[str, Tensor]:
+    """Those of the layers above others, which begin where those end: their norm, and their state of [CLS]."""
+    layers, embeddings = below.layers, "encoder.embeddings."
+    found = {
+        f"{embeddings}position.weight": weights[f"{embeddings}position.weight"][: config.max_position_embeddings],
+        f"{embeddings}first": torch.from_numpy(below.first_state()),
+    }
+    for kind in ("weight", "bias"):
+        found[f"{embeddings}norm.{kind}"] = weights[f"encoder.layers.{layers - 1}.ffn_norm.{kind}"]
+    for layer in range(len(config.genome)):
+        old = f"encoder.layers.{layers + layer}."
+        found |= {
+            f"encoder.layers.{layer}.{name.removeprefix(old)}": tensor
+            for name, tensor in weights.items()
+            if name.startswith(old)
+        }
+    return found
 
 
 def load_backbone(name: str) -> Backbone:

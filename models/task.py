@@ -286,6 +286,20 @@ class Task:
         return rows
 
     @property
+    def length_tokens(self) -> int:
+        """Of the longest row that is served: of words, or of behaviours and [CLS]."""
+        return self.spec.max_length if self.histories is None else self.spec.max_behaviours + 1
+
+    def lengths(self, tokenizer: Any) -> NDArray[np.int64]:
+        """(rows,) tokens of each row, in the frame's order: of words, or of its longest history."""
+        if self.histories is not None:
+            return self.history_lengths
+        found = np.empty(len(self), np.int64)
+        for name, rows in self.tokenise(tokenizer).items():
+            found[self.indices(name)] = rows.lengths
+        return found
+
+    @property
     def history_lengths(self) -> NDArray[np.int64]:
         """(rows,) behaviours of the longest history of each row and one, its [CLS]: what a latency depends on."""
         return self._asked_histories().lengths

@@ -37,6 +37,7 @@ from sparsefront.models.training import train
 from sparsefront.search.curriculum import Curriculum
 from sparsefront.search.progress import Reporter
 from sparsefront.search.report import task_line
+from sparsefront.search.rows import STORE, rows_of
 from sparsefront.search.settings import PrepareSettings
 from sparsefront.search.steps import run_step
 from sparsefront.spaces import Genome, InputError, SearchSpace
@@ -181,6 +182,8 @@ def measure(
         "effort": settings.effort,
         **({"outputs": backbone.config.outputs} if backbone.config.outputs > 1 else {}),
         **({"per_token": True} if backbone.config.per_token else {}),
+        **({"histories": backbone.config.histories} if backbone.below else {}),
+        **({"layers": backbone.config.num_hidden_layers} if backbone.below else {}),
     }
 
     def build(target: Path) -> dict[str, Any]:
@@ -218,22 +221,25 @@ def prepare(
     measured: Measured,
     focus_us: tuple[float, ...],
     preset: str = "joint",
+    store: Path | None = None,
     reporter: Reporter,
 ) -> Prepared:
     """Steps 2 and 3: the teacher with its unit order, then the supernet trained around ``focus_us``.
 
-    The supernet sees genomes of the space ``preset``: of all three fields, or with all heads and units.
+    The supernet sees genomes of the space ``preset``: of all three fields, or with all heads and units. Vectors of
+    behaviours, where a task has some, are kept in ``store``, a folder of the run by default.
     """
-    with reporter.step("tokenising") as advance:
-        rows = task.tokenise(backbone.tokenizer)
-        advance(1, 1)
+    rows = rows_of(task, backbone, store or folder / STORE, reporter)
     reporter.say(task_line(task.report()))
     for line in task.warnings:
         reporter.say(line)
     identity: dict[str, Any] = {"task": task.fingerprint, "backbone": backbone.fingerprint, "seed": settings.seed}
     identity |= {"features": backbone.branch} if backbone.branch else {}
+    identity |= {"behaviours": backbone.below.fingerprint} if backbone.below else {}
+    if backbone.below and settings.rank_weight:
+        raise InputError(f"rank weight: must be 0 where a task has histories, got {settings.rank_weight:g}")
     teacher_inputs = {**identity, "options": vars(settings.teacher), "importance_rows": settings.importance_rows}
-    if backbone.config.features:
+    if backbone.config.features and not backbone.below:
         teacher_inputs["joint"] = asdict(settings.joint)
     teacher_result = _trained(
         folder / "teacher",
@@ -324,7 +330,7 @@ def _build_teacher(
     teacher = backbone.cross_encoder(seed=settings.seed)
     with reporter.step("fine-tuning the teacher") as advance:
         report = train(teacher, rows["train"], settings.teacher, progress=advance, checkpoints=checkpoints)
-    if isinstance(backbone.config, Bert4CtrConfig):
+    if isinstance(backbone.config, Bert4CtrConfig) and not backbone.below:
         teacher = Bert4Ctr.of(teacher, backbone.config, seed=settings.seed)
         with reporter.step("joining text and features") as advance:
             report = train_jointly(teacher, rows["train"], settings.joint, progress=advance, checkpoints=checkpoints)

@@ -14,13 +14,22 @@ from sparsefront.models.labels import SHOWN_CLASSES
 def task_line(report: Mapping[str, Any]) -> str:
     """Rows, labels, token lengths and truncation of a task that has been tokenised."""
     rows = ", ".join(f"{name} {split['rows']}" for name, split in report["splits"].items())
+    about = f"{report['name']}: {report['rows']} rows ({rows}), {_labels(report)}"
+    if histories := report.get("histories"):
+        return f"{about}; {_behaviours(histories)}"
     tokens = report["tokens"]
     lengths = f"p50 {tokens['p50']:.0f}, p95 {tokens['p95']:.0f}, max {tokens['max']:.0f}"
     cut = f", {tokens['answers_cut_share']:.1%} without their answer" if "answers_cut_share" in tokens else ""
-    return (
-        f"{report['name']}: {report['rows']} rows ({rows}), {_labels(report)}; tokens {lengths}, "
-        f"{tokens['truncated_share']:.1%} of the rows longer than {report['max_length']}{cut}"
+    truncated = f"{tokens['truncated_share']:.1%} of the rows longer than {report['max_length']}"
+    return f"{about}; tokens {lengths}, {truncated}{cut}"
+
+
+def _behaviours(histories: Mapping[str, Any]) -> str:
+    """Distinct texts, and how many behaviours rows have."""
+    each = ", ".join(
+        f"p50 {one['p50']:.0f}, max {one['max']:.0f}" for one in (h["per_row"] for h in histories["histories"])
     )
+    return f"{histories['texts']} texts, behaviours {each}"
 
 
 def _labels(report: Mapping[str, Any]) -> str:

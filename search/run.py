@@ -81,9 +81,9 @@ class Run:
         self.address = address
         self.folder = folder
         self.task = task
-        self.backbone = backbone.serving(task)
         self.settings = settings
         self.preparation = preparation or PrepareSettings()
+        self.backbone = backbone.serving(task, self.preparation.frozen)
         self.shared = shared or folder
         self.reporter: Reporter = reporter or Silent()
 
@@ -181,7 +181,7 @@ class Run:
 
     def measure(self) -> Measured:
         """The latency table and the dense model's latency."""
-        length = self.task.spec.max_length
+        length = self.task.length_tokens
         measured = measure(
             self.shared, self.folder, self.backbone, length, self.statistic(), self.preparation, self.reporter
         )
@@ -196,10 +196,10 @@ class Run:
 
     def statistic(self) -> Statistic:
         """What a budget means for this task; its rows are tokenised only where their lengths matter."""
-        own, longest = self.preparation, self.task.spec.max_length
+        own, longest = self.preparation, self.task.length_tokens
         if own.at_length == "max":
             return Statistic.of_length(longest, percentile=own.percentile, batch=own.batch)
-        lengths = self.task.tokenise(self.backbone.tokenizer)["train"].lengths
+        lengths = self.task.lengths(self.backbone.tokenizer)[self.task.indices("train")]
         return Statistic.of_traffic(
             lengths, at=own.at_length, longest=longest, percentile=own.percentile, batch=own.batch
         )
@@ -461,7 +461,7 @@ class Run:
                 f"--at-length {self.preparation.at_length}: must be max with --shapes static, "
                 "which pads every row to the longest"
             )
-        check_length(self.backbone, self.task.spec.max_length)
+        check_length(self.backbone, self.task.length_tokens)
         space_of(self.backbone.widths, self.settings)
         cpus, wanted = os.cpu_count() or 1, self.settings.workers * self.settings.cpus_per_worker
         if wanted > cpus and self.address is None:

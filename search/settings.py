@@ -10,6 +10,7 @@ from sparsefront.latency.runtime import Runtime
 from sparsefront.latency.runtimes import runtime
 from sparsefront.latency.statistic import AtLength
 from sparsefront.latency.timing import Percentile
+from sparsefront.models.frozen_layers import FrozenLayers
 from sparsefront.models.joint_training import JointOptions
 from sparsefront.models.training import TrainOptions
 from sparsefront.spaces import InputError
@@ -59,6 +60,7 @@ class PrepareSettings(_Settings):
         importance_rows: training rows for the Fisher importance.
         teacher: how the teacher is fine-tuned.
         joint: how the teacher goes on where a task has features: first their branch, then both.
+        frozen: where a task has histories: the layers that make a vector of each text, once.
         elastic: how the supernet is trained from it.
         genomes_per_step: genomes that one step of elastic training runs.
         rank_weight: weight, in elastic training, of the order in which the teacher's last layer attends to tokens; 0:
@@ -78,6 +80,7 @@ class PrepareSettings(_Settings):
     importance_rows: Count = 1024
     teacher: TrainOptions = TrainOptions(epochs=2.0, learning_rate=1.5e-4, tokens_per_batch=512)
     joint: JointOptions = JointOptions()
+    frozen: FrozenLayers = FrozenLayers()
     elastic: TrainOptions = TrainOptions(
         epochs=1.0, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0
     )

@@ -1,0 +1,50 @@
+"""The rows of a task as a backbone wants them: tokens, or vectors that a store keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from sparsefront.models.backbone import Backbone
+from sparsefront.models.behaviour_encoder import BehaviourEncoder
+from sparsefront.models.behaviour_store import BehaviourStore, Halves
+from sparsefront.models.rows import TokenRows
+from sparsefront.models.task import Task
+from sparsefront.search.progress import Reporter
+
+STORE: Final = "behaviours"
+"""Folder of a run's store, where none is named."""
+CHUNK_TEXTS: Final = 8192
+
+
+def rows_of(task: Task, backbone: Backbone, store: Path, reporter: Reporter) -> dict[str, TokenRows]:
+    """The rows of each split; texts whose vectors the store lacks are encoded and put there.
+
+    Raises:
+        InputError: a store of another encoder, or one that another process is writing to while texts are missing.
+    """
+    if task.histories is None or backbone.below is None:
+        with reporter.step("tokenising") as advance:
+            rows = task.tokenise(backbone.tokenizer)
+            advance(1, 1)
+        return rows
+    return task.history_rows(vectors_of(task.histories.texts, backbone.below, store, reporter))
+
+
+def vectors_of(texts: list[str], below: BehaviourEncoder, store: Path, reporter: Reporter) -> Halves:
+    """``(texts, width)``, from the store, which is opened for writing only where texts are missing."""
+    if store.exists():
+        with BehaviourStore.open(store, encoder_fingerprint=below.fingerprint, width=below.width) as opened:
+            if (opened.rows(texts) >= 0).all():
+                return opened.get(texts)
+    found = []
+    with (
+        reporter.step("encoding behaviours") as advance,
+        BehaviourStore.open(store, encoder_fingerprint=below.fingerprint, width=below.width, write=True) as opened,
+    ):
+        for start in range(0, len(texts), CHUNK_TEXTS):
+            found.append(opened.get(texts[start : start + CHUNK_TEXTS], encode=below.encode))
+            advance(min(start + CHUNK_TEXTS, len(texts)), len(texts))
+    return np.concatenate(found)
