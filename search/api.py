@@ -20,6 +20,7 @@ def search(
     backbone: str = "minilm",
     preparation: PrepareSettings | None = None,
     prepared: str | Path | None = None,
+    store: str | Path | None = None,
     address: str | None = None,
     reporter: Reporter | None = None,
     **settings: Any,
@@ -32,6 +33,7 @@ def search(
         backbone: ``minilm``, a Hugging Face BERT folder, or a hub name.
         preparation: how table, teacher and supernet are made.
         prepared: run folder whose table, teacher and supernet are used instead of its own.
+        store: of the behaviours of a task that has histories; one beside the prepared steps by default.
         address: of a running Ray cluster; this machine by default.
         reporter: told about progress; silent by default.
         settings: fields of :class:`SearchSettings`, ``budget_us`` or ``budget_share`` (a number or a tuple) among them.
@@ -50,6 +52,7 @@ def search(
         settings=SearchSettings.check(**settings),
         preparation=preparation,
         shared=None if prepared is None else Path(prepared),
+        store=None if store is None else Path(store),
         address=address,
         reporter=reporter,
     )

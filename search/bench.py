@@ -11,9 +11,10 @@ from sparsefront.latency.machine import MachineFingerprint
 from sparsefront.latency.runtime import Runtime, Session, feeds_of_length
 from sparsefront.latency.runtimes import runtime_of
 from sparsefront.models.backbone import load_backbone
+from sparsefront.models.ranker import load_ranker
 from sparsefront.search.export import SparseConfig
 from sparsefront.search.progress import Reporter, Silent
-from sparsefront.spaces import InputError
+from sparsefront.spaces import Genome, InputError
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def bench(
     serving = runtime_of(stated)
     length = stated.length_tokens if length_tokens is None else length_tokens
     feeds = feeds_of_length(length, batch=batch)
-    dense, note, positions = _dense(config, serving)
+    dense, note, positions = _dense(folder, config, serving)
     if length > positions:
         raise InputError(f"--length {length}: the model has {positions} positions")
     exports: list[Load] = []
@@ -74,11 +75,21 @@ def bench(
     return Bench(name, batch, length, tuple(exports), tuple(denses), note)
 
 
-def _dense(export: SparseConfig, serving: Runtime) -> tuple[Callable[[], Session] | None, str | None, int]:
+def _dense(
+    folder: Path, export: SparseConfig, serving: Runtime
+) -> tuple[Callable[[], Session] | None, str | None, int]:
     """Loads the dense model, or why it cannot be, and its positions (512 when unknown)."""
     try:
         backbone = load_backbone(export.backbone)
         config = (backbone.with_spans() if export.spans else backbone.with_classes(export.classes or ())).config
+        if (own := load_ranker(folder).config).histories:  # the upper layers alone
+            upper = config.genome.layers[-len(own.genome) :]
+            reading = [gene.feature_heads for gene in own.genome]
+            config = own.with_genome(
+                Genome.from_columns(
+                    [gene.heads for gene in upper], [gene.ffn_units for gene in upper], [100] * len(upper), reading
+                )
+            )
     except InputError as error:
         return None, str(error), 512
     return (lambda: serving.load(config)), None, config.max_position_embeddings

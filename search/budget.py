@@ -25,11 +25,23 @@ def check_asked(settings: SearchSettings) -> None:
             )
 
 
-def budgets_of(settings: SearchSettings, dense_us: float) -> tuple[float, ...]:
-    """The budgets in microseconds, each once, the smallest first."""
+def budgets_of(settings: SearchSettings, dense_us: float, lookup_us: float = 0.0) -> tuple[float, ...]:
+    """The microseconds that models may take, each once, the smallest first.
+
+    Args:
+        settings: what is asked.
+        dense_us: latency of the dense model.
+        lookup_us: what is spent before a model is called; it is part of what is asked, and a share is one of both.
+
+    Raises:
+        InputError: a budget of which nothing is left for a model.
+    """
     check_asked(settings)
-    asked = {*_several(settings.budget_us), *(share * dense_us for share in _several(settings.budget_share))}
-    return tuple(sorted(asked))
+    whole_us = dense_us + lookup_us
+    asked = {*_several(settings.budget_us), *(share * whole_us for share in _several(settings.budget_share))}
+    if (least := min(asked)) <= lookup_us:
+        raise InputError(f"budget of {least:.4g} us: to look the behaviours up alone takes {lookup_us:.4g} us here")
+    return tuple(sorted(one - lookup_us for one in asked))
 
 
 def _several(asked: float | Sequence[float] | None) -> tuple[float, ...]:

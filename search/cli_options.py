@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -51,6 +52,18 @@ Backbone = Annotated[
 
 RankWeight = Annotated[
     float, typer.Option(help="Weight of the teacher's ranking of tokens in the supernet's training.")
+]
+
+FrozenLayersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--frozen-layers",
+        help="Where a task has histories: the lowest layers, which make a vector of each text once; half by default.",
+    ),
+]
+PoolingOption = Annotated[str, typer.Option("--pooling", help="What they take of a text's tokens: mean or cls.")]
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", help="Store of behaviours (sparsefront encode); one in the run by default.")
 ]
 
 
@@ -115,6 +128,17 @@ def options(name: str, **changes: Any) -> Any:
         return replace(base, **changes)
     except ValueError as error:
         raise InputError(f"--{name}-epochs: {error}") from error
+
+
+def frozen_of(layers: int | None, pooling: str) -> Any:
+    """Which layers make vectors of behaviours; a bad value becomes one line."""
+    from sparsefront.models.frozen_layers import FrozenLayers
+
+    if pooling not in ("mean", "cls"):
+        raise InputError(f"--pooling: must be mean or cls, got {pooling!r}")
+    if layers is not None and layers < 1:
+        raise InputError(f"--frozen-layers: must be at least 1, got {layers}")
+    return FrozenLayers(layers=layers, pooling="cls" if pooling == "cls" else "mean")
 
 
 def print_json(value: Any) -> None:

@@ -12,15 +12,19 @@ from sparsefront.search.cli_options import (
     AtLengthOption,
     Backbone,
     Batch,
+    FrozenLayersOption,
     Json,
     PercentileOption,
+    PoolingOption,
     PrecisionOption,
     RankWeight,
     Runtime,
     Shapes,
+    StoreOption,
     Threads,
     Verbose,
     chosen_runtime,
+    frozen_of,
     options,
     out,
     print_json,
@@ -108,6 +112,9 @@ def search(
     teacher_epochs: Annotated[float, typer.Option(help="Epochs of the teacher.")] = 2.0,
     elastic_epochs: Annotated[float, typer.Option(help="Epochs of the supernet.")] = 1.0,
     rank_weight: RankWeight = 0.0,
+    frozen_layers: FrozenLayersOption = None,
+    pooling: PoolingOption = "mean",
+    store: StoreOption = None,
     finetune_epochs: Annotated[float, typer.Option(help="Epochs of each finalist.")] = 1.0,
     effort: Annotated[str, typer.Option(help="Profiling effort: quick or normal.")] = "quick",
     as_json: Json = False,
@@ -149,18 +156,18 @@ def search(
     check_asked(settings)
     reporter = reporter_for(as_json)
     rows = Task.builtin() if task is None else Task.from_file(task)
-    own = load_backbone(backbone)
+    own, frozen = load_backbone(backbone), frozen_of(frozen_layers, pooling)
     budget = f"{budget_us}us" if budget_us is not None else f"{budget_share}"
     folder = out_dir or Path("runs") / f"{rows.name}-{budget.replace(',', '-')}"
     if runtime == AUTO and (folder / RUN).is_file():  # an interrupted run goes on as it began
         runtime = RunFile.read(folder).prepare.runtime
     runtime = chosen_runtime(
         runtime,
-        own.config,
+        own.serving(rows, frozen).config,
         threads=threads,
         precision=precision,
         shapes=shapes,
-        length_tokens=rows.spec.max_length,
+        length_tokens=rows.length_tokens,
         batch=batch,
         reporter=reporter,
     )
@@ -176,6 +183,7 @@ def search(
         teacher=options("teacher", epochs=teacher_epochs, seed=seed),
         elastic=options("elastic", epochs=elastic_epochs, seed=seed),
         rank_weight=rank_weight,
+        frozen=frozen,
         seed=seed,
     )
     if task is None:
@@ -187,6 +195,7 @@ def search(
         settings=settings,
         preparation=preparation,
         shared=share,
+        store=store,
         address=address,
         reporter=reporter,
     )

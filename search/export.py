@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,22 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         raise InputError(f"{out}: is not an export (no {SPARSE_CONFIG}), so it is not overwritten")
 
 
-def publish(source: Path, out: Path, sparse_config: dict[str, Any], *, overwrite: bool) -> None:
+def publish(
+    source: Path,
+    out: Path,
+    sparse_config: dict[str, Any],
+    *,
+    overwrite: bool,
+    beside: Mapping[str, Path] | None = None,
+) -> None:
     """Copy a finalist to where the user wants it, with its ``sparse_config.json``; all of it or nothing.
+
+    Args:
+        source: folder of the finalist.
+        out: of the export.
+        sparse_config: see :class:`SparseConfig`.
+        overwrite: replace an export that is there.
+        beside: folders that become part of the export, by their name there.
 
     Raises:
         InputError: when ``out`` exists and ``overwrite`` is not set, or is something other than an export.
@@ -110,6 +125,8 @@ def publish(source: Path, out: Path, sparse_config: dict[str, Any], *, overwrite
     for left in (partial, old):
         shutil.rmtree(left, ignore_errors=True)
     shutil.copytree(source, partial, ignore=shutil.ignore_patterns(RECORD))
+    for name, folder in (beside or {}).items():
+        shutil.copytree(folder, partial / name, ignore=shutil.ignore_patterns(RECORD))
     write_json(partial / SPARSE_CONFIG, sparse_config)
     if out.exists():
         os.replace(out, old)
@@ -127,7 +144,8 @@ class SparseConfig(BaseModel):
             ``test_quality`` for the winner and the best uniform genome only; both as served, in the run's precision.
         fp32_valid_quality: the same model's before its numbers were rounded for serving.
         predicted_us: by the latency table; ``measured_us`` and ``measured_p95_us`` in the serving runtime.
-        budget_us: what the run was asked for.
+        budget_us: what the run was asked for, less ``lookup_us``.
+        lookup_us: what it takes to look up the behaviours of a call; ``None`` where there are none.
         statistic: what the latencies and the budget mean.
         classes: which class each logit is of; ``None`` where there is one logit.
         spans: whether there are two logits of every token, for the ends of an answer.
@@ -150,6 +168,7 @@ class SparseConfig(BaseModel):
     measured_us: Positive
     measured_p95_us: Positive
     budget_us: Positive
+    lookup_us: Positive | None = None
     metric: Metric
     task: TaskRef
     classes: list[int] | list[str] | None = None

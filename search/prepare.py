@@ -21,10 +21,12 @@ from sparsefront.latency.runtime import Runtime
 from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.table import LatencyTable
 from sparsefront.models.backbone import Backbone
+from sparsefront.models.behaviour_encoder import BehaviourEncoder
 from sparsefront.models.bert4ctr import Bert4Ctr
 from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.checkpoint import Checkpoints
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.encoder_folder import save_encoder
 from sparsefront.models.importance import UnitOrder, fisher_importance
 from sparsefront.models.joint_training import train_jointly
 from sparsefront.models.metrics import quality
@@ -37,7 +39,7 @@ from sparsefront.models.training import train
 from sparsefront.search.curriculum import Curriculum
 from sparsefront.search.progress import Reporter
 from sparsefront.search.report import task_line
-from sparsefront.search.rows import STORE, rows_of
+from sparsefront.search.rows import ENCODER, STORE, rows_of
 from sparsefront.search.settings import PrepareSettings
 from sparsefront.search.steps import run_step
 from sparsefront.spaces import Genome, InputError, SearchSpace
@@ -246,6 +248,8 @@ def prepare(
         teacher_inputs,
         lambda target, checkpoints: _build_teacher(target, task, backbone, rows, settings, reporter, checkpoints),
     )
+    if backbone.below is not None:
+        _kept_encoder(folder / ENCODER, backbone.below)
     teacher = load_ranker(folder / "teacher")
     order = UnitOrder.load(str(folder / "teacher" / "order.safetensors"))
     logits = _load_logits(folder / "teacher" / "logits.safetensors", rows["train"])
@@ -300,6 +304,16 @@ def prepare(
         backbone=backbone,
         settings=settings,
     )
+
+
+def _kept_encoder(folder: Path, below: BehaviourEncoder) -> None:
+    """What makes vectors of new texts, for exports."""
+
+    def build(target: Path) -> dict[str, Any]:
+        save_encoder(below, target)
+        return {}
+
+    run_step(folder, {"behaviours": below.fingerprint}, build)
 
 
 def _trained(

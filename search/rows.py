@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,9 @@ from sparsefront.models.task import Task
 from sparsefront.search.progress import Reporter
 
 STORE: Final = "behaviours"
-"""Folder of a run's store, where none is named."""
+"""Folder of a run's store, where none is named, and of an export's."""
+ENCODER: Final = "encoder"
+"""Folder of what makes vectors of new texts, in a run and in an export."""
 CHUNK_TEXTS: Final = 8192
 
 
@@ -33,7 +36,7 @@ def rows_of(task: Task, backbone: Backbone, store: Path, reporter: Reporter) -> 
     return task.history_rows(vectors_of(task.histories.texts, backbone.below, store, reporter))
 
 
-def vectors_of(texts: list[str], below: BehaviourEncoder, store: Path, reporter: Reporter) -> Halves:
+def vectors_of(texts: Sequence[str], below: BehaviourEncoder, store: Path, reporter: Reporter) -> Halves:
     """``(texts, width)``, from the store, which is opened for writing only where texts are missing."""
     if store.exists():
         with BehaviourStore.open(store, encoder_fingerprint=below.fingerprint, width=below.width) as opened:

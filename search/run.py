@@ -15,6 +15,7 @@ from typing import Any
 from sparsefront import __version__
 from sparsefront.latency.statistic import Statistic
 from sparsefront.models.backbone import Backbone, load_backbone
+from sparsefront.models.behaviour_store import BehaviourStore
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
 from sparsefront.models.ranker import load_ranker
@@ -32,11 +33,14 @@ from sparsefront.search.export import serve_rows
 from sparsefront.search.finalists import Finalist, best_within
 from sparsefront.search.fine_tuning import forget_checkpoints
 from sparsefront.search.front import Evaluated
+from sparsefront.search.lookup import lookup_us
 from sparsefront.search.prepare import TABLES, Measured, Prepared, check_length, measure, prepare
 from sparsefront.search.progress import Reporter, Silent
+from sparsefront.search.rows import STORE, vectors_of
 from sparsefront.search.run_file import RUN, BackboneRef, RunFile, TaskRef, task_at
 from sparsefront.search.run_result import (
     FINALISTS,
+    LOOKUP,
     RESULT,
     RunResult,
     evaluated_in,
@@ -74,10 +78,12 @@ class Run:
         settings: SearchSettings,
         preparation: PrepareSettings | None = None,
         shared: Path | None = None,
+        store: Path | None = None,
         address: str | None = None,
         reporter: Reporter | None = None,
     ) -> None:
         check_asked(settings)
+        self.store = store
         self.address = address
         self.folder = folder
         self.task = task
@@ -98,6 +104,7 @@ class Run:
             settings=record.search,
             preparation=record.prepare,
             shared=record.prepared_folder(folder),
+            store=None if record.store is None else Path(record.store),
             reporter=reporter,
         )
         run.check_same(record)
@@ -145,6 +152,7 @@ class Run:
             search=self.settings,
             prepare=self.preparation,
             shared=None if self.shared.resolve() == self.folder.resolve() else str(self.shared.resolve()),
+            store=None if self.store is None else str(self.store.resolve()),
         )
 
     def execute(self) -> RunResult:
@@ -182,6 +190,10 @@ class Run:
     def measure(self) -> Measured:
         """The latency table and the dense model's latency."""
         length = self.task.length_tokens
+        if lookup_us := self.lookup_us():
+            self.reporter.say(
+                f"to look a call's behaviours up takes {lookup_us:.0f} us; models have the rest of a budget"
+            )
         measured = measure(
             self.shared, self.folder, self.backbone, length, self.statistic(), self.preparation, self.reporter
         )
@@ -193,6 +205,27 @@ class Run:
     def table_folder(self) -> Path:
         """Of the step that holds this run's latency table."""
         return self.shared / TABLES / self.preparation.table_name
+
+    @property
+    def behaviours(self) -> Path:
+        """The store of this run's behaviours, where its task has some."""
+        return self.store or self.shared / STORE
+
+    def lookup_us(self) -> float:
+        """What it takes to look the behaviours of a call up; 0 where there are none."""
+        histories, below = self.task.histories, self.backbone.below
+        if histories is None or below is None:
+            return 0.0
+        vectors_of(histories.texts, below, self.behaviours, self.reporter)
+        statistic = self.statistic()
+
+        def build(_: Path) -> dict[str, Any]:
+            with BehaviourStore.open(self.behaviours) as store:
+                count = len(histories.behaviours)
+                return {"lookup_us": lookup_us(store, histories.texts, statistic, histories=count)}
+
+        inputs = {"behaviours": below.fingerprint, "task": self.task.fingerprint, "statistic": statistic.to_json()}
+        return float(run_step(self.folder / LOOKUP, inputs, build)["lookup_us"])
 
     def statistic(self) -> Statistic:
         """What a budget means for this task; its rows are tokenised only where their lengths matter."""
@@ -208,7 +241,7 @@ class Run:
         """The budgets, checked against what the dense and the smallest model take."""
         smallest = space_of(self.backbone.widths, self.settings).smallest
         return feasible_budgets(
-            budgets_of(self.settings, measured.dense_us),
+            budgets_of(self.settings, measured.dense_us, self.lookup_us()),
             dense_us=measured.dense_us,
             smallest=smallest,
             smallest_us=float(measured.predict_roughly([smallest])[0]),
@@ -234,7 +267,8 @@ class Run:
 
     def prepare(self, measured: Measured) -> Prepared:
         """Teacher, unit order and supernet."""
-        own = tuple(budget_us / measured.dense_us for budget_us in budgets_of(self.settings, measured.dense_us))
+        budgets_us = budgets_of(self.settings, measured.dense_us, self.lookup_us())
+        own = tuple(budget_us / measured.dense_us for budget_us in budgets_us)
         shares = self._focus_shares(own)
         return prepare(
             self.shared,
@@ -244,6 +278,7 @@ class Run:
             measured=measured,
             focus_us=tuple(share * measured.dense_us for share in shares),
             preset="tokens" if self.settings.space == "tokens" else "joint",
+            store=self.behaviours,
             reporter=self.reporter,
         )
 
@@ -412,6 +447,7 @@ class Run:
             "backbone": self.backbone.name,
             "front": front_rows(found, budgets_us),
             "statistic": prepared.measured.statistic.to_json(),
+            **({"lookup_us": self.lookup_us()} if self.backbone.below else {}),
             "fingerprint": prepared.measured.table.fingerprint.to_json(),
             "table_error": asdict(prepared.measured.table.error),
             "versions": versions(),

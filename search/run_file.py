@@ -44,6 +44,7 @@ class RunFile(_Section):
         search: settings of the search.
         prepare: settings of latency table, teacher and supernet.
         shared: folder that holds those three; ``None`` for the run folder itself, which may therefore be moved.
+        store: of the behaviours of a task that has histories; ``None`` for one beside those three.
     """
 
     sparsefront: str
@@ -52,6 +53,7 @@ class RunFile(_Section):
     search: SearchSettings
     prepare: PrepareSettings
     shared: str | None
+    store: str | None = None
 
     @classmethod
     def read(cls, folder: Path) -> RunFile:

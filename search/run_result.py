@@ -12,12 +12,13 @@ from sparsefront.search.explore import STUDY_FILE
 from sparsefront.search.export import check_out, publish
 from sparsefront.search.front import Evaluated, evaluated_of, front
 from sparsefront.search.prepare import DENSE
+from sparsefront.search.rows import ENCODER, STORE
 from sparsefront.search.run_file import RunFile
 from sparsefront.search.steps import read_json, read_record
 from sparsefront.search.studies import open_study
 from sparsefront.spaces import Genome, InputError
 
-RESULT, FINALISTS = "result.json", "finalists"
+RESULT, FINALISTS, LOOKUP = "result.json", "finalists", "lookup"
 
 FineTune = Callable[[Evaluated, float], dict[str, Any]]
 """Makes a finalist of an evaluated genome for a budget."""
@@ -34,18 +35,24 @@ class RunResult:
     def budgets(self) -> list[dict[str, Any]]:
         """Per budget, the smallest first: ``budget_us``, ``winner``, ``finalists`` and ``uniform`` where it was asked.
 
-        A row of a model has its genome, qualities, latencies and size.
+        A row of a model has its genome, qualities, latencies and size. ``budget_us`` is what a model may take: what was
+        asked, less :attr:`lookup_us`.
         """
         rows: list[dict[str, Any]] = self.values["budgets"]
         return rows
 
+    @property
+    def lookup_us(self) -> float:
+        """Of what was asked, what it takes to look behaviours up before a model is called."""
+        return float(self.values.get("lookup_us", 0.0))
+
     def at(self, budget_us: float | None = None) -> dict[str, Any]:
-        """The entry of a budget; it need not be named where there is one only.
+        """The entry of a budget, as it was asked; it need not be named where there is one only.
 
         Raises:
             InputError: several budgets and none named, or one that this run was not asked for.
         """
-        rows = {f"{row['budget_us']:.6g}": row for row in self.budgets}
+        rows = {f"{row['budget_us'] + self.lookup_us:.6g}": row for row in self.budgets}
         if budget_us is None and len(rows) == 1:
             return self.budgets[0]
         if budget_us is None or f"{budget_us:.6g}" not in rows:
@@ -87,7 +94,8 @@ def read_run(folder: Path) -> RunRecord:
     evaluated = evaluated_in(folder)
     latency = read_record(folder / DENSE)["result"]
     try:
-        budgets_us = budgets_of(record.search, float(latency["dense_us"]))
+        lookup_us = float(read_record(folder / LOOKUP)["result"]["lookup_us"]) if (folder / LOOKUP).exists() else 0.0
+        budgets_us = budgets_of(record.search, float(latency["dense_us"]), lookup_us)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / DENSE}: damaged step.json: {error}") from error
     return RunRecord(record.task.name, record.task.metric, budgets_us, evaluated)
@@ -172,6 +180,7 @@ def export_run(
         "keep_percent": list(chosen.column("keep_percent")),
         "feature_heads": list(chosen.column("feature_heads")) if found.values.get("task", {}).get("features") else None,
         "budget_us": entry["budget_us"],
+        "lookup_us": found.lookup_us or None,
         "metric": found.values["metric"],
         "task": RunFile.read(folder).task.model_dump(),
         "classes": found.values.get("task", {}).get("classes"),
@@ -181,7 +190,9 @@ def export_run(
         "fingerprint": found.values["fingerprint"],
         "versions": found.values["versions"],
     }
-    publish(folder / FINALISTS / key, out, sparse_config, overwrite=overwrite)
+    prepared = RunFile.read(folder).prepared_folder(folder)
+    beside = {name: prepared / name for name in (ENCODER, STORE) if (prepared / name).is_dir()}
+    publish(folder / FINALISTS / key, out, sparse_config, overwrite=overwrite, beside=beside)
     return sparse_config
 
 
@@ -189,9 +200,10 @@ def export_winners(found: RunResult, fine_tune: FineTune) -> dict[str, Path]:
     """``export/`` in the run folder, or one such folder per budget; budget in microseconds -> folder."""
     folders = {}
     for row in found.budgets:
-        name = "export" if len(found.budgets) == 1 else f"export-{row['budget_us']:.6g}us"
-        export_run(found.folder, found.folder / name, budget_us=row["budget_us"], overwrite=True, fine_tune=fine_tune)
-        folders[f"{row['budget_us']:.6g}"] = found.folder / name
+        asked_us = row["budget_us"] + found.lookup_us
+        name = "export" if len(found.budgets) == 1 else f"export-{asked_us:.6g}us"
+        export_run(found.folder, found.folder / name, budget_us=asked_us, overwrite=True, fine_tune=fine_tune)
+        folders[f"{asked_us:.6g}"] = found.folder / name
     return folders
 
 

@@ -24,11 +24,14 @@ from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.task_file import TaskFile
 from sparsefront.search.export import SparseConfig, serve_rows
+from sparsefront.search.history_scorer import HistoryScorer
 from sparsefront.spaces import Genome, InputError
 
 PARITY_LIMITS = {"fp32": 1e-4, "bf16": 0.25, "int8": 0.5}
 """Largest difference of a logit to torch in fp32, by the precision of the export."""
 PARITY_ROWS = 64
+VECTORS = 256
+"""Random ones, of which histories are made where there is no data."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def _fastest(session: Session, statistic: Statistic, *, within_us: float, attemp
 
 
 def random_rows(model: CrossEncoder, length_tokens: int) -> TokenRows:
-    """Ragged pairs of random words, for parity where there is no data."""
+    """Ragged pairs of random words, or histories of random vectors, for parity where there is no data."""
     rng, config = np.random.default_rng(0), model.config
     lengths = rng.integers(1, length_tokens + 1, PARITY_ROWS)
     total = int(lengths.sum())
@@ -132,15 +135,21 @@ def random_rows(model: CrossEncoder, length_tokens: int) -> TokenRows:
         rng.normal(size=(PARITY_ROWS, numbers)).astype(np.float32), np.zeros((PARITY_ROWS, categories), np.int32)
     )
     classes = 0 if config.per_token or config.outputs == 1 else config.outputs
+    types = [np.arange(one) > one // 2 for one in lengths]
+    words = rng.integers(1, config.vocab_size, total)
+    if histories := config.histories:  # a row ends with its item
+        types = [np.arange(one) * histories // max(1, one - 1) for one in lengths]
+        words = rng.integers(0, VECTORS, total)
     return TokenRows(
-        input_ids=rng.integers(1, config.vocab_size, total).astype(np.int32),
-        token_type_ids=np.concatenate([np.arange(one) > one // 2 for one in lengths]).astype(np.int8),
+        input_ids=words.astype(np.int32),
+        token_type_ids=np.concatenate(types).astype(np.int8),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         target=np.zeros(PARITY_ROWS, np.float32),
         positive=np.zeros(PARITY_ROWS, np.bool_),
         classes=classes,
         spans=config.per_token,
         features=features if config.features else None,
+        vectors=rng.normal(size=(VECTORS, config.hidden_size)).astype(np.float16) if histories else None,
     )
 
 
@@ -154,6 +163,8 @@ def _test_rows(folder: Path, config: SparseConfig, task: Task | None) -> tuple[T
             return None, f"{config.task.source} is no longer what the export was made for"
     if task.fingerprint != config.task.fingerprint:
         raise InputError(f"{folder}: was made for task {config.task.name!r}, the rows given are of another")
+    if task.histories is not None:
+        return task.history_rows(HistoryScorer.open(folder).vectors(task.histories.texts))["test"], None
     return task.tokenise(AutoTokenizer.from_pretrained(folder))["test"], None
 
 
