@@ -21,6 +21,9 @@ from sparsefront.models.gated_encoding import Gates, encode_gated
 from sparsefront.models.loss import label_loss
 from sparsefront.spaces import Genome
 
+FRESH_RATE = 10.0
+"""Times the learning rate of the pretrained layers, for what a model begins with at random."""
+
 
 class Bahe(Bert4Ctr):
     """Histories of vectors and an item's vector in, logits out; with a feature branch where there are features.
@@ -35,6 +38,12 @@ class Bahe(Bert4Ctr):
         super().__init__(config)
         self.meeting = nn.Linear((1 + 2 * config.histories) * config.hidden_size, config.meeting_units)
         self._init_weights(self.meeting)
+
+    @property
+    def fresh_rates(self) -> dict[str, float]:
+        """Factors of the learning rate for training that begins with pretrained layers and nothing else."""
+        parts = ("meeting", "head", *(["branch"] if self.config.features else []))
+        return dict.fromkeys(parts, FRESH_RATE)
 
     def forward(  # type: ignore[override]
         self,

@@ -21,6 +21,7 @@ from sparsefront.latency.runtime import Runtime
 from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.table import LatencyTable
 from sparsefront.models.backbone import Backbone
+from sparsefront.models.bahe import Bahe
 from sparsefront.models.behaviour_encoder import BehaviourEncoder
 from sparsefront.models.bert4ctr import Bert4Ctr
 from sparsefront.models.bert4ctr_config import Bert4CtrConfig
@@ -343,7 +344,8 @@ def _build_teacher(
 ) -> dict[str, Any]:
     teacher = backbone.cross_encoder(seed=settings.seed)
     with reporter.step("fine-tuning the teacher") as advance:
-        report = train(teacher, rows["train"], settings.teacher, progress=advance, checkpoints=checkpoints)
+        rates = teacher.fresh_rates if isinstance(teacher, Bahe) else None
+        report = train(teacher, rows["train"], settings.teacher, rates=rates, progress=advance, checkpoints=checkpoints)
     if isinstance(backbone.config, Bert4CtrConfig) and not backbone.below:
         teacher = Bert4Ctr.of(teacher, backbone.config, seed=settings.seed)
         with reporter.step("joining text and features") as advance:
