@@ -110,7 +110,8 @@ class Backbone:
             return self
         text, layers = self.config, frozen.count(self.config.num_hidden_layers)
         try:
-            below = BehaviourEncoder.of(self, layers=layers, pooling=frozen.pooling, max_tokens=frozen.max_tokens)
+            most = min(frozen.max_tokens, text.max_position_embeddings)
+            below = BehaviourEncoder.of(self, layers=layers, pooling=frozen.pooling, max_tokens=most)
             config = BaheConfig.over(
                 text,
                 layers=layers,

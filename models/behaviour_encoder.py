@@ -211,7 +211,7 @@ class BehaviourEncoder:
 
     @property
     def _device(self) -> torch.device:
-        return self.encoder.embeddings.word.weight.device
+        return next(self.encoder.parameters()).device
 
     def _fingerprint(self) -> str:
         about = {

@@ -14,7 +14,7 @@ class FrozenLayers:
     Attributes:
         layers: the lowest ones; half of a backbone's, rounded down, by default.
         pooling: of a text's tokens: their ``mean``, or the state of [CLS] (``cls``).
-        max_tokens: to which texts are cut.
+        max_tokens: to which texts are cut, if the backbone has places for so many.
     """
 
     layers: int | None = None

@@ -52,6 +52,28 @@ def write_task(folder: Path, *, rows: int = 600, **changes: Any) -> Path:
     return _written(folder, frame, {**content, **changes})
 
 
+def write_history_task(folder: Path, *, rows: int = 480, **changes: Any) -> Path:
+    """An item is clicked when its colour is that of most of what the user has seen before, but for one row in ten."""
+    rng = np.random.default_rng(0)
+    colours, things = WORDS[:3], WORDS[3:9]
+    seen, items, clicks = [], [], []
+    for _ in range(rows):
+        mine, item = rng.choice(colours), rng.choice(colours)
+        seen.append([f"{mine} {rng.choice(things)}" for _ in range(rng.integers(0, 7))])
+        items.append(f"{item} {rng.choice(things)}")
+        liked = bool(seen[-1]) and item == mine
+        clicks.append(int(liked != (rng.random() < 0.1)))
+    frame = pd.DataFrame({"item": items, "seen": seen, "age": rng.integers(18, 80, rows), "click": clicks})
+    content = {
+        "name": "histories",
+        "item": "item",
+        "histories": [{"column": "seen", "max": 5}],
+        "label": {"column": "click", "kind": "binary"},
+        "split": {"valid": 0.25, "test": 0.25},
+    }
+    return _written(folder, frame, {**content, **changes})
+
+
 def write_class_task(folder: Path, *, rows: int = 480, **changes: Any) -> Path:
     """Single sentences of three genres, which two words tell; the data says which rows are tested on."""
     rng = np.random.default_rng(0)
