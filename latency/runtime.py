@@ -138,6 +138,8 @@ class Takes:
 
         Features that are there stay as they are; those that are drawn are numbers, and the ids of no value.
         """
+        if self == Takes():
+            return text
         rows, tokens = text["input_ids"].shape
         rng = np.random.default_rng(0)
         made: dict[str, npt.NDArray[Any]] = {}
@@ -151,7 +153,7 @@ class Takes:
             made["numeric"] = text.get("numeric", rng.normal(size=(rows, self.numbers)).astype(np.float32))
         if self.categories:
             made["categorical"] = text.get("categorical", np.zeros((rows, self.categories), np.int64))
-        return {**({} if self.histories else text), **made} if made else text
+        return {**({} if self.histories else text), **made}
 
 
 def feeds_for(session: Session, text: Feeds) -> Feeds:
