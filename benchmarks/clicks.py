@@ -1,4 +1,4 @@
-"""Rows with text and features for ``bert4ctr.py``: MovieLens 1M as clicks, and the built-in ad log.
+"""Rows for ``bert4ctr.py`` and ``bahe.py``: MovieLens 1M as clicks, with features or histories, and the ad log.
 
 MovieLens: a click is a rating of four stars or more. The texts are the titles of the latest films that the user liked
 before, and the film's title, genres and plot. The features are who the user is (sex, age, occupation, the first digit
@@ -7,12 +7,15 @@ what share of them liked, how many users had rated the film and what share of th
 rating. Ratings of the same second count as not known yet. Rows are split by time: what is tested is later than all that
 was trained or chosen on. Times are those of the data set; a third of them is interpolated between a user's neighbouring
 exact ones (see its README), which can move a rating by hours, and across the split only at its very edge.
+
+As histories the same rows have all the films that their user had liked before, the newest first, and as an item the
+film's title and genres. Nothing else is known of them.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,6 +32,9 @@ SHOWN = 5
 PRIOR = 5.0
 """Ratings of the mean kind that a share of likes begins with."""
 DAY = 86_400
+Form = Literal["short", "long"]
+"""What is told of a film that was liked: its title and genres, or its title and plot."""
+EVENTS = "liked films"
 FEATURES = {
     "numeric": [
         "user_ratings",
@@ -59,6 +65,48 @@ def movielens(data: Path, rows: int, *, length: int = 96, seed: int = 0, feature
         "metric": "auc",
     }
     return Task.from_frame(frame, content)
+
+
+def movielens_histories(
+    data: Path, rows: int, *, form: Form = "short", least: int = SHOWN, most: int = 50, seed: int = 0
+) -> Task:
+    """Clicks with the films that their user had liked before, joined from the table of all such ratings.
+
+    Args:
+        data: folder of the data set.
+        rows: ratings drawn at random, as :func:`movielens` draws them, from those whose user had liked enough before.
+        form: of the films in histories; the item is always title and genres.
+        least: films that were liked before.
+        most: films of a history, the latest.
+        seed: of the draw.
+    """
+    frame = movielens_rows(data)
+    user, time, liked = (frame[name].to_numpy() for name in ("user_id", "timestamp", "liked"))
+    rated, share = known_before(user, time, liked.astype(np.bool_), 0.0)
+    told = film_texts(data)
+    seen = frame[liked == 1]
+    events = seen[["user_id", "timestamp"]].assign(seen=told[form].loc[seen["film_id"]].to_numpy())
+    enough = np.rint(share * (rated + PRIOR)) >= least
+    frame = frame.loc[enough, ["user_id", "timestamp", "film_id", "liked"]]
+    frame = frame.sample(n=min(rows, len(frame)), random_state=seed).reset_index(drop=True)
+    frame["film"] = told["short"].loc[frame["film_id"]].to_numpy()
+    content = {
+        "name": "movielens_histories",
+        "item": ["film"],
+        "histories": [{"events": EVENTS, "user": "user_id", "time": "timestamp", "text": ["seen"], "max": most}],
+        "label": {"column": "liked", "kind": "binary"},
+        "user": "user_id",
+        "split": {"time": "timestamp", "valid": 0.15, "test": 0.15},
+        "metric": "auc",
+    }
+    return Task.from_frame(frame, content, events={EVENTS: events[events["user_id"].isin(frame["user_id"])]})
+
+
+def film_texts(data: Path) -> dict[Form, pd.Series[str]]:
+    """Per form, the text of each film by its number."""
+    films = pd.read_parquet(data / "movies.parquet").set_index("movie_id")
+    genres = films["genres"].str.replace("|", ", ", regex=False)
+    return {"short": films["title"] + ". " + genres, "long": films["title"] + ". " + films["plot"].fillna("")}
 
 
 def movielens_rows(data: Path) -> pd.DataFrame:
