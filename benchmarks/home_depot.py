@@ -324,7 +324,7 @@ class Bench:
 
             folders[0].mkdir()
             export_model(folders[0], self.prepared.teacher, self.backbone.tokenizer, features=self.task.features)
-        length = self.task.spec.max_length
+        length = self.task.length_tokens
         sessions = [serving.load_export(folder) for folder in folders]
         return measure_sessions(sessions, statistic=Statistic.of_length(length), visits=40)
 
