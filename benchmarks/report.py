@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bahe_tables import bahe, bahe_search
 from latency_table import CELLS
+from tables import by_budget, missed, missed_briefly, source
 
 HERE = Path(__file__).parent
-MOST_TOLD = 12
 BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
 
 
@@ -365,26 +366,6 @@ def bert4ctr_search(result: dict[str, Any]) -> str:
     )
 
 
-def by_budget(result: dict[str, Any], about: str) -> str:
-    """Test AUC per budget and method."""
-    rows = [row for row in result["rows"] if "budget" in row]
-    methods = list(dict.fromkeys(row["cell"] for row in rows))
-    lines = [
-        f"{about} Test AUC, mean over seeds {result['seeds']} (microseconds):",
-        "",
-        "| budget | " + " | ".join(methods) + " |",
-        "|---|" + "---|" * len(methods),
-    ]
-    for budget in dict.fromkeys(row["budget"] for row in rows):
-        cells = []
-        for method in methods:
-            found = [row for row in rows if (row["cell"], row["budget"]) == (method, budget)]
-            auc, us = (float(np.mean([row[key] for row in found])) for key in ("test_auc", "remeasured_us"))
-            cells.append(f"**{auc:.4f}** ({us:.0f} us)")
-        lines.append(f"| {budget} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *missed_briefly(result), source(result)])
-
-
 def bert4ctr(result: dict[str, Any]) -> str:
     """Quality per way of joining text and features, and what that costs."""
     means = [row for row in result["rows"] if "seeds" in row]
@@ -426,79 +407,6 @@ def bert4ctr(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *missed_briefly(result), source(result)])
 
 
-def bahe(result: dict[str, Any]) -> str:
-    """What a step costs as histories grow, and what is learnt of them."""
-    costs = [row for row in result["rows"] if "trained" in row]
-    means = [row for row in result["rows"] if "seeds" in row]
-    lines = ["**Behaviour histories** (MovieLens clicks; MiniLM, the upper half of its layers trained in all models)."]
-    if costs:
-        lines += [_bahe_costs(costs)]
-    for part, about in (
-        ("auc", "test rows, the latest of all; *behind*: AUC points of Bahe over it (± paired bootstrap over rows)"),
-        ("ablation", "one thing about Bahe is other"),
-    ):
-        own = [row for row in means if row["part"] == part]
-        if own:
-            lines += ["", _bahe_quality(own, about)]
-    picture = "![Cost of a training step as histories grow](benchmarks/results/bahe.png)"
-    return "\n".join([*lines, "", *missed_briefly(result), source(result), *(["", picture] if costs else [])])
-
-
-def _bahe_costs(costs: list[dict[str, Any]]) -> str:
-    """A line per form, number of tokens and way."""
-    first = costs[0]
-    encoded = {row["form"]: row for row in costs if "encoding_seconds" in row}
-    told = {"short": "title and genres", "long": "title and plot"}
-    once = ", ".join(
-        f"{row['encoding_seconds']:.0f} s for {row['encoded_texts']} films by {told[form]}"
-        for form, row in encoded.items()
-    )
-    lines = [
-        f"A training step over {first['rows']} rows, {first['threads']} thread, {first['precision']}, lookup included; "
-        f"encoding is done once: {once}. Memory: peak of the step above model and rows.",
-        "",
-        "| behaviours | tokens of history | model | seconds | encoding spread | memory | over Bahe: time, memory |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in costs:
-        spread = f"{row['step_seconds_with_encoding']:.3f} s" if "step_seconds_with_encoding" in row else ""
-        over = ""
-        if "times_the_seconds_of_bahe" in row:
-            over = f"**{row['times_the_seconds_of_bahe']:.1f}x**, **{row['times_the_memory_of_bahe']:.1f}x**"
-        cells = f"{row['trained']} | {row['step_seconds']:.3f} s | {spread} | {row['step_memory_mib']:.0f} MiB | {over}"
-        lines.append(f"| {told[row['form']]} | {row['history_tokens']} | {cells} |")
-    return "\n".join(lines)
-
-
-def _bahe_quality(rows: list[dict[str, Any]], about: str) -> str:
-    """A line per method."""
-    lines = [
-        f"Mean over seeds, {about}:",
-        "",
-        "| method | seeds | AUC | within users | log loss | behind | epochs | training |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        behind = ""
-        if "behind_bahe_points" in row:
-            behind = f"{row['behind_bahe_points']:+.2f} ± {row['standard_error_points']:.2f}"
-        gauc = f"{row['gauc']:.4f}" if "gauc" in row else ""
-        seconds = f"{row['training_seconds']:.0f} s"
-        seconds += f" and {row['encoding_seconds']:.0f} s encoding" if row["encoding_seconds"] else ""
-        cells = [row["method"], row["seeds"], f"**{row['auc']:.4f}**", gauc, f"{row['log_loss']:.4f}", behind]
-        lines.append("| " + " | ".join(map(str, [*cells, f"{row['epochs']:.2g}", seconds])) + " |")
-    return "\n".join(lines)
-
-
-def bahe_search(result: dict[str, Any]) -> str:
-    """The search over the layers above the frozen ones."""
-    return by_budget(
-        result,
-        "**The search over histories** (MovieLens clicks with 50 liked films, vectors looked up; budgets are shares of "
-        "the dense model's latency).",
-    )
-
-
 def unpadded(result: dict[str, Any]) -> str:
     """Rows of one length against rows of similar length."""
     lines = [
@@ -513,35 +421,6 @@ def unpadded(result: dict[str, Any]) -> str:
         padding = f"{row['padding_share']:.1%}"
         lines.append(f"| {row['traffic']}, {row['genome']} | {padding} | {batches} | {row['ratio']:.2f} |")
     return "\n".join([*lines, "", *missed_briefly(result), source(result)])
-
-
-def missed(result: dict[str, Any]) -> list[str]:
-    """Targets that do not hold, said as plainly as the others."""
-    lines = [
-        f"- missed: {target['name']}: {target['measured']:+.4f}, target {target['op']} {target['target']:g}"
-        for target in result["targets"]
-        if not target["holds"]
-    ]
-    return [*lines, ""] if lines else []
-
-
-def missed_briefly(result: dict[str, Any]) -> list[str]:
-    """How many targets do not hold, and which."""
-    wrong = [target for target in result["targets"] if not target["holds"]]
-    if not wrong:
-        count = len(result["targets"])
-        return ["The target holds." if count == 1 else f"All {count} targets hold.", ""]
-    if len(wrong) > MOST_TOLD:
-        return [f"Missed {len(wrong)} of {len(result['targets'])} targets; each is in the JSON with its number.", ""]
-    each = "; ".join(f"{one['name']} {one['measured']:.3g} (target {one['op']} {one['target']:g})" for one in wrong)
-    return [f"Missed {len(wrong)} of {len(result['targets'])} targets: {each}.", ""]
-
-
-def source(result: dict[str, Any]) -> str:
-    """Where the numbers come from."""
-    name = result["benchmark"]
-    cpu = f"{result['machine']['cpu']}, {result['machine']['cores']} cores"
-    return f"`{result['command']}`, [JSON](benchmarks/results/{name}.json), {cpu}, {result['date'][:10]}."
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {

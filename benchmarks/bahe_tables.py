@@ -1,0 +1,80 @@
+"""The README's tables of ``bahe.py`` and ``bahe_search.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tables import by_budget, missed_briefly, source
+
+
+def bahe(result: dict[str, Any]) -> str:
+    """What a step costs as histories grow, and what is learnt of them."""
+    costs = [row for row in result["rows"] if "trained" in row]
+    means = [row for row in result["rows"] if "seeds" in row]
+    lines = ["**Behaviour histories** (MovieLens clicks; MiniLM, the upper half of its layers trained in all models)."]
+    if costs:
+        lines += [_bahe_costs(costs)]
+    for part, about in (
+        ("auc", "test rows, the latest of all; *behind*: AUC points of Bahe over it (± paired bootstrap over rows)"),
+        ("ablation", "one thing about Bahe is other"),
+    ):
+        own = [row for row in means if row["part"] == part]
+        if own:
+            lines += ["", _bahe_quality(own, about)]
+    picture = "![Cost of a training step as histories grow](benchmarks/results/bahe.png)"
+    return "\n".join([*lines, "", *missed_briefly(result), source(result), *(["", picture] if costs else [])])
+
+
+def _bahe_costs(costs: list[dict[str, Any]]) -> str:
+    """A line per form, number of tokens and way."""
+    first = costs[0]
+    encoded = {row["form"]: row for row in costs if "encoding_seconds" in row}
+    told = {"short": "title and genres", "long": "title and plot"}
+    once = ", ".join(
+        f"{row['encoding_seconds']:.0f} s for {row['encoded_texts']} films by {told[form]}"
+        for form, row in encoded.items()
+    )
+    lines = [
+        f"A training step over {first['rows']} rows, {first['threads']} thread, {first['precision']}, lookup included; "
+        f"encoding is done once: {once}. Memory: peak of the step above model and rows.",
+        "",
+        "| behaviours | tokens of history | model | seconds | encoding spread | memory | over Bahe: time, memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in costs:
+        spread = f"{row['step_seconds_with_encoding']:.3f} s" if "step_seconds_with_encoding" in row else ""
+        over = ""
+        if "times_the_seconds_of_bahe" in row:
+            over = f"**{row['times_the_seconds_of_bahe']:.1f}x**, **{row['times_the_memory_of_bahe']:.1f}x**"
+        cells = f"{row['trained']} | {row['step_seconds']:.3f} s | {spread} | {row['step_memory_mib']:.0f} MiB | {over}"
+        lines.append(f"| {told[row['form']]} | {row['history_tokens']} | {cells} |")
+    return "\n".join(lines)
+
+
+def _bahe_quality(rows: list[dict[str, Any]], about: str) -> str:
+    """A line per method."""
+    lines = [
+        f"Mean over seeds, {about}:",
+        "",
+        "| method | seeds | AUC | within users | log loss | behind | epochs | training |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        behind = ""
+        if "behind_bahe_points" in row:
+            behind = f"{row['behind_bahe_points']:+.2f} ± {row['standard_error_points']:.2f}"
+        gauc = f"{row['gauc']:.4f}" if "gauc" in row else ""
+        seconds = f"{row['training_seconds']:.0f} s"
+        seconds += f" and {row['encoding_seconds']:.0f} s encoding" if row["encoding_seconds"] else ""
+        cells = [row["method"], row["seeds"], f"**{row['auc']:.4f}**", gauc, f"{row['log_loss']:.4f}", behind]
+        lines.append("| " + " | ".join(map(str, [*cells, f"{row['epochs']:.2g}", seconds])) + " |")
+    return "\n".join(lines)
+
+
+def bahe_search(result: dict[str, Any]) -> str:
+    """The search over the layers above the frozen ones."""
+    return by_budget(
+        result,
+        "**The search over histories** (MovieLens clicks with 50 liked films, vectors looked up; budgets are shares of "
+        "the dense model's latency).",
+    )
