@@ -152,7 +152,7 @@ def costs_at(
     found = []
     for way in ways:
         rows = _rows(folder, way, tokens)
-        row = {
+        row: dict[str, Any] = {
             "trained": way,
             "rows": len(rows),
             "tokens_computed": int(rows.lengths.sum()) + (len(rows) if way in LOOKED_UP else 0),
