@@ -67,14 +67,7 @@ class Bahe(Bert4Ctr):
             categorical: ``(batch, categorical columns)``, likewise.
             genome: widths and keep schedule to run; the model's own by default.
         """
-        rows = len(item)
-        given = FeatureTensors(
-            item.new_zeros((rows, 0)) if numeric is None else numeric,
-            item.new_zeros((rows, 0), dtype=torch.int64) if categorical is None else categorical,
-        )
-        columns = given.numeric.shape[1], given.categorical.shape[1]
-        if columns != self.config.feature_columns:
-            raise ValueError(f"features must be {self.config.feature_columns} numbers and categories, got {columns}")
+        given = self.features_of(item, numeric, categorical)
         if vectors.shape[1] != self.config.histories:
             raise ValueError(f"vectors must be of {self.config.histories} histories, got {vectors.shape[1]}")
         sequences = Sequences(vectors, attention_mask.bool(), item)

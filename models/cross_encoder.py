@@ -86,13 +86,7 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
             genome: widths and keep schedule to run; the model's own by default.
         """
         rows = len(input_ids)
-        given = FeatureTensors(
-            input_ids.new_zeros((rows, 0), dtype=torch.float32) if numeric is None else numeric,
-            input_ids.new_zeros((rows, 0)) if categorical is None else categorical,
-        )
-        columns = given.numeric.shape[1], given.categorical.shape[1]
-        if columns != self.config.feature_columns:
-            raise ValueError(f"features must be {self.config.feature_columns} numbers and categories, got {columns}")
+        given = self.features_of(input_ids, numeric, categorical)
         batch = TensorBatch(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids) if attention_mask is None else attention_mask,
@@ -104,6 +98,18 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
         logits = self.logits_of(self.encode(batch, genome=genome))
         loss = None if labels is None else label_loss(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits[:, None] if logits.ndim == 1 else logits)
+
+    def features_of(self, rows: Tensor, numeric: Tensor | None, categorical: Tensor | None) -> FeatureTensors:
+        """Features of ``(batch, ...)`` rows as they were given; ``ValueError`` for other columns than the model's."""
+        count, device = len(rows), rows.device
+        given = FeatureTensors(
+            torch.zeros((count, 0), device=device) if numeric is None else numeric,
+            torch.zeros((count, 0), dtype=torch.int64, device=device) if categorical is None else categorical,
+        )
+        columns = given.numeric.shape[1], given.categorical.shape[1]
+        if columns != self.config.feature_columns:
+            raise ValueError(f"features must be {self.config.feature_columns} numbers and categories, got {columns}")
+        return given
 
     def encode(
         self,
