@@ -24,6 +24,9 @@ from sparsefront.models.selection import (
 )
 from sparsefront.spaces import Genome, LayerGene
 
+FUSED_FROM_TOKENS = 64
+"""From here on the fused kernel trains faster than plain products, and needs no matrix of them in memory
+(``benchmarks/attention.py``)."""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 
 
@@ -166,9 +169,8 @@ class ElasticLayer(nn.Module):
             query = self._project(self.query, rows, inner)
             key = self._project(self.key, hidden, inner)
             value = self._project(self.value, hidden, inner)
-            if (
-                score or self.training or presence is not None
-            ):  # at short lengths the fused kernel's backward takes longer than all of this
+            short = hidden.shape[1] < FUSED_FROM_TOKENS
+            if score or presence is not None or (self.training and short):
                 logits = query @ key.transpose(-1, -2) * self.head_size**-0.5
                 logits = at_least_fp32(logits).masked_fill(~mask[:, None, None, :], float("-inf"))
                 probabilities = logits.softmax(-1)
