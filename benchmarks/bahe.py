@@ -5,7 +5,7 @@ ratings drawn at random (seed 0, the same for all) from those whose user had lik
 15 % the latest for testing, 15 % before those for validation; a history is the latest 50 films that were liked before
 the rating's second. All methods train the upper half of MiniLM's layers (ablations aside) on the same rows, 16 a batch,
 and each takes the better of the same rates by validation AUC with the first seed, and keeps it. Test rows decide
-nothing. The flat model reads up to 1,024 tokens of a history, which cuts none; its attention is the fused kernel.
+nothing. The flat model reads up to 1,024 tokens of a history, which cuts none.
 
 - Bahe: the films' vectors by the lower half, looked up; the seconds of its training include encoding all films once
 - flat, as many epochs; flat, as many seconds: of Bahe's training on the same machine, with a schedule that ends then

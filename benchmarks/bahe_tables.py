@@ -38,8 +38,7 @@ def _bahe_costs(costs: list[dict[str, Any]]) -> str:
         f"A training step over {first['rows']} rows, {first['threads']} thread, {first['precision']}, lookup included; "
         f"encoding is done once: {once}. Memory: peak of the step above model and rows.",
         "",
-        "| behaviours | tokens of history | model | seconds | encoding spread | memory "
-        "| over Bahe: time, memory (over it by the fused kernel) |",
+        "| behaviours | tokens of history | model | seconds | encoding spread | memory | over Bahe: time, memory |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in costs:
@@ -47,7 +46,6 @@ def _bahe_costs(costs: list[dict[str, Any]]) -> str:
         over = ""
         if "times_the_seconds_of_bahe" in row:
             over = f"**{row['times_the_seconds_of_bahe']:.1f}x**, **{row['times_the_memory_of_bahe']:.1f}x**"
-            over += f" ({row['times_the_seconds_of_bahe_fused']:.1f}x, {row['times_the_memory_of_bahe_fused']:.1f}x)"
         cells = f"{row['trained']} | {row['step_seconds']:.3f} s | {spread} | {row['step_memory_mib']:.0f} MiB | {over}"
         lines.append(f"| {told[row['form']]} | {row['history_tokens']} | {cells} |")
     return "\n".join(lines)

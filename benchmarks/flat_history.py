@@ -31,12 +31,9 @@ class FlatHistory(CrossEncoder):
 
     Attributes:
         frozen_layers: how many.
-        fused: attention of the trained layers by torch's fused kernel, whose memory grows with the tokens instead of
-            their square; else by plain products, as models here are trained on short rows.
     """
 
     frozen_layers = 0
-    fused = True
 
     @classmethod
     def over(cls, backbone: Backbone, *, frozen_layers: int, longest_tokens: int, seed: int = 0) -> Self:
@@ -56,11 +53,8 @@ class FlatHistory(CrossEncoder):
     def train(self, mode: bool = True) -> Self:
         """Training or evaluation mode; the frozen layers are in evaluation mode in both."""
         super().train(mode)
-        for number, layer in enumerate(self.encoder.elastic_layers):
-            if number < self.frozen_layers:
-                layer.eval().requires_grad_(False)
-            elif self.fused:
-                layer.training = False  # of the layer alone, which chooses the kernel by it; its dropout stays on
+        for layer in self.encoder.elastic_layers[: self.frozen_layers]:
+            layer.eval().requires_grad_(False)
         return self
 
 
