@@ -78,7 +78,7 @@ class Kind:
         padded: length that the paper pads to, or that rows are cut to.
         epochs: of the teacher, of the supernet and of the tuning.
         teacher_rate: learning rate of the teacher. At 1e-4 and four epochs that of RTE learns next to nothing, 54 % of
-            the dev rows; at 3e-5 and eight it has 65 % of the held-back rows (one seed each, the latter not stored).
+            the dev rows; at 3e-5 and eight it has 65 % of the held-back rows (one seed each, not stored).
         targets: latency, as a share of the dense model's on the same rows: mild and high.
         most_rows: of the training rows that are used.
         graded: range of a label that is a number.
