@@ -4,13 +4,48 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sparsefront.latency.statistic import Statistic
+from sparsefront.models.backbone import Backbone
 from sparsefront.models.behaviour_store import BehaviourStore
+from sparsefront.models.task import Task
+from sparsefront.search.progress import Reporter
+from sparsefront.search.rows import vectors_of
+from sparsefront.search.steps import run_step
 
 CALLS = 200
+LOOKUP = "lookup"
+"""Folder of the step in a run."""
+
+
+def lookup_step(
+    folder: Path, store: Path, task: Task, backbone: Backbone, statistic: Statistic, reporter: Reporter
+) -> float:
+    """:func:`lookup_us` of a task's behaviours, measured once; texts that the store lacks are encoded first.
+
+    Args:
+        folder: of the step.
+        store: of the behaviours.
+        task: 0 where it has no histories.
+        backbone: that serves it.
+        statistic: which calls count.
+        reporter: told of the encoding.
+    """
+    histories, below = task.histories, backbone.below
+    if histories is None or below is None:
+        return 0.0
+
+    def build(_: Path) -> dict[str, Any]:
+        vectors_of(histories.texts, below, store, reporter)
+        with BehaviourStore.open(store) as opened:
+            return {"lookup_us": lookup_us(opened, histories.texts, statistic, histories=len(histories.behaviours))}
+
+    inputs = {"behaviours": below.fingerprint, "task": task.fingerprint, "statistic": statistic.to_json()}
+    return float(run_step(folder, inputs, build)["lookup_us"])
 
 
 def lookup_us(

@@ -9,13 +9,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sparsefront import __version__
 from sparsefront.latency.statistic import Statistic
 from sparsefront.models.backbone import Backbone, load_backbone
-from sparsefront.models.behaviour_store import BehaviourStore
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
 from sparsefront.models.ranker import load_ranker
@@ -33,14 +33,13 @@ from sparsefront.search.export import serve_rows
 from sparsefront.search.finalists import Finalist, best_within
 from sparsefront.search.fine_tuning import forget_checkpoints
 from sparsefront.search.front import Evaluated
-from sparsefront.search.lookup import lookup_us
+from sparsefront.search.lookup import LOOKUP, lookup_step
 from sparsefront.search.prepare import TABLES, Measured, Prepared, check_length, measure, prepare
 from sparsefront.search.progress import Reporter, Silent
-from sparsefront.search.rows import STORE, vectors_of
+from sparsefront.search.rows import STORE
 from sparsefront.search.run_file import RUN, BackboneRef, RunFile, TaskRef, task_at
 from sparsefront.search.run_result import (
     FINALISTS,
-    LOOKUP,
     RESULT,
     RunResult,
     evaluated_in,
@@ -190,9 +189,9 @@ class Run:
     def measure(self) -> Measured:
         """The latency table and the dense model's latency."""
         length = self.task.length_tokens
-        if lookup_us := self.lookup_us():
+        if self.lookup_us:
             self.reporter.say(
-                f"to look a call's behaviours up takes {lookup_us:.0f} us; models have the rest of a budget"
+                f"to look a call's behaviours up takes {self.lookup_us:.0f} us; models have the rest of a budget"
             )
         measured = measure(
             self.shared, self.folder, self.backbone, length, self.statistic(), self.preparation, self.reporter
@@ -211,21 +210,11 @@ class Run:
         """The store of this run's behaviours, where its task has some."""
         return self.store or self.shared / STORE
 
+    @cached_property
     def lookup_us(self) -> float:
         """What it takes to look the behaviours of a call up; 0 where there are none."""
-        histories, below = self.task.histories, self.backbone.below
-        if histories is None or below is None:
-            return 0.0
-        vectors_of(histories.texts, below, self.behaviours, self.reporter)
-        statistic = self.statistic()
-
-        def build(_: Path) -> dict[str, Any]:
-            with BehaviourStore.open(self.behaviours) as store:
-                count = len(histories.behaviours)
-                return {"lookup_us": lookup_us(store, histories.texts, statistic, histories=count)}
-
-        inputs = {"behaviours": below.fingerprint, "task": self.task.fingerprint, "statistic": statistic.to_json()}
-        return float(run_step(self.folder / LOOKUP, inputs, build)["lookup_us"])
+        folder, statistic = self.folder / LOOKUP, self.statistic()
+        return lookup_step(folder, self.behaviours, self.task, self.backbone, statistic, self.reporter)
 
     def statistic(self) -> Statistic:
         """What a budget means for this task; its rows are tokenised only where their lengths matter."""
@@ -241,7 +230,7 @@ class Run:
         """The budgets, checked against what the dense and the smallest model take."""
         smallest = space_of(self.backbone.widths, self.settings).smallest
         return feasible_budgets(
-            budgets_of(self.settings, measured.dense_us, self.lookup_us()),
+            budgets_of(self.settings, measured.dense_us, self.lookup_us),
             dense_us=measured.dense_us,
             smallest=smallest,
             smallest_us=float(measured.predict_roughly([smallest])[0]),
@@ -267,7 +256,7 @@ class Run:
 
     def prepare(self, measured: Measured) -> Prepared:
         """Teacher, unit order and supernet."""
-        budgets_us = budgets_of(self.settings, measured.dense_us, self.lookup_us())
+        budgets_us = budgets_of(self.settings, measured.dense_us, self.lookup_us)
         own = tuple(budget_us / measured.dense_us for budget_us in budgets_us)
         shares = self._focus_shares(own)
         return prepare(
@@ -287,6 +276,8 @@ class Run:
 
         It is kept beside the supernet; a search that takes its prepared steps from there begins with it.
         """
+        if self.task.histories is not None:
+            raise InputError(f"{self.task.name}: schedules are learnt of words, and this task has histories")
         self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
@@ -447,7 +438,7 @@ class Run:
             "backbone": self.backbone.name,
             "front": front_rows(found, budgets_us),
             "statistic": prepared.measured.statistic.to_json(),
-            **({"lookup_us": self.lookup_us()} if self.backbone.below else {}),
+            **({"lookup_us": self.lookup_us} if self.backbone.below else {}),
             "fingerprint": prepared.measured.table.fingerprint.to_json(),
             "table_error": asdict(prepared.measured.table.error),
             "versions": versions(),

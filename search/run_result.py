@@ -11,6 +11,7 @@ from sparsefront.search.budget import budgets_of
 from sparsefront.search.explore import STUDY_FILE
 from sparsefront.search.export import check_out, publish
 from sparsefront.search.front import Evaluated, evaluated_of, front
+from sparsefront.search.lookup import LOOKUP
 from sparsefront.search.prepare import DENSE
 from sparsefront.search.rows import ENCODER, STORE
 from sparsefront.search.run_file import RunFile
@@ -18,7 +19,7 @@ from sparsefront.search.steps import read_json, read_record
 from sparsefront.search.studies import open_study
 from sparsefront.spaces import Genome, InputError
 
-RESULT, FINALISTS, LOOKUP = "result.json", "finalists", "lookup"
+RESULT, FINALISTS = "result.json", "finalists"
 
 FineTune = Callable[[Evaluated, float], dict[str, Any]]
 """Makes a finalist of an evaluated genome for a budget."""

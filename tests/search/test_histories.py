@@ -189,6 +189,12 @@ def test_more_behaviours_than_places_are_refused(cli: Cli, made: Path, tmp_path:
     assert found.status == 2 and "behaviours must be between 1 and 31" in " ".join(found.err.split())
 
 
+def test_schedules_of_words_are_not_learnt_of_histories(cli: Cli, made: Path, tmp_path: Path) -> None:
+    task, out = made / "task" / "task.yaml", tmp_path / "run"
+    found = cli("tokens", task, "--target", "0.5", "--backbone", made / "backbone", "--out", out)
+    assert found.status == 2 and "this task has histories" in " ".join(found.err.split()) and not out.exists()
+
+
 def test_a_model_of_text_is_no_scorer_of_histories(run: Path, tmp_path: Path) -> None:
     export = tmp_path / "export"
     shutil.copytree(run / "export", export)
