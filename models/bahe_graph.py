@@ -32,7 +32,7 @@ class BaheGraph(Bert4CtrGraph):
 
     def __init__(self, config: BaheConfig, arrays: Arrays, precision: Precision) -> None:
         super().__init__(config, arrays, precision)
-        self._pruned, self._reads = self.pruning, bool(config.features)
+        self._reads, self._first = bool(config.features), ""
 
     def reading_layers(self) -> list[int]:
         """Those with heads for features, where there are any."""
@@ -52,9 +52,8 @@ class BaheGraph(Bert4CtrGraph):
         """The whole graph; once per object."""
         histories, tokens = self._histories()
         read, _ = self.through_layers(histories, tokens)
-        scoring, self.pruning, self.scoring, self._reads = self.scoring, [], set(), False
+        self.pruning, self.scoring, self._reads = [], set(), False
         item, _ = self.through_layers(*self._item())
-        self.pruning, self.scoring = self._pruned, scoring
         self.read_cls(self._meeting(read, item))
         return self.model()
 
