@@ -43,6 +43,7 @@ class GenomeColumns:
     ffn_units: Ints
     keep_percent: Ints
     feature_heads: Ints
+    behaviours: Ints
 
     @classmethod
     def of(cls, genomes: Sequence[Genome]) -> GenomeColumns:
@@ -63,8 +64,10 @@ def component_costs(
     order = {name: index for index, name in enumerate(COMPONENTS)}
     costs = np.zeros((genomes, len(order)))
     mixing = _first_behind(columns, per_token)
-    costs[:, order["call"]] = np.where(mixing < 0, blocks.cls_only, blocks.call[length_tokens])
+    newest = columns.behaviours[:, 0]
     length = np.broadcast_to(np.asarray(length_tokens, np.int64), genomes)
+    length = np.where(newest > 0, np.minimum(length, 1 + newest), length)
+    costs[:, order["call"]] = np.where(mixing < 0, blocks.cls_only, blocks.call[length])
     scored_cost = np.zeros(genomes)  # of the latest attention, until a pruning step has paid for it
     scored = np.zeros(genomes, bool)
     for layer in range(layers):

@@ -169,7 +169,7 @@ def _shrunk(space: SearchSpace, genome: Genome, share: float, config: CrossEncod
     for scale in np.linspace(1, 0, 41):
         params = space.to_params(genome)
         scaled = {
-            name: index if name.endswith("keep_percent") else round(index * float(scale))
+            name: index if name.endswith(("keep_percent", "behaviours")) else round(index * float(scale))
             for name, index in params.items()
         }
         shrunk = space.from_params(scaled)

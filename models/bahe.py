@@ -28,7 +28,8 @@ FRESH_RATE = 10.0
 class Bahe(Bert4Ctr):
     """Histories of vectors and an item's vector in, logits out; with a feature branch where there are features.
 
-    A keep schedule drops behaviours. Neither the item nor a history depends on the others before they meet.
+    A keep schedule drops behaviours; those beyond the newest that a genome reads do not enter the first layer. Neither
+    the item nor a history depends on the others before they meet.
     """
 
     config_class = BaheConfig
@@ -116,6 +117,7 @@ class Bahe(Bert4Ctr):
     ) -> Encoded:
         """The same of sequences."""
         genome = self.genome if genome is None else self.encoder.check(genome)
+        sequences = sequences.newest(genome.behaviours or self.config.behaviours)
         rows, histories = sequences.mask.shape[:2]
         reading = self.reading(features, genome, unit_gates)
         reader: Reader | None = None if reading is None else _Together(reading, histories)

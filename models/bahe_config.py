@@ -7,6 +7,7 @@ from typing import Any
 from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.features import Features
+from sparsefront.spaces import Genome
 
 
 class BaheConfig(Bert4CtrConfig):
@@ -14,7 +15,8 @@ class BaheConfig(Bert4CtrConfig):
 
     What they run over are vectors that the lower layers have made of each text once; ``encoder_fingerprint`` is of
     those. The item and what was read of the histories meet in ``meeting_units``. Places in a history, the newest first,
-    are as many as ``max_position_embeddings``, [CLS]'s included. A feature branch may read the histories.
+    are as many as ``max_position_embeddings``, [CLS]'s included: behaviours beyond them are not read. A feature branch
+    may read the histories.
     """
 
     model_type = "sparsefront_bahe"
@@ -36,6 +38,16 @@ class BaheConfig(Bert4CtrConfig):
     def histories(self) -> int:
         """``history_count``."""
         return self.history_count
+
+    @property
+    def behaviours(self) -> int:
+        """Places of a history but that of [CLS]."""
+        return int(self.max_position_embeddings) - 1
+
+    def columns_of(self, genome: Genome) -> dict[str, Any]:
+        """A genome's columns, and the places of as many behaviours as it reads."""
+        without = genome.replace(0, "behaviours", 0)
+        return {**super().columns_of(without), "max_position_embeddings": 1 + (genome.behaviours or self.behaviours)}
 
     @property
     def head_inputs(self) -> int:

@@ -86,10 +86,12 @@ class BaheGraph(Bert4CtrGraph):
     def _histories(self) -> tuple[str, Tokens]:
         """States of all histories (batch * histories, tokens, width) before the first layer."""
         nodes, width = self.nodes, self.config.hidden_size
-        length = nodes.op("Shape", VECTORS, start=2, end=3)
+        newest = (nodes.ints(0), nodes.ints(self.limit), nodes.ints(2))  # those that there are places for
+        vectors, mask = (nodes.op("Slice", name, *newest) for name in (VECTORS, MASK))
+        length = nodes.op("Shape", mask, start=2, end=3)
         flat = nodes.op("Concat", nodes.ints(-1), length, axis=0)
-        vectors = nodes.op("Reshape", VECTORS, nodes.op("Concat", flat, nodes.ints(width), axis=0))
-        mask = nodes.op("Reshape", MASK, flat)
+        vectors = nodes.op("Reshape", vectors, nodes.op("Concat", flat, nodes.ints(width), axis=0))
+        mask = nodes.op("Reshape", mask, flat)
         places = self._places()
         if self.last_mixing < 0:
             first = self._cls(vectors)

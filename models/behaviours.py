@@ -55,6 +55,12 @@ class Sequences:
             batch.vectors[row, counts.sum(1)],
         )
 
+    def newest(self, behaviours: int) -> Sequences:
+        """Without the older behaviours; 0 keeps all."""
+        if not 0 < behaviours < self.mask.shape[-1] - 1:
+            return self
+        return Sequences(self.vectors[:, :, : 1 + behaviours], self.mask[:, :, : 1 + behaviours], self.item)
+
     def feeds(self) -> dict[str, NDArray[Any]]:
         """What a graph of histories is called with."""
         values = (self.vectors, self.mask.long(), self.item)

@@ -60,11 +60,15 @@ class Bert4CtrConfig(CrossEncoderConfig):
         """``layer_feature_heads``."""
         return list(self.layer_feature_heads)
 
-    def columns_of(self, genome: Genome) -> dict[str, list[int]]:
+    def columns_of(self, genome: Genome) -> dict[str, Any]:
         """A genome's columns, that of the features' heads too."""
-        reading = genome.column("feature_heads")
-        text = Genome.from_columns(*(genome.column(field) for field in ("heads", "ffn_units", "keep_percent")))
-        return {**super().columns_of(text), "layer_feature_heads": list(reading)}
+        text = Genome.from_columns(
+            genome.column("heads"),
+            genome.column("ffn_units"),
+            genome.column("keep_percent"),
+            behaviours=genome.column("behaviours"),
+        )
+        return {**super().columns_of(text), "layer_feature_heads": list(genome.column("feature_heads"))}
 
     @property
     def features(self) -> int:

@@ -61,12 +61,21 @@ class SparseBertConfig(PretrainedConfig):  # type: ignore[misc]
     def genome(self) -> Genome:
         """The widths and schedule that this model physically has."""
         return Genome.from_columns(
-            self.layer_heads, self.layer_ffn_units, self.layer_keep_percent, self.reading_heads()
+            self.layer_heads,
+            self.layer_ffn_units,
+            self.layer_keep_percent,
+            self.reading_heads(),
+            [self.behaviours, *([0] * (len(self.layer_heads) - 1))],
         )
 
     @property
     def histories(self) -> int:
         """How many histories of behaviours a model reads instead of a text."""
+        return 0
+
+    @property
+    def behaviours(self) -> int:
+        """Of a history; 0 where there are no histories."""
         return 0
 
     def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -85,18 +94,20 @@ class SparseBertConfig(PretrainedConfig):  # type: ignore[misc]
     @property
     def widths(self) -> Widths:
         """Bounds of the space that this model spans as a supernet."""
-        reading = max(self.reading_heads())
-        return Widths(len(self.layer_heads), max(self.layer_heads), max(self.layer_ffn_units), reading)
+        widest = max(self.layer_heads), max(self.layer_ffn_units), max(self.reading_heads())
+        return Widths(len(self.layer_heads), *widest, self.behaviours)
 
     @property
     def num_hidden_layers(self) -> int:
         """Hugging Face's name for the number of layers."""
         return len(self.layer_heads)
 
-    def columns_of(self, genome: Genome) -> dict[str, list[int]]:
+    def columns_of(self, genome: Genome) -> dict[str, Any]:
         """What a genome says, under this configuration's names; ``ValueError`` for what it cannot say."""
         if any(genome.column("feature_heads")):
             raise ValueError(f"a model without features has no heads for them, got genome {genome}")
+        if genome.behaviours:
+            raise ValueError(f"a model of texts has no history that could be cut, got genome {genome}")
         return {
             "layer_heads": list(genome.column("heads")),
             "layer_ffn_units": list(genome.column("ffn_units")),

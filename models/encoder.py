@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -22,7 +22,7 @@ from sparsefront.models.selection import (
     protecting,
     select_tokens,
 )
-from sparsefront.spaces import Genome, LayerGene
+from sparsefront.spaces import Genome
 
 FUSED_FROM_TOKENS = 64
 """From here on the fused kernel trains faster than plain products, and needs no matrix of them in memory
@@ -318,8 +318,8 @@ class ElasticEncoder(nn.Module):
             raise ValueError(f"genome must have {len(self.genome)} layers, got {len(genome)}: {genome}")
         for index, (own, gene) in enumerate(zip(self.genome, genome, strict=True)):
             wider = gene.heads > own.heads or gene.ffn_units > own.ffn_units or gene.feature_heads > own.feature_heads
-            if wider:
-                widest = LayerGene(own.heads, own.ffn_units, feature_heads=own.feature_heads)
+            if wider or gene.behaviours > own.behaviours:
+                widest = replace(own, keep_percent=100)
                 raise ValueError(f"layer {index} holds {widest} at most, got {gene} in genome {genome}")
         return genome
 

@@ -30,10 +30,12 @@ def multiply_adds(
             rows of it are, as in the papers and where a head reads every token. By the configuration by default.
     """
     cls_only = not config.per_token if cls_only is None else cls_only
-    heads, units, keeps = Genomes.of(genomes).columns.transpose(2, 0, 1)[:3].astype(np.int64)
+    heads, units, keeps, _, behaviours = Genomes.of(genomes).columns.transpose(2, 0, 1).astype(np.int64)
     layers = heads.shape[1]
     seen = np.empty((len(genomes), np.size(lengths), layers + 1), np.int64)
-    seen[..., 0] = np.asarray(lengths, np.int64)
+    newest = behaviours[:, :1]
+    own = np.atleast_1d(np.asarray(lengths, np.int64))
+    seen[..., 0] = np.where(newest > 0, np.minimum(own, 1 + newest), own)
     for layer in range(layers):
         seen[..., layer + 1] = 1 + ((seen[..., layer] - 1) * keeps[:, layer, None] + 99) // 100
     if cls_only:

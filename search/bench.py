@@ -85,11 +85,10 @@ def _dense(
         if (own := load_ranker(folder).config).histories:  # the upper layers alone
             upper = config.genome.layers[-len(own.genome) :]
             reading = [gene.feature_heads for gene in own.genome]
-            config = own.with_genome(
-                Genome.from_columns(
-                    [gene.heads for gene in upper], [gene.ffn_units for gene in upper], [100] * len(upper), reading
-                )
-            )
+            heads, units = zip(*((gene.heads, gene.ffn_units) for gene in upper), strict=True)
+            behaviours = max(own.behaviours, int(export.fingerprint["length_tokens"]) - 1)
+            dense = Genome.from_columns(heads, units, [100] * len(upper), reading)
+            config = own.with_genome(dense.replace(0, "behaviours", behaviours))
     except InputError as error:
         return None, str(error), 512
     return (lambda: serving.load(config)), None, config.max_position_embeddings

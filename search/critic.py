@@ -39,16 +39,18 @@ _PRIOR = 2.0
 def genome_features(
     genomes: Sequence[Genome], *, space: SearchSpace, importance: ImportanceCurves | None = None
 ) -> Floats:
-    """(genomes, features): per layer the shares of heads, FFN units, tokens and feature heads kept, and importance kept
-    if known.
+    """(genomes, features): per layer the shares of heads, FFN units, tokens and feature heads kept, the share of
+    behaviours that are read, and importance kept if known.
 
     Tokens are the share that has survived up to the layer: this, not the layer's own keep share, is what it sees.
     """
     widths = space.widths
-    heads, ffn_units, keep_percent, feature_heads = Genomes.of(genomes).columns.transpose(2, 0, 1)  # (genomes, layers)
+    # (genomes, layers) each
+    heads, ffn_units, keep_percent, feature_heads, behaviours = Genomes.of(genomes).columns.transpose(2, 0, 1)
     tokens = np.cumprod(keep_percent / 100, axis=1)
     parts = [heads / widths.heads, ffn_units / widths.ffn_units, tokens]
     parts += [feature_heads / widths.feature_heads] if widths.feature_heads else []
+    parts += [behaviours[:, :1] / widths.behaviours] if widths.behaviours else []
     if importance is not None:
         columns = {"heads": heads, "ffn_units": ffn_units, "feature_heads": feature_heads}
         for field, curves in importance.kept_by_count.items():

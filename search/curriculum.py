@@ -76,6 +76,8 @@ def random_shape(space: SearchSpace, rng: np.random.Generator) -> Genome:
     levels["keep_percent"] = 1.0 if rng.random() < 0.3 else rng.uniform(0.3, 1.0)
     if space.widths.feature_heads:
         levels["feature_heads"] = rng.random()
+    if space.widths.behaviours:
+        levels["behaviours"] = 1.0 if rng.random() < 0.5 else rng.random()
     for name, distribution in space.distributions().items():
         field = name.partition(".")[2]
         noise = 0.0 if levels[field] == 1.0 else rng.normal(0.0, spread)

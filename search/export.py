@@ -7,12 +7,12 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from sparsefront.latency.runtime import Runtime, Session
@@ -140,6 +140,7 @@ class SparseConfig(BaseModel):
     Attributes:
         genome: its key; ``heads``, ``ffn_units`` and ``keep_percent`` are its columns, the last the keep schedule;
             ``feature_heads`` is another where the model has features.
+        behaviours: the newest of a history that the model reads; ``None`` where there are no histories.
         supernet_quality: what the search saw; ``valid_quality`` after fine-tuning, on all validation rows;
             ``test_quality`` for the winner and the best uniform genome only; both as served, in the run's precision.
         fp32_valid_quality: the same model's before its numbers were rounded for serving.
@@ -159,6 +160,7 @@ class SparseConfig(BaseModel):
     ffn_units: list[int]
     keep_percent: list[int]
     feature_heads: list[int] | None = None
+    behaviours: Annotated[int, Field(ge=1)] | None = None
     parameters: int
     supernet_quality: float
     valid_quality: float

@@ -180,6 +180,7 @@ def export_run(
         "ffn_units": list(chosen.column("ffn_units")),
         "keep_percent": list(chosen.column("keep_percent")),
         "feature_heads": list(chosen.column("feature_heads")) if found.values.get("task", {}).get("features") else None,
+        "behaviours": chosen.behaviours or None,
         "budget_us": entry["budget_us"],
         "lookup_us": found.lookup_us or None,
         "metric": found.values["metric"],

@@ -14,14 +14,15 @@ from sparsefront.spaces.genome import FIELDS, Field
 
 _STEPS = 65
 _SHAPES: Mapping[str, Mapping[Field, tuple[float, float]]] = {
-    # field -> (share at the start of the path, share at its end), from none to all where it is not said; the path is
-    # walked until the budget is full.
+    # field -> (share at the start of the path, share at its end), where it is not said from none to all, and of
+    # behaviours all; the path is walked until the budget is full.
     "uniform": {"heads": (0, 1), "ffn_units": (0, 1), "keep_percent": (1, 1)},
     "heads-heavy": {"heads": (0.5, 2), "ffn_units": (0, 1), "keep_percent": (1, 1)},
     "ffn-heavy": {"heads": (0, 1), "ffn_units": (0.5, 2), "keep_percent": (1, 1)},
     "token-pruned": {"heads": (0, 1), "ffn_units": (0, 1), "keep_percent": (0.8, 0.8)},
     "token-pruned-hard": {"heads": (0, 1), "ffn_units": (0, 1), "keep_percent": (0.5, 0.5)},
     "all-three": {"heads": (0, 1), "ffn_units": (0, 1), "keep_percent": (0, 1)},
+    "newest-behaviours": {"keep_percent": (1, 1), "behaviours": (0.5, 0.5)},
 }
 _WIDTHS: tuple[Field, ...] = ("heads", "ffn_units", "feature_heads")
 _LOWER_BUDGETS = (0.75, 0.5)
@@ -96,7 +97,7 @@ def _uniform(feasible: FeasibleSpace, shape: Mapping[Field, tuple[float, float]]
     """Every layer at the same share of its choices."""
     columns: dict[Field, list[int]] = {}
     for field in FIELDS:
-        start, end = shape.get(field, (0, 1))
+        start, end = shape.get(field, (1, 1) if field == "behaviours" else (0, 1))
         share = min(1.0, max(0.0, start + (end - start) * step))
         columns[field] = [values[int(share * (len(values) - 1) + 1e-9)] for values in feasible.space.choices[field]]
     return Genome.from_columns(**columns)
@@ -112,6 +113,7 @@ def _by_importance(feasible: FeasibleSpace, importance: ImportanceCurves) -> lis
         columns: dict[Field, list[int]] = {
             "keep_percent": [values[-1] for values in space.choices["keep_percent"]],
             "feature_heads": [values[round(step * (len(values) - 1))] for values in space.choices["feature_heads"]],
+            "behaviours": [values[-1] for values in space.choices["behaviours"]],
         }
         for field, per_layer in curves.items():
             count = round(step * len(ranked[field]))

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
-Field = Literal["heads", "ffn_units", "keep_percent", "feature_heads"]
+Field = Literal["heads", "ffn_units", "keep_percent", "feature_heads", "behaviours"]
 FIELDS: tuple[Field, ...] = get_args(Field)
 
-_GENE = re.compile(r"h(\d+)\.f(\d+)\.k([01])\.(\d\d)(?:\.u(\d+))?")
+_GENE = re.compile(r"h(\d+)\.f(\d+)\.k([01])\.(\d\d)(?:\.u(\d+))?(?:\.b(\d+))?")
 
 
 def kept_tokens(length_tokens: int, keep_percent: int) -> int:
@@ -35,12 +35,15 @@ class LayerGene:
         keep_percent: share of the tokens other than [CLS] that stay after this layer's attention, in percent.
         feature_heads: heads with which the tokens of features read the text before this layer (Uni-Attention); always 0
             where a model has no features, and then not told.
+        behaviours: the newest of a history that enter the first layer, the older ones are not read; 0, and then not
+            told, in later layers and where a model has no histories.
     """
 
     heads: int
     ffn_units: int
     keep_percent: int = 100
     feature_heads: int = 0
+    behaviours: int = 0
 
     def __post_init__(self) -> None:
         for name in FIELDS:
@@ -56,7 +59,8 @@ class LayerGene:
     @cached_property
     def _text(self) -> str:
         text = f"h{self.heads}.f{self.ffn_units}.k{self.keep_percent // 100}.{self.keep_percent % 100:02d}"
-        return f"{text}.u{self.feature_heads}" if self.feature_heads else text
+        text = f"{text}.u{self.feature_heads}" if self.feature_heads else text
+        return f"{text}.b{self.behaviours}" if self.behaviours else text
 
 
 @dataclass(frozen=True, order=True)
@@ -68,6 +72,8 @@ class Genome:
     def __post_init__(self) -> None:
         if not self.layers:
             raise ValueError("a genome needs at least one layer, got none")
+        if any(gene.behaviours for gene in self.layers[1:]):
+            raise ValueError(f"only the first layer says how many behaviours there are, got {self}")
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -94,19 +100,27 @@ class Genome:
             match = _GENE.fullmatch(part)
             if match is None:
                 raise ValueError(f"not a gene: {part!r} (expected the form h4.f1024.k1.00) in genome {text!r}")
-            heads, ffn_units, whole, hundredths, feature_heads = (int(group or 0) for group in match.groups())
-            genes.append(LayerGene(heads, ffn_units, whole * 100 + hundredths, feature_heads))
+            heads, ffn_units, whole, hundredths, *more = (int(group or 0) for group in match.groups())
+            genes.append(LayerGene(heads, ffn_units, whole * 100 + hundredths, *more))
         return cls(tuple(genes))
 
     @classmethod
     def uniform(
-        cls, layers: int, *, heads: int, ffn_units: int, keep_percent: int = 100, feature_heads: int = 0
+        cls,
+        layers: int,
+        *,
+        heads: int,
+        ffn_units: int,
+        keep_percent: int = 100,
+        feature_heads: int = 0,
+        behaviours: int = 0,
     ) -> Genome:
         """The same gene in every layer, but no pruning after the last layer's attention: only [CLS] is left there."""
         if layers < 1:
             raise ValueError(f"layers must be at least 1, got {layers}")
         gene = LayerGene(heads, ffn_units, keep_percent, feature_heads)
-        return cls((*(gene for _ in range(layers - 1)), replace(gene, keep_percent=100)))
+        same = cls((*(gene for _ in range(layers - 1)), replace(gene, keep_percent=100)))
+        return same.replace(0, "behaviours", behaviours)
 
     @classmethod
     def from_columns(
@@ -115,11 +129,13 @@ class Genome:
         ffn_units: Iterable[int],
         keep_percent: Iterable[int],
         feature_heads: Iterable[int] | None = None,
+        behaviours: Iterable[int] | None = None,
     ) -> Genome:
-        """From one value per layer and field, no features by default; ``ValueError`` when the lengths differ."""
+        """From one value per layer and field, without features and histories by default; ``ValueError`` when the
+        lengths differ."""
         kept = list(keep_percent)
-        reading = [0] * len(kept) if feature_heads is None else feature_heads
-        rows = zip(heads, ffn_units, kept, reading, strict=True)
+        more = ([0] * len(kept) if column is None else column for column in (feature_heads, behaviours))
+        rows = zip(heads, ffn_units, kept, *more, strict=True)
         return cls(tuple(LayerGene(*row) for row in rows))
 
     def column(self, field: Field) -> tuple[int, ...]:
@@ -131,11 +147,21 @@ class Genome:
         """Whether no layer prunes tokens."""
         return all(gene.keep_percent == 100 for gene in self.layers)
 
+    @property
+    def behaviours(self) -> int:
+        """The newest of a history that are read; 0: all."""
+        return self.layers[0].behaviours
+
+    def entering(self, length_tokens: int) -> int:
+        """How many of so many tokens, [CLS] among them, enter the first layer."""
+        return min(length_tokens, 1 + self.behaviours) if self.behaviours else length_tokens
+
     def keeping(self, keep_percents: Sequence[int] = (), first_layer: int = 0) -> Genome:
         """The same widths with these keep shares from a layer on, and all tokens kept elsewhere."""
         keeps = [100] * len(self)
         keeps[first_layer : first_layer + len(keep_percents)] = keep_percents
-        return Genome.from_columns(self.column("heads"), self.column("ffn_units"), keeps, self.column("feature_heads"))
+        columns: dict[str, Iterable[int]] = {field: self.column(field) for field in FIELDS}
+        return Genome.from_columns(**{**columns, "keep_percent": keeps})
 
     def replace(self, layer: int, field: Field, value: int) -> Genome:
         """A copy with one value changed."""
@@ -146,8 +172,9 @@ class Genome:
         return Genome((*self.layers[:layer], gene, *self.layers[layer + 1 :]))
 
     def lengths(self, length_tokens: int) -> tuple[int, ...]:
-        """Tokens that enter each layer's FFN (after its pruning step) when ``length_tokens`` enter the first layer."""
+        """Tokens that enter each layer's FFN (after its pruning step) of ``length_tokens``."""
         counts = []
+        length_tokens = self.entering(length_tokens)
         for gene in self.layers:
             length_tokens = kept_tokens(length_tokens, gene.keep_percent)
             counts.append(length_tokens)

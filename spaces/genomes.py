@@ -30,7 +30,7 @@ class Genomes(Sequence[Genome]):
         if isinstance(genomes, cls):
             return genomes
         flat = [
-            (gene.heads, gene.ffn_units, gene.keep_percent, gene.feature_heads)
+            (gene.heads, gene.ffn_units, gene.keep_percent, gene.feature_heads, gene.behaviours)
             for genome in genomes
             for gene in genome.layers
         ]
@@ -60,5 +60,5 @@ def _genome(rows: list[list[int]]) -> Genome:
 
 
 @functools.lru_cache(maxsize=100_000)
-def _gene(heads: int, ffn_units: int, keep_percent: int, feature_heads: int) -> LayerGene:
-    return LayerGene(heads, ffn_units, keep_percent, feature_heads)
+def _gene(*values: int) -> LayerGene:
+    return LayerGene(*values)

@@ -15,11 +15,13 @@ from sparsefront.spaces.widths import Widths
 
 PRESETS = ("weights", "tokens", "joint", "uniform")
 DEFAULT_KEEP_PERCENTS = (100, 90, 80, 70, 60, 50, 40, 30, 20, 10)
+BEHAVIOUR_SHARES = (0.0625, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
+"""Of the most behaviours of a history: how many of the newest a model may be given."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Ascending choices per field and layer: ``choices[field][layer]``; none for features means that there are none.
+    """Ascending choices per field and layer: ``choices[field][layer]``; features and histories may be left out.
 
     ``tied`` spaces give every layer the same gene (the last layer's keep share stays 100 %: only [CLS] leaves it).
     Parameters of a point are **integer grid indices**, because a study's categorical lists can never change.
@@ -31,9 +33,8 @@ class SearchSpace:
     tied: bool = False
 
     def __post_init__(self) -> None:
-        if "feature_heads" not in self.choices:
-            none: tuple[tuple[int, ...], ...] = ((0,),) * self.widths.layers
-            object.__setattr__(self, "choices", {**self.choices, "feature_heads": none})
+        none: tuple[tuple[int, ...], ...] = ((0,),) * self.widths.layers
+        object.__setattr__(self, "choices", {"feature_heads": none, "behaviours": none, **self.choices})
         for field in FIELDS:
             per_layer = self.choices.get(field)
             if per_layer is None or len(per_layer) != self.widths.layers:
@@ -42,6 +43,8 @@ class SearchSpace:
             for layer, values in enumerate(per_layer):
                 if not values or list(values) != sorted(set(values)):
                     raise ValueError(f"choices of {field} in layer {layer} must ascend without repeats, got {values}")
+                if field == "behaviours" and layer and values != (0,):
+                    raise ValueError(f"behaviours enter the first layer alone, got {values} for layer {layer}")
                 if values[0] < 0 or values[-1] > upper:
                     raise ValueError(f"choices of {field} in layer {layer} must lie in 0..{upper}, got {values}")
 
@@ -60,7 +63,8 @@ class SearchSpace:
         Args:
             name: ``weights`` (heads and FFN units per layer), ``tokens`` (keep shares only), ``joint`` (all three)
                 or ``uniform`` (all three, one choice for all layers). Where features read the text, their heads are
-                searched with the other heads.
+                searched with the other heads. Where there are histories, ``tokens`` and ``joint`` also search how many
+                behaviours are read.
             widths: the backbone.
             head_granule: heads are offered in multiples of this.
             ffn_granule: FFN units are offered in multiples of this; 1/24 of the width, rounded to 16, by default.
@@ -78,12 +82,16 @@ class SearchSpace:
         reading = tuple(range(widths.feature_heads + 1))
         if name == "tokens":
             heads, ffn_units, reading = (widths.heads,), (widths.ffn_units,), (widths.feature_heads,)
+        behaviours: tuple[int, ...] = (widths.behaviours,)
+        if name in ("tokens", "joint"):
+            behaviours = tuple(sorted({math.ceil(share * widths.behaviours) for share in BEHAVIOUR_SHARES}))
         body = widths.layers - 1
         choices: dict[Field, tuple[tuple[int, ...], ...]] = {
             "heads": (heads,) * widths.layers,
             "ffn_units": (ffn_units,) * widths.layers,
             "keep_percent": (*((keeps,) * body), (100,)),
             "feature_heads": (reading,) * widths.layers,
+            "behaviours": (behaviours, *(((0,),) * body)),
         }
         return cls(name=name, widths=widths, choices=choices, tied=name == "uniform")
 

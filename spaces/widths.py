@@ -16,20 +16,24 @@ class Widths:
         heads: attention heads per layer.
         ffn_units: hidden units of the feed-forward network per layer.
         feature_heads: heads per layer with which features read the text; 0 where there are no features.
+        behaviours: of a history; 0 where there are no histories.
     """
 
     layers: int
     heads: int
     ffn_units: int
     feature_heads: int = 0
+    behaviours: int = 0
 
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "ffn_units"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        if not isinstance(self.feature_heads, int) or isinstance(self.feature_heads, bool) or self.feature_heads < 0:
-            raise ValueError(f"feature_heads must be an integer of at least 0, got {self.feature_heads!r}")
+        for name in ("feature_heads", "behaviours"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")
 
     def upper(self, field: Field) -> int:
         """The largest value that a field of a genome may have."""

@@ -57,3 +57,10 @@ def test_a_table_without_features_covers_no_heads_for_them() -> None:
         synthetic_table().predict(Genome.uniform(LAYERS, heads=1, ffn_units=4, feature_heads=1))
     with pytest.raises(ValueError, match=rf"the table covers h3\.f12\.k1\.00\.u{MOST} at most"):
         synthetic_table(feature_heads=MOST).predict(Genome.uniform(LAYERS, heads=1, ffn_units=4, feature_heads=4))
+
+
+@given(genomes, st.integers(1, LENGTH - 1), st.integers(1, LENGTH))
+def test_behaviours_that_are_not_read_cost_nothing(genome: Genome, behaviours: int, length: int) -> None:
+    table = synthetic_table(feature_heads=MOST)
+    cut = table.predict(genome.replace(0, "behaviours", behaviours), length_tokens=length)
+    assert cut == pytest.approx(table.predict(genome, length_tokens=min(length, 1 + behaviours)))

@@ -108,17 +108,18 @@ def test_the_arrays_of_a_model_are_known_without_it() -> None:
 
 
 @settings(deadline=None, max_examples=20)
-@given(counts_of_rows, keeps, st.booleans())
+@given(counts_of_rows, keeps, st.booleans(), st.integers(1, 7))
 def test_slim_graph_and_single_rows_agree_with_the_elastic_model(
-    counts: list[list[int]], kept: list[int], with_features: bool
+    counts: list[list[int]], kept: list[int], with_features: bool, behaviours: int
 ) -> None:
     branch: dict[str, Any] = BRANCH if with_features else {}
     model = make_bahe(histories=3, **branch)
     reading = (1, 0, 1) if with_features else (0, 0, 0)
-    genome = Genome.from_columns([2, 3, 1], [9, 0, 20], [*kept, 100], reading)
+    genome = Genome.from_columns([2, 3, 1], [9, 0, 20], [*kept, 100], reading, [behaviours, 0, 0])
     rows = make_histories(counts, features=with_features)
     elastic = score_rows(model, rows, genome=genome, precision="fp32")
     slim = model.slim(genome)
+    assert slim.genome == genome and len(slim.encoder.embeddings.position.weight) == 1 + behaviours
     np.testing.assert_allclose(score_rows(slim, rows, precision="fp32"), elastic, atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(served(slim, rows), elastic, atol=1e-4)
     alone = [score_rows(model, rows.subset([row]), genome=genome, precision="fp32")[0] for row in range(len(rows))]
@@ -155,6 +156,28 @@ def test_order_matters_and_a_user_without_behaviours_has_a_logit() -> None:
     )
     told, other = (score_rows(model, one, precision="fp32") for one in (rows, backwards))
     assert np.isfinite(told).all() and abs(told[0] - other[0]) > 1e-3 and told[1] == other[1]
+
+
+def test_the_newest_behaviours_are_read_and_no_others() -> None:
+    model = make_bahe(histories=2)
+    rows, newest = make_histories([[6, 2]]), make_histories([[6, 2]])
+    genome = SUPERNET.replace(0, "behaviours", 3)
+    kept = np.r_[0:3, 6:9]
+    newest = TokenRows.from_arrays(
+        {
+            **newest.to_arrays(),
+            "input_ids": rows.input_ids[kept],
+            "token_type_ids": rows.token_type_ids[kept],
+            "offsets": np.array([0, len(kept)]),
+        }
+    )
+    told = score_rows(model, rows, genome=genome, precision="fp32")
+    assert told == pytest.approx(score_rows(model, newest, precision="fp32"), abs=1e-5)
+    assert abs(told - score_rows(model, rows, precision="fp32")) > 1e-3
+    with pytest.raises(ValueError, match=r"layer 0 holds h3\.f20\.k1\.00\.b7 at most"):
+        score_rows(model, rows, genome=SUPERNET.replace(0, "behaviours", 8))
+    with pytest.raises(ValueError, match="a model of texts has no history that could be cut"):
+        make_config(SUPERNET).with_genome(genome)
 
 
 def test_gates_that_drop_what_a_schedule_drops_give_the_same_logits() -> None:
@@ -223,7 +246,7 @@ def test_a_configuration_that_makes_no_model_is_refused(changes: dict[str, Any],
 def test_upper_layers_are_those_above_the_frozen_ones() -> None:
     text = make_config(Genome.from_columns([1, 2, 3], [4, 5, 6], [100] * 3))
     upper = BaheConfig.over(text, layers=1, histories=2, behaviours=5, encoder_fingerprint="of the first layer")
-    assert upper.genome == Genome.from_columns([2, 3], [5, 6], [100] * 2)
+    assert upper.genome == Genome.from_columns([2, 3], [5, 6], [100] * 2, behaviours=[5, 0])
     assert (upper.histories, upper.max_position_embeddings) == (2, 6)
     with pytest.raises(ValueError, match="frozen layers must be between 0 and 2, got 3"):
         BaheConfig.over(text, layers=3, histories=1, behaviours=5, encoder_fingerprint="")

@@ -54,3 +54,8 @@ def test_where_a_head_reads_every_token_the_last_layer_is_computed_for_all() -> 
     whole = multiply_adds([genome], [9, 20], config, cls_only=False)
     assert np.array_equal(multiply_adds([genome], [9, 20], config.with_spans()), whole)
     assert (multiply_adds([genome], [9, 20], config) < whole).all()
+
+
+def test_behaviours_that_are_not_read_are_not_counted() -> None:
+    whole = multiply_adds([DENSE], [4, 6, 6], BASE)
+    assert np.array_equal(multiply_adds([DENSE.replace(0, "behaviours", 5)], [4, 6, 9], BASE), whole)

@@ -65,6 +65,7 @@ def test_a_search_ends_with_upper_layers_an_encoder_and_a_store(cli: Cli, made: 
     export = run / "export"
     model, config = load_ranker(export), SparseConfig.read(export)
     assert isinstance(model, Bahe) and len(model.genome) == 2 and config.lookup_us == report["lookup_us"]
+    assert config.behaviours == model.genome.behaviours == model.config.max_position_embeddings - 1 <= 5
     assert load_encoder(export / "encoder").fingerprint == model.config.encoder_fingerprint
     with BehaviourStore.open(export / "behaviours") as store:
         assert len(store) == 18
@@ -98,7 +99,7 @@ def test_texts_are_scored_as_rows_are(made: Path, run: Path) -> None:
     model = load_ranker(run / "export")
     assert told == pytest.approx(score_rows(model, rows, precision="fp32"), abs=1e-4)
     assert scorer.texts_encoded == 0
-    assert scorer.behaviours_cut == sum(max(0, len(own[0]) - 5) for own in newest_first) > 0
+    assert scorer.behaviours_cut == sum(max(0, len(own[0]) - scorer.most) for own in newest_first) > 0
 
 
 def test_new_texts_cold_users_and_cold_items_are_scored_and_what_is_new_is_kept(run: Path, tmp_path: Path) -> None:

@@ -15,7 +15,11 @@ from sparsefront.spaces import Genome, LayerGene, kept_tokens
 from sparsefront.spaces.genome import FIELDS, Field
 
 genes = st.builds(LayerGene, st.integers(0, 64), st.integers(0, 9999), st.integers(0, 100))
-genomes = st.lists(genes, min_size=1, max_size=12).map(lambda layers: Genome(tuple(layers)))
+genomes = st.builds(
+    lambda layers, behaviours: Genome(tuple(layers)).replace(0, "behaviours", behaviours),
+    st.lists(genes, min_size=1, max_size=12),
+    st.sampled_from([0, 1, 40]),
+)
 
 
 # -- text form -------------------------------------------------------------------------------------------------------
@@ -108,7 +112,7 @@ def test_columns_and_layers_are_two_views(genome: Genome) -> None:
 
 @given(genomes, st.sampled_from(FIELDS), st.integers(0, 100), st.data())
 def test_replace_changes_one_value(genome: Genome, field: Field, value: int, data: st.DataObject) -> None:
-    layer = data.draw(st.integers(0, len(genome) - 1))
+    layer = data.draw(st.integers(0, 0 if field == "behaviours" else len(genome) - 1))
     before = genome.key()
     changed = genome.replace(layer, field, value)
     assert genome.key() == before, "a genome is a value"
@@ -165,7 +169,7 @@ def test_lengths_follow_the_schedule() -> None:
 
 @given(genomes, st.integers(1, 128))
 def test_lengths_never_grow(genome: Genome, length: int) -> None:
-    lengths = (length, *genome.lengths(length))
+    lengths = (genome.entering(length), *genome.lengths(length))
     for gene, before, after in zip(genome, lengths, lengths[1:], strict=False):
         assert after == kept_tokens(before, gene.keep_percent)
 
@@ -205,3 +209,11 @@ def test_heads_of_features_are_told_only_where_there_are_some() -> None:
         Genome.parse("h4.f8.k0.60.u")
     with pytest.raises(ValueError, match="feature_heads must be an integer of at least 0"):
         LayerGene(1, 1, feature_heads=-1)
+
+
+def test_of_a_history_the_newest_behaviours_enter() -> None:
+    genome = Genome.uniform(3, heads=1, ffn_units=8, keep_percent=50, behaviours=10)
+    assert genome.key() == "h1.f8.k0.50.b10-h1.f8.k0.50-h1.f8.k1.00"
+    assert genome.lengths(30) == genome.lengths(11) == (6, 4, 4)
+    assert genome.lengths(5) == genome.replace(0, "behaviours", 0).lengths(5)
+    assert genome.keeping().behaviours == 10

@@ -16,7 +16,7 @@ def test_is_the_same_genomes() -> None:
     assert list(genomes) == drawn
     assert (len(genomes), genomes[-1], list(genomes[1:3])) == (5, drawn[-1], drawn[1:3])
     assert Genomes.of(genomes) is genomes
-    assert genomes.columns.shape == (5, 3, 4)
+    assert genomes.columns.shape == (5, 3, len(FIELDS))
     assert genomes.columns[0, 2].tolist() == [drawn[0].column(field)[2] for field in FIELDS]
     assert len(Genomes.of([])) == 0
 
@@ -28,4 +28,4 @@ def test_refuses_what_is_no_array_of_genomes() -> None:
     with pytest.raises(ValueError, match="columns must be"):
         Genomes(np.zeros((2, 3), np.int64))
     with pytest.raises(ValueError, match="keep_percent must be between"):
-        list(Genomes(np.full((1, 1, 4), 200)))
+        list(Genomes(np.full((1, 1, len(FIELDS)), 200)))

@@ -16,14 +16,14 @@ from sparsefront.spaces.genome import FIELDS, Field
 from sparsefront.spaces.space import PRESETS
 
 MINILM = Widths(layers=6, heads=12, ffn_units=1536)
-UPPER: dict[Field, int] = {"heads": 6, "ffn_units": 40, "keep_percent": 100, "feature_heads": 2}
+UPPER: dict[Field, int] = {"heads": 6, "ffn_units": 40, "keep_percent": 100, "feature_heads": 2, "behaviours": 30}
 
 
 @st.composite
 def spaces(draw: st.DrawFn) -> SearchSpace:
     """A preset with random granules, or a space whose layers offer different choices."""
     layers = draw(st.integers(1, 4))
-    widths = Widths(layers, UPPER["heads"], UPPER["ffn_units"], UPPER["feature_heads"])
+    widths = Widths(layers, UPPER["heads"], UPPER["ffn_units"], UPPER["feature_heads"], UPPER["behaviours"])
     keeps = st.lists(st.integers(0, 100), max_size=4)
     if draw(st.booleans()):
         return SearchSpace.preset(
@@ -37,6 +37,7 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
     for field in FIELDS:
         values = st.sets(st.integers(0, UPPER[field]), min_size=1, max_size=4).map(lambda found: tuple(sorted(found)))
         choices[field] = tuple(draw(values) for _ in range(layers))
+    choices["behaviours"] = (choices["behaviours"][0], *(((0,),) * (layers - 1)))
     return SearchSpace(name="own", widths=widths, choices=choices)
 
 
@@ -304,6 +305,7 @@ def test_choices_that_cannot_be(field: Field, per_layer: Any, line: str) -> None
 @given(spaces(), st.data())
 def test_below_is_the_largest_that_exceeds_nowhere(space: SearchSpace, data: st.DataObject) -> None:
     values = {field: [data.draw(st.integers(0, UPPER[field])) for _ in range(space.widths.layers)] for field in FIELDS}
+    values["behaviours"][1:] = [0] * (space.widths.layers - 1)
     genome = Genome.from_columns(**values)
     if space.tied:
         with pytest.raises(ValueError, match="has nothing below"):
@@ -347,3 +349,34 @@ def test_choices_that_say_nothing_of_features_have_none() -> None:
     assert space.choices["feature_heads"] == ((0,),)
     with pytest.raises(ValueError, match=r"choices of feature_heads in layer 0 must lie in 0\.\.0"):
         SearchSpace(name="own", widths=space.widths, choices={**choices, "feature_heads": ((1,),)})
+
+
+# -- histories -------------------------------------------------------------------------------------------------------
+
+
+def test_how_much_of_a_history_is_read_is_searched_where_tokens_are() -> None:
+    widths = Widths(3, 2, 20, behaviours=50)
+    offered = {name: SearchSpace.preset(name, widths=widths).choices["behaviours"] for name in PRESETS}
+    assert offered["joint"] == offered["tokens"] == ((4, 7, 13, 19, 25, 38, 50), (0,), (0,))
+    assert offered["weights"] == offered["uniform"] == ((50,), (0,), (0,))
+    space = SearchSpace.preset("joint", widths=widths)
+    assert (space.smallest.behaviours, space.largest.behaviours) == (4, 50)
+    assert "layer0.behaviours" in space.distributions() and "layer1.behaviours" not in space.distributions()
+
+
+def test_only_the_first_layer_is_given_behaviours() -> None:
+    with pytest.raises(ValueError, match="behaviours enter the first layer alone, got"):
+        SearchSpace(
+            name="own",
+            widths=Widths(2, 2, 20, behaviours=9),
+            choices={
+                "heads": ((1,),) * 2,
+                "ffn_units": ((5,),) * 2,
+                "keep_percent": ((100,),) * 2,
+                "behaviours": ((9,),) * 2,
+            },
+        )
+    with pytest.raises(ValueError, match="only the first layer says how many behaviours there are"):
+        Genome.from_columns([1, 1], [5, 5], [100, 100], behaviours=[9, 9])
+    with pytest.raises(ValueError, match="behaviours must be an integer of at least 0"):
+        Widths(2, 2, 20, behaviours=-1)
