@@ -10,10 +10,11 @@ Multiply-adds and microseconds are given against the dense model on the same row
 padded to the length that the ToP paper pads to. SQuAD's score is the official F1, of words; its question is protected.
 
 A task takes minutes to hours. Tables are made first and microseconds are measured last, when nothing is trained. Tasks
-and seeds that are not asked for stay in the result as they are stored there.
+and seeds that are not asked for stay in the result as they are stored there. With ``--untimed`` models are only made,
+so that several calls can train side by side; a later call without it finds them, times them and writes the result.
 
     python benchmarks/token_pruning.py [--quick] [--tasks NAME ...] [--seeds SEED ...] [--methods NAME ...]
-                                       [--data FOLDER] [--work FOLDER] [--report]
+                                       [--data FOLDER] [--work FOLDER] [--report | --untimed]
 """
 
 from __future__ import annotations
@@ -433,6 +434,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="300 rows, the first task, one seed, hardly any training")
     parser.add_argument("--report", action="store_true", help="make nothing new, report what is there")
+    parser.add_argument("--untimed", action="store_true", help="train what is missing, measure and report nothing")
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-token-pruning")
     parser.add_argument("--tasks", nargs="+", choices=KINDS, default=list(KINDS))
@@ -452,7 +454,10 @@ def main() -> None:
         for bench in benches:
             for method in arguments.methods:
                 kept[bench.task.name, bench.seed, method] = bench.row(method)
-                report(kept, quick)
+                if not arguments.untimed:
+                    report(kept, quick)
+        if arguments.untimed:
+            return
         for bench in benches:
             for method in (one for one in arguments.methods if one in LEARNED):
                 kept[bench.task.name, bench.seed, method] |= bench.microseconds(method)
