@@ -1,8 +1,9 @@
 """The search over Bahe: MovieLens clicks with histories, winner against best uniform at equal measured latency.
 
-What is searched are the layers above the frozen ones, and which behaviours they keep; a budget is a share of what the
-dense model takes for a row of 50 behaviours whose vectors are looked up. Everything else, from the teacher to the
-measurement at the end, is as in benchmarks/home_depot.py; rows are those of benchmarks/bahe.py.
+What is searched are the layers above the frozen ones, how many behaviours enter them and which they keep; a budget is a
+share of what the dense model takes for a row of 50 behaviours whose vectors are looked up. A behaviour is a film that
+was rated, with whether it was liked. Everything else, from the teacher to the measurement at the end, is as in
+benchmarks/home_depot.py; rows are drawn as those of benchmarks/bahe.py.
 
     python benchmarks/bahe_search.py [--quick] [--seeds SEED ...] [--data FOLDER] [--work FOLDER] [--report]
 """
@@ -49,7 +50,7 @@ def main() -> None:
     quick, seeds = arguments.quick, arguments.seeds[:1] if arguments.quick else arguments.seeds
     work = arguments.work / ("quick" if quick else "full")
     work.mkdir(parents=True, exist_ok=True)
-    task = clicks.movielens_histories(arguments.data, QUICK_ROWS if quick else ROWS)
+    task = clicks.movielens_histories(arguments.data, QUICK_ROWS if quick else ROWS, verdicts=True)
     cells: list[Cell] = [(method, share) for method in (OURS, UNIFORM) for share in SHARES]
     rows = [] if quick else [row for row in stored_rows("bahe_search") if row["seed"] not in seeds]
     for seed in seeds:

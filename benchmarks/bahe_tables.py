@@ -75,6 +75,6 @@ def bahe_search(result: dict[str, Any]) -> str:
     """The search over the layers above the frozen ones."""
     return by_budget(
         result,
-        "**The search over histories** (MovieLens clicks with 50 liked films, vectors looked up; budgets are shares of "
-        "the dense model's latency).",
+        "**The search over histories** (MovieLens clicks with the 50 latest films that were rated, vectors looked up; "
+        "budgets are shares of the dense model's latency).",
     )

@@ -8,8 +8,8 @@ rating. Ratings of the same second count as not known yet. Rows are split by tim
 was trained or chosen on. Times are those of the data set; a third of them is interpolated between a user's neighbouring
 exact ones (see its README), which can move a rating by hours, and across the split only at its very edge.
 
-As histories the same rows have all the films that their user had liked before, the newest first, and as an item the
-film's title and genres. Nothing else is known of them.
+As histories the same rows have all the films that their user had liked before, or had rated, with what came of it in
+the text; the newest first, and as an item the film's title and genres. Nothing else is known of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ PRIOR = 5.0
 DAY = 86_400
 Form = Literal["short", "long"]
 """What is told of a film that was liked: its title and genres, or its title and plot."""
-EVENTS = "liked films"
+EVENTS = "films"
+VERDICTS = ("disliked. ", "liked. ")
+"""What stands before a film's text in a history of all that was rated."""
 FEATURES = {
     "numeric": [
         "user_ratings",
@@ -68,9 +70,16 @@ def movielens(data: Path, rows: int, *, length: int = 96, seed: int = 0, feature
 
 
 def movielens_histories(
-    data: Path, rows: int, *, form: Form = "short", least: int = SHOWN, most: int = 50, seed: int = 0
+    data: Path,
+    rows: int,
+    *,
+    form: Form = "short",
+    least: int = SHOWN,
+    most: int = 50,
+    verdicts: bool = False,
+    seed: int = 0,
 ) -> Task:
-    """Clicks with the films that their user had liked before, joined from the table of all such ratings.
+    """Clicks with the films that their user had liked before, or had rated, joined from the table of such ratings.
 
     Args:
         data: folder of the data set.
@@ -78,14 +87,18 @@ def movielens_histories(
         form: of the films in histories; the item is always title and genres.
         least: films that were liked before.
         most: films of a history, the latest.
+        verdicts: histories have all films that were rated, each with whether it was liked; else the liked ones alone.
         seed: of the draw.
     """
     frame = movielens_rows(data)
     user, time, liked = (frame[name].to_numpy() for name in ("user_id", "timestamp", "liked"))
     rated, share = known_before(user, time, liked.astype(np.bool_), 0.0)
     told = film_texts(data)
-    seen = frame[liked == 1]
-    events = seen[["user_id", "timestamp"]].assign(seen=told[form].loc[seen["film_id"]].to_numpy())
+    seen = frame if verdicts else frame[liked == 1]
+    texts = told[form].loc[seen["film_id"]].to_numpy()
+    if verdicts:
+        texts = np.array(VERDICTS, object)[seen["liked"].to_numpy()] + texts
+    events = seen[["user_id", "timestamp"]].assign(seen=texts)
     enough = np.rint(share * (rated + PRIOR)) >= least
     frame = frame.loc[enough, ["user_id", "timestamp", "film_id", "liked"]]
     frame = frame.sample(n=min(rows, len(frame)), random_state=seed).reset_index(drop=True)
