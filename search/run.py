@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,20 +15,16 @@ from sparsefront import __version__
 from sparsefront.latency.statistic import Statistic
 from sparsefront.models.backbone import Backbone, load_backbone
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.metrics import quality
 from sparsefront.models.ranker import load_ranker
-from sparsefront.models.scorecard import scorecard
-from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.token_schedule import ScheduleOptions
 from sparsefront.search.anchor import anchor_at
 from sparsefront.search.budget import budgets_of, check_asked, feasible_budgets
-from sparsefront.search.candidates import choose
-from sparsefront.search.contest import Contest, Outcome, hold
+from sparsefront.search.contest import Contest
 from sparsefront.search.costs import costs
+from sparsefront.search.ending import Ending
 from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, space_of, sweep_uniform
-from sparsefront.search.export import serve_rows
-from sparsefront.search.finalists import Finalist, best_within
+from sparsefront.search.finalists import Finalist
 from sparsefront.search.fine_tuning import forget_checkpoints
 from sparsefront.search.front import Evaluated
 from sparsefront.search.lookup import LOOKUP, lookup_step
@@ -39,7 +33,6 @@ from sparsefront.search.progress import Reporter, Silent
 from sparsefront.search.rows import STORE
 from sparsefront.search.run_file import RUN, BackboneRef, RunFile, TaskRef, task_at
 from sparsefront.search.run_result import (
-    FINALISTS,
     RESULT,
     RunResult,
     evaluated_in,
@@ -49,12 +42,12 @@ from sparsefront.search.run_result import (
 )
 from sparsefront.search.schedules import By, LearnedSchedule, learn, schedules_in
 from sparsefront.search.settings import PrepareSettings, SearchSettings
-from sparsefront.search.steps import difference, read_record, run_step, write_json
+from sparsefront.search.steps import difference, read_record, write_json
 from sparsefront.search.studies import open_study
 from sparsefront.search.versions import versions
 from sparsefront.spaces import Genome, InputError
 
-LOCK, CANDIDATES = ".lock", "candidates"
+LOCK = ".lock"
 HOW_TO_RUN = {"skip_infeasible", "workers", "cpus_per_worker", "most_failed_share"}
 MAY_CHANGE = {"evaluations", "finalists", "uniform", *HOW_TO_RUN}
 
@@ -181,8 +174,10 @@ class Run:
                     uniform = sweep_uniform(
                         self.folder, prepared, self.settings, budgets_us, pool=pool, reporter=self.reporter
                     )
-            result = self._finalise(prepared, budgets_us, found, uniform)
-            write_json(self.folder / RESULT, {**result, "search": asdict(report)})
+            told, steps = self._ending.finalise(prepared, budgets_us, found, uniform)
+            about = self._about(prepared, steps)
+            front = front_rows(found, budgets_us)
+            write_json(self.folder / RESULT, {**told, **about, "front": front, "search": asdict(report)})
             forget_checkpoints(self.folder)
             return self.result()
 
@@ -311,7 +306,7 @@ class Run:
         self, prepared: Prepared, evaluated: Sequence[Evaluated], budget_us: float, title: str
     ) -> list[Finalist]:
         """Fine-tuned genomes for one budget, best on validation rows first, those measured over it last."""
-        (outcome,) = self._hold([self._contest(prepared, evaluated, budget_us, title)])
+        outcome = self._ending.finalists(prepared, evaluated, budget_us, title)
         forget_checkpoints(self.folder)
         return outcome.finalists
 
@@ -342,142 +337,28 @@ class Run:
             measured = self.measure()
             prepared = self.prepare(self.anchored(measured, self.budgets_us(measured)))
             contest = Contest("fine-tuning", prepared.at(budget_us), budget_us, (one,))
-            (outcome,) = self._hold([contest])
+            (outcome,) = self._ending.hold([contest])
             forget_checkpoints(self.folder)
             return asdict(outcome.finalists[0])
 
-    def _contest(self, prepared: Prepared, evaluated: Sequence[Evaluated], budget_us: float, title: str) -> Contest:
-        """Of the candidates among these evaluations."""
-        return Contest(title, prepared, budget_us, tuple(self._chosen(prepared, evaluated, budget_us)))
+    @property
+    def _ending(self) -> Ending:
+        return Ending(self.folder, self.settings, self.address, self.reporter)
 
-    def _hold(self, contests: Sequence[Contest]) -> list[Outcome]:
-        """What becomes of the candidates; every genome is fine-tuned once, whatever contests it is in."""
-        return hold(
-            self.folder,
-            contests,
-            replace(self.settings.finetune, seed=self.settings.seed),
-            workers=self.settings.workers,
-            address=self.address,
-            reporter=self.reporter,
-        )
-
-    def _chosen(self, prepared: Prepared, evaluated: Sequence[Evaluated], budget_us: float) -> list[Evaluated]:
-        """The candidates among these evaluations; kept, so that an interrupted run goes on with the same ones."""
-        inputs = {
-            "evaluated": [[one.number, one.genome.key(), one.quality] for one in evaluated],
-            "budget_us": budget_us,
-            "finalists": self.settings.finalists,
-        }
-
-        def build(_: Path) -> dict[str, Any]:
-            chosen = choose(
-                evaluated,
-                prepared,
-                self.settings,
-                budget_us=budget_us,
-                reporter=self.reporter,
-                address=self.address,
-            )
-            return {"chosen": [[one.number, one.quality] for one in chosen]}
-
-        digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
-        kept = run_step(self.folder / CANDIDATES / digest, inputs, build)["chosen"]
-        by_number = {one.number: one for one in evaluated}
-        return [replace(by_number[number], quality=quality) for number, quality in kept]
-
-    def _finalise(
-        self, prepared: Prepared, budgets_us: Sequence[float], found: list[Evaluated], uniform: list[Evaluated]
-    ) -> dict[str, Any]:
-        """What ``result.json`` says. Test rows are scored here alone, once everything is chosen."""
-        searched, compared = dict[float, Contest](), dict[float, Contest]()
-        for budget_us in budgets_us:
-            where = f" for {budget_us:.0f} us" if len(budgets_us) > 1 else ""
-            at = prepared.at(budget_us)
-            searched[budget_us] = self._contest(at, found, budget_us, f"finalist{where}")
-            if (rival := self._uniform_contest(at, uniform, budget_us, f"best uniform{where}")) is not None:
-                compared[budget_us] = rival
-        outcomes = self._hold([*searched.values(), *compared.values()])
-        finalists = dict(zip(searched, outcomes, strict=False))
-        best_uniform = dict(zip(compared, outcomes[len(searched) :], strict=True))
-        winners = {}
-        for budget_us, outcome in finalists.items():
-            rivals = best_uniform[budget_us].finalists[:1] if budget_us in best_uniform else []
-            winners[budget_us] = best_within([outcome.finalists[0], *rivals], budget_us)
-            self._check_within(winners[budget_us], budget_us)
-        dense = Finalist(
-            genome=prepared.teacher.genome.key(),
-            supernet_quality=prepared.teacher_quality,
-            valid_quality=prepared.teacher_quality,
-            fp32_valid_quality=prepared.teacher_quality,
-            predicted_us=float(prepared.measured.predict_roughly([prepared.teacher.genome])[0]),
-            measured_us=prepared.measured.dense_us,
-            measured_p95_us=prepared.measured.dense_p95_us,
-            parameters=sum(parameter.numel() for parameter in prepared.teacher.parameters()),
-        )
-        budgets: list[dict[str, Any]] = []
-        for budget_us, outcome in finalists.items():
-            rows = [asdict(one) for one in outcome.finalists]
-            winner = self._tested(prepared, winners[budget_us])
-            told = [asdict(one) for one in outcome.stopped]
-            budgets.append({"budget_us": budget_us, "winner": winner, "finalists": rows, "stopped": told})
-            if budget_us in best_uniform:
-                rival_outcome = best_uniform[budget_us]
-                best, won = rival_outcome.finalists[0], winners[budget_us]
-                budgets[-1]["uniform"] = winner if best == won else self._tested(prepared, best)
-                budgets[-1]["uniform_stopped"] = [asdict(one) for one in rival_outcome.stopped]
-                if best == won:
-                    self.reporter.say(f"the winner for {budget_us:.0f} us is a uniform genome, {won.genome}")
-        steps = {folder for outcome in outcomes for folder in outcome.steps}
+    def _about(self, prepared: Prepared, steps: set[Path]) -> dict[str, Any]:
+        """What ``result.json`` says beside models: of what, how measured, and what it took."""
         studies = [open_study(self.folder / STUDY_FILE, name=name) for name in ("search", "uniform")]
         return {
-            "budgets": budgets,
-            "dense": self._tested(prepared, dense, prepared.teacher),
             "settings": self.settings.model_dump(mode="json"),
             "task": self.task.report(),
             "metric": self.task.spec.metric,
             "backbone": self.backbone.name,
-            "front": front_rows(found, budgets_us),
             "statistic": prepared.measured.statistic.to_json(),
             **({"lookup_us": self.lookup_us} if self.backbone.below else {}),
             "fingerprint": prepared.measured.table.fingerprint.to_json(),
             "table_error": asdict(prepared.measured.table.error),
             "versions": versions(),
             **costs(self.shared, self.table_folder, sorted(steps), *studies),
-        }
-
-    def _check_within(self, best: Finalist, budget_us: float) -> None:
-        """Refuse a winner that was measured over the budget."""
-        if best.measured_us > budget_us:
-            raise InputError(
-                f"no finalist was measured within {budget_us:.0f} us (the best took {best.measured_us:.0f} "
-                f"us): is the machine busy? remove {self.folder / CANDIDATES} and {self.folder / FINALISTS} and run "
-                "the same command"
-            )
-
-    def _uniform_contest(
-        self, prepared: Prepared, uniform: list[Evaluated], budget_us: float, title: str
-    ) -> Contest | None:
-        """Of uniform genomes; none when the machine meets the budget with none of them."""
-        if not uniform:
-            return None
-        try:
-            return self._contest(prepared, uniform, budget_us, title)
-        except InputError as error:  # a comparison that fails must not cost the winner
-            self.reporter.say(f"no uniform genome to compare with: {error}")
-            return None
-
-    def _tested(self, prepared: Prepared, one: Finalist, model: CrossEncoder | None = None) -> dict[str, Any]:
-        """A row of the result with its scores on the test rows: the only place that scores them."""
-        metric, rows, folder = self.task.spec.metric, prepared.rows["test"], self.folder / FINALISTS / one.genome
-        serving = self.preparation.serving()
-        if model is None and serving.precision != "fp32":
-            logits = serve_rows(serving.load_export(folder), rows)
-        else:
-            logits = score_rows(model or load_ranker(folder), rows, precision="fp32")
-        return {
-            **asdict(one),
-            "test_quality": quality(metric, rows.positive, rows.target, logits),
-            "test_scores": scorecard(rows, logits),
         }
 
     def check(self) -> None:

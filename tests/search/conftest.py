@@ -16,8 +16,9 @@ import pytest
 from tests.search.tiny import write_backbone, write_task
 
 from sparsefront.search.cli import main
+from sparsefront.search.ending import CANDIDATES
 from sparsefront.search.prepare import Prepared
-from sparsefront.search.run import CANDIDATES, Run
+from sparsefront.search.run import Run
 from sparsefront.search.run_result import FINALISTS
 
 

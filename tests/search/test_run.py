@@ -47,7 +47,7 @@ def test_a_run_interrupted_at_its_finalists_goes_on_with_the_same_ones(
     def again(*_: Any, **__: Any) -> None:
         raise AssertionError("chosen again")
 
-    monkeypatch.setattr("sparsefront.search.run.choose", again)
+    monkeypatch.setattr("sparsefront.search.ending.choose", again)
     for left in range(TRIES)[::-1]:
         try:
             found = Run.reopen(folder).execute().at()
