@@ -1,4 +1,4 @@
-"""The README's tables of ``bahe.py`` and ``bahe_search.py``."""
+"""The README's tables of ``bahe.py``, ``bahe_search.py`` and ``behaviour_store.py``."""
 
 from __future__ import annotations
 
@@ -78,3 +78,35 @@ def bahe_search(result: dict[str, Any]) -> str:
         "**The search over histories** (MovieLens clicks with the 50 latest films that were rated, vectors looked up; "
         "budgets are shares of the dense model's latency).",
     )
+
+
+def behaviour_store(result: dict[str, Any]) -> str:
+    """What a store costs to fill, to read and to keep."""
+    encode = next(row for row in result["rows"] if row["part"] == "encode")
+    low, high = encode["ratio_range"]
+    lines = [
+        "**The behaviour store** (vectors of 384 numbers in fp16; one process, one core). Encoding "
+        f"{encode['texts']} texts of {encode['tokens_mean']:.0f} tokens into a store takes {encode['ratio']:.2f} times "
+        f"the encoder's own forward passes ({low:.2f} to {high:.2f}), {encode['texts_per_second_store']:.0f} texts a "
+        "second.",
+        "",
+        "| behaviours | | vectors a second | by text | own memory | a behaviour |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        cells = [f"{row['rows'] / 1e6:g} million", row["part"]] if "rows" in row else []
+        if row["part"] == "fill":
+            kept = f"{row['bytes_per_behaviour']:.0f} bytes, {row['bytes_of_vector']} of them its vector"
+            cells += [f"{row['vectors_per_second']:.3g}", "", f"{row['own_peak_mib']:.0f} MiB", kept]
+        elif cells:
+            cells += [f"{row['vectors_per_second']:.3g}", f"{row['get_per_second']:.3g}"]
+            cells += [f"{row['own_peak_mib']:.0f} MiB", ""]
+        if cells:
+            lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "| Ray workers | texts | seconds | killed | lost | twice |", "|---|---|---|---|---|---|"]
+    for row in result["rows"]:
+        if "workers" in row:
+            counts = [row[name] for name in ("killed", "lost", "twice")]
+            cells = [row["workers"], row["texts"], f"{row['seconds']:.0f}", *counts]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join([*lines, "", *missed_briefly(result), source(result)])

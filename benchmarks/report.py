@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bahe_tables import bahe, bahe_search
+from bahe_tables import bahe, bahe_search, behaviour_store
 from latency_table import CELLS
 from tables import by_budget, missed, missed_briefly, source
 
@@ -442,6 +442,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "bert4ctr_search": bert4ctr_search,
     "bahe": bahe,
     "bahe_search": bahe_search,
+    "behaviour_store": behaviour_store,
 }
 
 if __name__ == "__main__":
