@@ -2,9 +2,10 @@
 
 Per task and seed: a teacher; a supernet in which every layer may drop tokens, with the teacher's ranking of tokens
 distilled into its early layers; a schedule learned for each target, without training anything anew; and the model
-with that schedule tuned and measured. The official dev rows are scored once, at the end; a tenth of the training rows
-is held back for everything else. At the high target the same without ranking distillation, and with other rules of
-choosing tokens at the same predicted latency (LTP: the same multiply-adds), tuned alike.
+with that schedule tuned, on the teacher's states as well as its logits (but where answers are spans), and measured. The
+official dev rows are scored once, at the end; a tenth of the training rows is held back for everything else. At the
+high target the same without ranking distillation, and with other rules of choosing tokens at the same predicted latency
+(LTP: the same multiply-adds), tuned alike.
 
 Multiply-adds and microseconds are given against the dense model on the same rows without padding, and against rows
 padded to the length that the ToP paper pads to. SQuAD's score is the official F1, of words; its question is protected.
@@ -44,6 +45,7 @@ from sparsefront.models.multiply_adds import adds_of_tokens, multiply_adds
 from sparsefront.models.rank_distillation import RankTeacher, layers_to_teach, teacher_token_scores
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
+from sparsefront.models.state_distillation import StateTeacher, teacher_states
 from sparsefront.models.task import Task
 from sparsefront.models.token_gates import GateSample
 from sparsefront.models.token_schedule import ScheduleOptions
@@ -283,7 +285,10 @@ class Bench:
         model = prepared.supernet.slim(genome if gates is None else genome.keeping())
         epochs = 0.3 if self.quick else self.kind.epochs[2]
         options = replace(prepared.settings.elastic, epochs=epochs, learning_rate=5e-5)
-        train(model, rows, options, teacher_logits=prepared.teacher_logits, gates=gates, ranking=teaching)
+        logits, states = prepared.teacher_logits, None
+        if not self.kind.spans:
+            states = StateTeacher(teacher_states(prepared.teacher, rows))
+        train(model, rows, options, teacher_logits=logits, gates=gates, ranking=teaching, states=states)
         if export:
             self.exported(export, model)
         return self.scored(model, prepared.rows["test"], gates=gates)

@@ -27,6 +27,7 @@ from sparsefront.models.loss import label_loss
 from sparsefront.models.rank_distillation import RankTeacher
 from sparsefront.models.rows import Batch, TokenRows
 from sparsefront.models.spans import ends_of
+from sparsefront.models.state_distillation import StateTeacher
 from sparsefront.spaces import Genome
 
 Progress = Callable[[int, int], None]
@@ -99,6 +100,7 @@ def train(
     genomes: GenomeSource | None = None,
     gates: Gates | None = None,
     ranking: RankTeacher | None = None,
+    states: StateTeacher | None = None,
     rates: Mapping[str, float] | None = None,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
@@ -115,6 +117,7 @@ def train(
             the model's own genome by default.
         gates: drop tokens by another rule than a genome's schedule; their own parameters are not trained here.
         ranking: from which early layers learn which tokens matter; none by default.
+        states: what the head shall read of each row; nothing in particular by default.
         rates: factor of the learning rate by the first part of a parameter's name (``encoder``, ``head``, ``branch``);
             1 by default, and at 0 a part stays as it is, without dropout.
         progress: called with (tokens seen, tokens in all).
@@ -137,13 +140,7 @@ def train(
         raise ValueError("rows with spans need a model whose head reads every token, and only those do")
     if not rows.spans and model.config.outputs != max(1, rows.classes):
         raise ValueError(f"rows of {rows.classes} classes do not fit a model of {model.config.outputs} outputs")
-    if ranking is not None and not np.array_equal(ranking.offsets, rows.offsets):
-        raise ValueError("ranking must be of the rows that are trained on, got one of others")
-    if isinstance(model, FeatureModel):
-        if ranking is not None or genomes is not None:
-            raise ValueError("a model of features ranks no tokens and has no genomes")
-    elif ranking is not None and max(ranking.layers) >= len(model.genome) - 1:
-        raise ValueError(f"ranking teaches layers {ranking.layers}, but only those before the last rank tokens")
+    _check_teachers(model, rows, ranking, states, genomes)
     if rates and not all(rate >= 0 and math.isfinite(rate) for rate in rates.values()):
         raise ValueError(f"rates must be at least 0 and finite, got {dict(rates)}")
     if rates and (unknown := set(rates) - {name for name, _ in model.named_children()}):
@@ -153,11 +150,33 @@ def train(
     target = torch.from_numpy(mix_targets(rows.target, teacher_logits, options.distil_share))
     device = best_device()
     model.to(device)
-    lesson = _Lesson(model, options, target, _weights_of(rows), genomes, gates, ranking, dict(rates or {}))
+    lesson = _Lesson(model, options, target, _weights_of(rows), genomes, gates, ranking, states, dict(rates or {}))
     with _training(lesson):
         position, losses = _fit(lesson, rows, progress, checkpoints)
     tail = losses[-max(1, len(losses) // 10) :]
     return TrainReport(steps=len(losses), final_loss=float(np.mean(tail)), share=position.share)
+
+
+def _check_teachers(
+    model: CrossEncoder | FeatureModel,
+    rows: TokenRows,
+    ranking: RankTeacher | None,
+    states: StateTeacher | None,
+    genomes: GenomeSource | None,
+) -> None:
+    """Refuse teachers of other rows, or of what the model does not have."""
+    if ranking is not None and not np.array_equal(ranking.offsets, rows.offsets):
+        raise ValueError("ranking must be of the rows that are trained on, got one of others")
+    if isinstance(model, FeatureModel):
+        if ranking is not None or genomes is not None or states is not None:
+            raise ValueError("a model of features ranks no tokens, and has no genomes and no teacher's states")
+    elif ranking is not None and max(ranking.layers) >= len(model.genome) - 1:
+        raise ValueError(f"ranking teaches layers {ranking.layers}, but only those before the last rank tokens")
+    elif states is not None and model.config.per_token:
+        raise ValueError("a head that reads every token has no one state to learn")
+    elif states is not None and states.states.shape != (len(rows), model.config.head_inputs):
+        shape = (len(rows), model.config.head_inputs)
+        raise ValueError(f"states must be those of the rows that are trained on, {shape}, got {states.states.shape}")
 
 
 @dataclass(frozen=True)
@@ -171,6 +190,7 @@ class _Lesson:
     genomes: GenomeSource | None
     gates: Gates | None
     ranking: RankTeacher | None
+    states: StateTeacher | None
     rates: dict[str, float]
 
 
@@ -215,6 +235,7 @@ def _fit(
     identity = {}
     if checkpoints is not None:
         more = {} if lesson.ranking is None else {"ranking": lesson.ranking.identity}
+        more |= {} if lesson.states is None else {"states": lesson.states.identity}
         more |= {"rates": lesson.rates} if lesson.rates else {}
         identity = identity_of(model, rows, lesson.target, {**vars(options), **more, "pad_to": multiple})
     rng = np.random.default_rng(options.seed)
@@ -307,6 +328,8 @@ def _step(
         loss = label_loss(model.logits_of(encoded), target, weight=weight)
         if ranking is not None:
             loss = loss + ranking.loss(batch, encoded)
+        if lesson.states is not None:
+            loss = loss + lesson.states.loss(index, model.read(encoded))
         loss = loss / len(genomes)
         loss.backward()
         loss_sum += loss.item()
