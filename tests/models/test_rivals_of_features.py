@@ -61,7 +61,7 @@ def test_a_model_of_features_reads_no_text(tmp_path: Path) -> None:
         model.encode(replace(batch_of(one), features=None))
     with pytest.raises(ValueError, match="has no gates"):
         model.encode(batch_of(one), gates=GateSample.of_schedule((50, 50)))
-    with pytest.raises(ValueError, match="ranks no tokens and has no genomes"):
+    with pytest.raises(ValueError, match="ranks no tokens, and has no genomes"):
         train(FeatureModel(make_model().config), one, LEARN, genomes=lambda rng: [SUPERNET])
     model.save_pretrained(tmp_path)
     back = FeatureModel.from_pretrained(tmp_path).eval()
