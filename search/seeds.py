@@ -37,7 +37,8 @@ def seed_genomes(feasible: FeasibleSpace, importance: ImportanceCurves | None = 
     below the budget has a start.
     """
     space = feasible.space
-    paths = {name: [_uniform(feasible, shape, step) for step in _steps()] for name, shape in _SHAPES.items()}
+    shapes = {name: shape for name, shape in _SHAPES.items() if space.widths.behaviours or "behaviours" not in shape}
+    paths = {name: [_uniform(feasible, shape, step) for step in _steps()] for name, shape in shapes.items()}
     if importance is not None:
         paths["importance"] = _by_importance(feasible, importance)
     found: dict[Genome, None] = {}
