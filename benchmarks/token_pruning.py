@@ -25,6 +25,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,19 @@ class Bench:
         learned = learn(run.shared, prepared, self.target(method), options, by="latency", reporter=run.reporter)
         return learned.genome
 
+    @cached_property
+    def ranks(self) -> RankTeacher:
+        """The teacher's ranking of the training rows' tokens; all methods have the same teacher."""
+        teacher, rows = self.prepared(True).teacher, self.prepared(True).rows["train"]
+        scores = teacher_token_scores(teacher, rows)
+        return RankTeacher(scores, rows.offsets, layers=layers_to_teach(len(teacher.genome)), weight=0.3)
+
+    @cached_property
+    def states(self) -> StateTeacher | None:
+        """What the teacher's head reads of the training rows; nothing where it reads every token."""
+        prepared = self.prepared(True)
+        return None if self.kind.spans else StateTeacher(teacher_states(prepared.teacher, prepared.rows["train"]))
+
     def tuned(
         self,
         prepared: Prepared,
@@ -278,17 +292,12 @@ class Bench:
     ) -> dict[str, Any]:
         """Tune the supernet for a schedule or a rule, score it, and export it to a folder."""
         rows = prepared.rows["train"]
-        teaching = None
-        if ranking:
-            scores = teacher_token_scores(prepared.teacher, rows)
-            teaching = RankTeacher(scores, rows.offsets, layers=layers_to_teach(len(genome)), weight=0.3)
+        teaching = self.ranks if ranking else None
         model = prepared.supernet.slim(genome if gates is None else genome.keeping())
         epochs = 0.3 if self.quick else self.kind.epochs[2]
         options = replace(prepared.settings.elastic, epochs=epochs, learning_rate=5e-5)
-        logits, states = prepared.teacher_logits, None
-        if not self.kind.spans:
-            states = StateTeacher(teacher_states(prepared.teacher, rows))
-        train(model, rows, options, teacher_logits=logits, gates=gates, ranking=teaching, states=states)
+        logits = prepared.teacher_logits
+        train(model, rows, options, teacher_logits=logits, gates=gates, ranking=teaching, states=self.states)
         if export:
             self.exported(export, model)
         return self.scored(model, prepared.rows["test"], gates=gates)
@@ -444,8 +453,9 @@ def main() -> None:
     """Make what is missing, report all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="300 rows, the first task, one seed, hardly any training")
-    parser.add_argument("--report", action="store_true", help="make nothing new, report what is there")
-    parser.add_argument("--untimed", action="store_true", help="train what is missing, measure and report nothing")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--report", action="store_true", help="make nothing new, report what is there")
+    way.add_argument("--untimed", action="store_true", help="train what is missing, time and report nothing")
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-token-pruning")
     parser.add_argument("--tasks", nargs="+", choices=KINDS, default=list(KINDS))
