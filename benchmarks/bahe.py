@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bahe_quality import EPOCHS, FROZEN, METHODS, OURS, QUICK_EPOCHS, QUICK_ROWS, ROWS, SEEDS, Bench
+from bahe_quality import FROZEN, METHODS, OURS, SEEDS, Bench
 from bahe_training import cost_targets, draw_growth, training_costs
 from common import RESULTS, Target, write_result
 
 REPOSITORY = Path(__file__).parent.parent
 PARTS = ("costs", "auc", "ablation")
+SPREAD_ROWS, QUICK_SPREAD_ROWS = 28_000, 126
+"""Rows of a training, epochs counted, over which a step's cost spreads the encoding of all films."""
 CLEAR_POINTS = 0.5
 """AUC points over a model without histories that count as a clear margin."""
 SCORES = ("auc", "gauc", "log_loss", "calibration_error", "training_seconds", "encoding_seconds", "epochs")
@@ -88,8 +90,9 @@ def main() -> None:
     work = arguments.work / ("quick" if quick else "full")
     work.mkdir(parents=True, exist_ok=True)
     only_there = arguments.report or "costs" not in arguments.parts
-    trained = round((QUICK_ROWS if quick else ROWS) * 0.7 * (QUICK_EPOCHS if quick else EPOCHS))
-    costs = training_costs(work, arguments.data, FROZEN, trained, quick, only_there=only_there)
+    costs = training_costs(
+        work, arguments.data, FROZEN, QUICK_SPREAD_ROWS if quick else SPREAD_ROWS, quick, only_there=only_there
+    )
     kept = stored(quick)
     report(kept, costs, quick)
     if not arguments.report and set(arguments.parts) - {"costs"}:
