@@ -41,7 +41,8 @@ from sparsefront.search.anchor import anchor_at
 from sparsefront.search.costs import costs
 from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, space_of, sweep_uniform
 from sparsefront.search.front import Evaluated
-from sparsefront.search.prepare import Measured, Prepared
+from sparsefront.search.measured import Measured
+from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Rich
 from sparsefront.search.run import Run
 from sparsefront.search.run_result import FINALISTS

@@ -52,7 +52,8 @@ from sparsefront.models.token_gates import GateSample
 from sparsefront.models.token_schedule import ScheduleOptions
 from sparsefront.models.training import TrainOptions, train
 from sparsefront.search.export import export_model
-from sparsefront.search.prepare import TABLES, Prepared
+from sparsefront.search.measured import TABLES
+from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Rich
 from sparsefront.search.run import Run
 from sparsefront.search.schedules import learn

@@ -16,7 +16,7 @@ from sparsefront.latency.meter import with_few_words
 from sparsefront.latency.refit import refitted
 from sparsefront.models.backbone import Backbone
 from sparsefront.search.curriculum import random_shape
-from sparsefront.search.prepare import Anchor, Measured
+from sparsefront.search.measured import Anchor, Measured
 from sparsefront.search.progress import Reporter
 from sparsefront.search.settings import PrepareSettings
 from sparsefront.search.steps import run_step

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sparsefront.search.prepare import SUPERNET, TEACHER
 from sparsefront.search.steps import step_seconds
 
 
@@ -34,8 +35,8 @@ def costs(
     return {
         "wall_seconds": {
             "latency": step_seconds(table),
-            "teacher": step_seconds(prepared / "teacher"),
-            "supernet": step_seconds(prepared / "supernet"),
+            "teacher": step_seconds(prepared / TEACHER),
+            "supernet": step_seconds(prepared / SUPERNET),
             "search": busy,
             "uniform": busy_seconds(swept),
             "finalists": sum(step_seconds(folder) for folder in finalists),

@@ -28,7 +28,8 @@ from sparsefront.search.finalists import Finalist
 from sparsefront.search.fine_tuning import forget_checkpoints
 from sparsefront.search.front import Evaluated
 from sparsefront.search.lookup import LOOKUP, lookup_step
-from sparsefront.search.prepare import TABLES, Measured, Prepared, check_length, measure, prepare
+from sparsefront.search.measured import TABLES, Measured, check_length, measure
+from sparsefront.search.prepare import SUPERNET, Prepared, prepare
 from sparsefront.search.progress import Reporter, Silent
 from sparsefront.search.rows import STORE
 from sparsefront.search.run_file import RUN, BackboneRef, RunFile, TaskRef, task_at
@@ -283,13 +284,13 @@ class Run:
 
     def supernet(self) -> CrossEncoder:
         """The trained supernet; ``InputError`` before it is."""
-        return load_ranker(self.shared / "supernet")
+        return load_ranker(self.shared / SUPERNET)
 
     def _focus_shares(self, own: tuple[float, ...]) -> tuple[float, ...]:
         """Shares of the dense latency that the supernet is trained around: this run's, or those of a shared one."""
         if self.preparation.focus_shares:
             return self.preparation.focus_shares
-        supernet = self.shared / "supernet"
+        supernet = self.shared / SUPERNET
         if self.shared.resolve() == self.folder.resolve() or not supernet.exists():
             return own
         shares = tuple(float(share) for share in read_record(supernet)["inputs"]["focus_shares"])

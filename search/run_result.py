@@ -12,7 +12,7 @@ from sparsefront.search.explore import STUDY_FILE
 from sparsefront.search.export import check_out, publish
 from sparsefront.search.front import Evaluated, evaluated_of, front
 from sparsefront.search.lookup import LOOKUP
-from sparsefront.search.prepare import DENSE
+from sparsefront.search.measured import DENSE
 from sparsefront.search.rows import ENCODER, STORE
 from sparsefront.search.run_file import RunFile
 from sparsefront.search.steps import read_json, read_record

@@ -11,7 +11,7 @@ from sparsefront.latency.cost import COMPONENTS, EXTRAS
 from sparsefront.latency.table import LatencyTable
 from sparsefront.search.anchor import ANCHORS, anchor_at, near_budget
 from sparsefront.search.explore import space_of
-from sparsefront.search.prepare import Anchor, Measured
+from sparsefront.search.measured import Anchor, Measured
 from sparsefront.search.progress import Silent
 from sparsefront.search.run import Run
 from sparsefront.search.steps import read_record, write_json

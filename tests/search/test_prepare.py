@@ -17,7 +17,8 @@ from tests.search.tiny import write_backbone, write_task
 from sparsefront.latency.table import LatencyTable
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.task import Task
-from sparsefront.search.prepare import Prepared, check_length
+from sparsefront.search.measured import check_length
+from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Advance, Silent
 from sparsefront.search.run import Run
 from sparsefront.spaces import InputError
