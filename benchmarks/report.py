@@ -320,7 +320,7 @@ def token_pruning(result: dict[str, Any]) -> str:
     measured = [name for name in methods if any("speed_up" in row for row in means if row["method"] == name)]
     lines = [
         "**Token pruning** (MiniLM 6x384, ONNX Runtime fp32, 1 thread, batch 1; official dev rows, of the reviews test "
-        "rows; schedules learned for two shares of dense latency). The share: score (loss in points), multiply-adds "
+        "rows; schedules learned for three shares of dense latency). The share: score (loss in points), multiply-adds "
         "saved without padding / over rows padded as in the paper, measured speed-up likewise:",
         "",
         "| task, seeds | dense | " + " | ".join(measured) + " |",
