@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from bahe_training import MAX_TOKENS
 from common import about_this_machine
 from flat_history import FilmTokens, FlatHistory, with_histories
+from resampling import auc_draws
 
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.bahe import FRESH_RATE, Bahe
@@ -44,7 +44,6 @@ MOST_FILMS = 24
 FLAT_TOKENS, QUICK_FLAT_TOKENS = 640, 96
 FROZEN = 3
 """Of MiniLM's six layers."""
-RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,7 @@ class Bench:
         cell.pop("valid")
         scores = scorecard(rows, logits)
         scores.pop("reliability")
-        draws = [quality("auc", rows.positive[at], rows.target[at], logits[at]) for at in _draws(len(rows))]
-        return {"method": name, "seed": seed, "rate": rate, **scores, **cell, "auc_draws": np.round(draws, 6).tolist()}
+        return {"method": name, "seed": seed, "rate": rate, **scores, **cell, "auc_draws": auc_draws(rows, logits)}
 
     def chosen_rate(self, name: str) -> float:
         """The better of the rates by validation AUC of shorter trainings with the first seed."""
@@ -221,13 +219,6 @@ def _texts(task: Task) -> list[str]:
     if task.histories is None:
         raise ValueError(f"task {task.name} has no histories")
     return task.histories.texts
-
-
-def _draws(rows: int) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Test rows with replacement, the same ones for every model."""
-    rng = np.random.default_rng(0)
-    for _ in range(RESAMPLES):
-        yield rng.integers(rows, size=rows)
 
 
 def _slug(method: str) -> str:

@@ -19,7 +19,7 @@ from common import Target, write_result
 from home_depot import REPOSITORY, SHARES, Cell, differences, rows_of_seed, stored_rows
 
 OURS, UNIFORM, TEXT = "searched joint", "best uniform", "searched joint, text only"
-ROWS, QUICK_ROWS = 14_000, 1_500
+ROWS, QUICK_ROWS = 12_000, 1_500
 TIGHT = ("1/6", "1/12")
 GAIN = 0.01
 """AUC over the best uniform genome that is claimed at the tight budgets."""

@@ -25,6 +25,7 @@ import numpy as np
 import yaml
 from common import RESULTS, Target, about_this_machine, write_result
 from memory import PeakMemory
+from resampling import auc_draws
 
 from sparsefront.latency.drift import measure_sessions
 from sparsefront.latency.runtimes import runtime
@@ -65,7 +66,6 @@ GAINS = {
     "searched weights": dict.fromkeys(SHARES, 0.0),
 }
 """AUC that is claimed, per rival and budget."""
-RESAMPLES = 200
 Cell = tuple[str, str]
 """Method and share of the dense latency."""
 KEEP_PERCENTS = (100, 90, 80, 70, 50, 30)
@@ -330,12 +330,10 @@ class Bench:
         return measure_sessions(sessions, statistic=Statistic.of_length(length), visits=40)
 
     def tested(self, model: CrossEncoder) -> list[float]:
-        """AUC on the test rows, then on ``RESAMPLES`` draws of them with replacement, the same for every model."""
+        """AUC on the test rows, then on draws of them."""
         rows = self.prepared.rows["test"]
         logits = score_rows(model, rows, precision="fp32")
-        rng = np.random.default_rng(0)
-        draws = [np.arange(len(rows)), *(rng.integers(len(rows), size=len(rows)) for _ in range(RESAMPLES))]
-        return [round(quality("auc", rows.positive[at], rows.target[at], logits[at]), 6) for at in draws]
+        return [round(quality("auc", rows.positive, rows.target, logits), 6), *auc_draws(rows, logits)]
 
 
 def differences(rows: list[dict[str, Any]], rivals: Iterable[str] = tuple(GAINS)) -> list[dict[str, Any]]:

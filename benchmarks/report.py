@@ -373,20 +373,18 @@ def bert4ctr(result: dict[str, Any]) -> str:
         "**Text and features** (MiniLM 6x384; MovieLens: clicks split by time, 11 features; ad log: split by query). "
         "Test rows, mean over seeds; behind: AUC points of BERT4CTR in two steps over it:",
         "",
-        "| task | method | seeds | AUC | within users | log loss | calibration error | behind | training |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| task | method | seeds | AUC | within users | log loss | calibration error | behind |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in means:
         behind = ""
         if "behind_bert4ctr_points" in row:
-            error = f" ± {row['standard_error_points']:.2f}" if "standard_error_points" in row else ""
-            behind = f"{row['behind_bert4ctr_points']:+.2f}{error}"
+            behind = f"{row['behind_bert4ctr_points']:+.2f} ± {row['standard_error_points']:.2f}"
         cells = [row["task"], row["method"], row["seeds"], f"**{row['auc']:.4f}**", f"{row['gauc']:.4f}"]
         cells += [
             f"{row['log_loss']:.4f}",
             f"{row['calibration_error']:.2%}",
             behind,
-            f"{row['training_seconds']:.0f} s",
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     trained = [f"{row['trained']} {row['over_text_only']:.2f}" for row in result["rows"] if "trained" in row]

@@ -1,0 +1,196 @@
+"""Ways of joining text and features: a bench that trains each once per rate and seed, and keeps what it scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import clicks
+import numpy as np
+import pandas as pd
+from common import about_this_machine
+from resampling import auc_draws
+
+from sparsefront.models.backbone import Backbone, load_backbone
+from sparsefront.models.bert4ctr import Bert4Ctr
+from sparsefront.models.bert4ctr_config import Bert4CtrConfig
+from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.feature_model import FeatureModel
+from sparsefront.models.features import FeatureRows, Features, NumericColumn
+from sparsefront.models.joint_training import JointOptions, train_jointly
+from sparsefront.models.numbert import NumBert
+from sparsefront.models.ranker import load_ranker
+from sparsefront.models.rows import TokenRows
+from sparsefront.models.scorecard import scorecard
+from sparsefront.models.scoring import score_rows
+from sparsefront.models.task import Task
+from sparsefront.models.training import TrainOptions, train
+
+SEEDS = (0, 1, 2)
+EPOCHS, QUICK_EPOCHS = 2.0, 0.3
+RATES = (5e-5, 1.5e-4)
+FEATURE_RATES = (1e-3, 3e-3)
+"""Of what has no text to forget."""
+FEATURE_EPOCHS = 6.0
+BRANCH_FACTOR = 10.0
+ROWS = {"movielens": 12_000, "ad_log": 12_000}
+QUICK_ROWS = 1_500
+RIVALS = (
+    *("text only", "features only", "cascade", "shallow interaction"),
+    *("NumBERT, words", "NumBERT, tokens", "BERT4CTR, one step"),
+)
+OURS = "BERT4CTR, two steps"
+METHODS = (*RIVALS, OURS)
+WITHOUT_TEXT = ("features only", "cascade")
+"""What is trained at the rates of features."""
+NO_HEADS, HEADS = [0] * 6, [3] * 6
+"""Of the branch, per layer."""
+
+
+class Bench:
+    """One task: trained models by method, rate and seed, on disk as JSON of what they scored."""
+
+    def __init__(self, work: Path, name: str, data: Path, quick: bool) -> None:
+        self.name, self.quick = name, quick
+        self.folder = work / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        count = QUICK_ROWS if quick else ROWS[name]
+        self.task: Task = clicks.movielens(data / "ml1m", count) if name == "movielens" else clicks.ad_log(count)
+        self.backbone: Backbone = load_backbone("minilm")
+        self.rows = self.task.tokenise(self.backbone.tokenizer)
+
+    def row(self, method: str, seed: int) -> dict[str, Any]:
+        """What a method scores on test rows at its chosen rate."""
+        rate = self.chosen_rate(method)
+        cell = self.cell(method, rate, seed)
+        best = {"best_possible_auc": clicks.best_of_ad_log(self.task)} if self.name == "ad_log" else {}
+        about = {name: value for name, value in cell.items() if name not in ("valid", "test")}
+        return {"task": self.name, "seed": seed, "method": method, "rate": rate, **cell["test"], **best, **about}
+
+    def chosen_rate(self, method: str) -> float:
+        """The better of the rates by validation AUC for the first seed."""
+        rates = FEATURE_RATES if method in WITHOUT_TEXT else RATES
+        rates = rates[:1] if self.quick else rates
+        return max(rates, key=lambda rate: float(self.cell(method, rate, SEEDS[0])["valid"]["auc"]))
+
+    def cell(self, method: str, rate: float, seed: int) -> dict[str, Any]:
+        """All metrics of validation and test rows; made once."""
+        path = self.folder / f"{_slug(method)}-{rate:g}-seed{seed}.json"
+        if not path.exists():
+            model, rows = self.trained(method, rate, seed)
+            logits = {part: score_rows(model, rows[part], precision="fp32") for part in ("valid", "test")}
+            scored: dict[str, Any] = {part: scorecard(rows[part], found) for part, found in logits.items()}
+            scored["auc_draws"] = auc_draws(rows["test"], logits["test"])
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps({**scored, **about_this_machine()}), encoding="utf-8")
+            partial.replace(path)
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return found
+
+    # -- methods ---------------------------------------------------------------------------------------------------
+
+    def trained(self, method: str, rate: float, seed: int) -> tuple[CrossEncoder | FeatureModel, dict[str, TokenRows]]:
+        """The method's model and the rows as it sees them."""
+        makers: dict[str, Callable[[float, int], CrossEncoder | FeatureModel]] = {
+            "text only": lambda rate, seed: self.text(rate, seed, EPOCHS),
+            "features only": self.features_only,
+            "shallow interaction": lambda rate, seed: self.joint(rate, seed, NO_HEADS),
+            "NumBERT, tokens": self.numbert_tokens,
+            "BERT4CTR, one step": self.one_step,
+            OURS: lambda rate, seed: self.joint(rate, seed, HEADS),
+        }
+        if method == "cascade":
+            return self.cascade(rate, seed)
+        if method == "NumBERT, words":
+            rows = worded(self.task).tokenise(self.backbone.tokenizer)
+            model = self.backbone.cross_encoder(seed=seed)
+            train(model, rows["train"], self.options(rate, EPOCHS, seed))
+            return model, rows
+        return makers[method](rate, seed), self.rows
+
+    def options(self, rate: float, epochs: float, seed: int) -> TrainOptions:
+        """Of any training here."""
+        epochs = QUICK_EPOCHS if self.quick else epochs
+        return TrainOptions(epochs=epochs, learning_rate=rate, tokens_per_batch=1024, seed=seed)
+
+    def text(self, rate: float, seed: int, epochs: float) -> CrossEncoder:
+        """A text model, trained once: other methods begin with it, or read what it says."""
+        folder = self.folder / f"text-{rate:g}-{epochs:g}-seed{seed}"
+        if not folder.exists():
+            model = self.backbone.cross_encoder(seed=seed)
+            train(model, self.rows["train"], self.options(rate, epochs, seed))
+            partial = folder.with_name(f"{folder.name}.partial")
+            model.save_pretrained(partial)
+            partial.replace(folder)
+        return load_ranker(folder)
+
+    def features_only(self, rate: float, seed: int) -> FeatureModel:
+        model = FeatureModel(self.branch_config(NO_HEADS))
+        train(model, self.rows["train"], self.options(rate, FEATURE_EPOCHS, seed))
+        return model
+
+    def cascade(self, rate: float, seed: int) -> tuple[FeatureModel, dict[str, TokenRows]]:
+        """The score is of a model that has trained on the same rows, as cascades have it."""
+        text = self.text(self.chosen_rate("text only"), seed, EPOCHS)
+        scores = {name: score_rows(text, rows) for name, rows in self.rows.items()}
+        column = NumericColumn.fit("text_score", scores["train"].astype(np.float64), 16)
+        features = replace(self.task.features, numeric=(*self.task.features.numeric, column))
+        rows = {name: with_number(one, scores[name]) for name, one in self.rows.items()}
+        model = FeatureModel(self.branch_config(NO_HEADS, features))
+        train(model, rows["train"], self.options(rate, FEATURE_EPOCHS, seed))
+        return model, rows
+
+    def numbert_tokens(self, rate: float, seed: int) -> CrossEncoder:
+        config = self.branch_config(NO_HEADS, feature_width=self.backbone.config.hidden_size)
+        model = NumBert.of(self.backbone.cross_encoder(seed=seed), config, seed=seed)
+        train(model, self.rows["train"], self.options(rate, EPOCHS, seed), rates={"embedding": BRANCH_FACTOR})
+        return model
+
+    def one_step(self, rate: float, seed: int) -> CrossEncoder:
+        model = Bert4Ctr.of(self.backbone.cross_encoder(seed=seed), self.branch_config(HEADS), seed=seed)
+        train(model, self.rows["train"], self.options(rate, EPOCHS, seed), rates={"branch": BRANCH_FACTOR})
+        return model
+
+    def joint(self, rate: float, seed: int, heads: list[int]) -> CrossEncoder:
+        """Half of the epochs on text alone, then the branch beside it, then the other half on both."""
+        model = Bert4Ctr.of(self.text(rate, seed, EPOCHS / 2), self.branch_config(heads), seed=seed)
+        branch, both = (self.options(one, EPOCHS / 2, seed) for one in (1e-3, rate))
+        train_jointly(model, self.rows["train"], JointOptions(branch=branch, joint=both, branch_factor=BRANCH_FACTOR))
+        return model
+
+    def branch_config(self, heads: list[int], features: Features | None = None, **branch: Any) -> Bert4CtrConfig:
+        own = self.task.features if features is None else features
+        return Bert4CtrConfig.of(self.backbone.config, own, layer_feature_heads=heads, **branch)
+
+
+def with_number(rows: TokenRows, values: np.ndarray[Any, np.dtype[np.float32]]) -> TokenRows:
+    """The rows with one more numeric feature (rows,)."""
+    assert rows.features is not None
+    numeric = np.column_stack([rows.features.numeric, values]).astype(np.float32)
+    return replace(rows, features=FeatureRows(numeric, rows.features.categorical))
+
+
+def worded(task: Task) -> Task:
+    """The task with its features' values as words in front of the first text, and rows cut so much later."""
+    frame, names = task.frame, task.features.names
+    cells = zip(*([_worded(name, value) for value in frame[name].tolist()] for name in names), strict=True)
+    words = [" ".join(row) for row in cells]
+    first = task.spec.text[0]
+    content = task.spec.model_dump(exclude={"data", "numeric", "categorical"}, exclude_none=True)
+    longer = min(512, task.spec.max_length + 6 * len(names))
+    changed = frame.assign(**{first: [f"{word} . {text}" for word, text in zip(words, frame[first], strict=True)]})
+    return Task.from_frame(changed, {**content, "max_length": longer})
+
+
+def _worded(name: str, value: Any) -> str:
+    if pd.isna(value):
+        return f"{name.rsplit('_', 1)[-1]} unknown"
+    shown = f"{value:.2g}" if isinstance(value, float) else str(value)
+    return f"{name.rsplit('_', 1)[-1]} {shown}"
+
+
+def _slug(method: str) -> str:
+    return method.lower().replace(", ", "-").replace(" ", "-")
