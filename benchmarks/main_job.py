@@ -24,7 +24,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="40 evaluations and a tenth of the training")
     quick = parser.parse_args().quick
-    short = "--evaluations 40 --teacher-epochs 0.2 --elastic-epochs 0.2 --finetune-epochs 0.2 --finalists 1".split()
+    short = (
+        "--evaluations 40 --search-rows 500 --teacher-epochs 0.2 --elastic-epochs 0.2 --finetune-epochs 0.2 "
+        "--finalists 1"
+    ).split()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [sys.executable, "-m", "sparsefront", "search", "--budget-us", str(BUDGET_US), "--out", str(out)]
