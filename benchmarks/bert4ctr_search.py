@@ -1,7 +1,7 @@
 """The search over BERT4CTR: MovieLens clicks, winner against best uniform and against the searched text-only model.
 
 Budgets are shares of what the dense model with its features takes, and the same microseconds for the model of the text
-alone. Everything else, from the teacher to the measurement at the end, is as in benchmarks/home_depot.py; rows and
+alone. Everything else, from the teacher to the measurement at the end, is as in benchmarks/budget_search.py; rows and
 features are those of benchmarks/bert4ctr.py.
 
     python benchmarks/bert4ctr_search.py [--quick] [--seeds SEED ...] [--data FOLDER] [--work FOLDER] [--report]
@@ -9,14 +9,13 @@ features are those of benchmarks/bert4ctr.py.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import clicks
+from budget_search import SHARES, Cell, asked, differences, rows_of_seed, stored_rows
 from common import Target, write_result
-from home_depot import REPOSITORY, SHARES, Cell, differences, rows_of_seed, stored_rows
 
 OURS, UNIFORM, TEXT = "searched joint", "best uniform", "searched joint, text only"
 ROWS, QUICK_ROWS = 12_000, 1_500
@@ -61,15 +60,8 @@ def targets_of(rows: list[dict[str, Any]]) -> Iterator[Target]:
 
 def main() -> None:
     """Run what is missing, then report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few rows, evaluations and seeds; minutes")
-    parser.add_argument("--report", action="store_true", help="make nothing new, report the cells that are there")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / "ml1m")
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-bert4ctr-search")
-    arguments = parser.parse_args()
-    quick, seeds = arguments.quick, arguments.seeds[:1] if arguments.quick else arguments.seeds
-    work = arguments.work / ("quick" if quick else "full")
+    arguments = asked(__doc__, "bert4ctr-search", "ml1m")
+    work, quick, seeds = arguments.work, arguments.quick, arguments.seeds
     for part in ("features", "text"):
         (work / part).mkdir(parents=True, exist_ok=True)
     rows = [] if quick else [row for row in stored_rows("bert4ctr_search") if row["seed"] not in seeds]

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from budget_search import FINETUNE, SHARES
 from common import Target, save_picture, write_result
-from home_depot import FINETUNE, SHARES
 from record_landscape import REPOSITORY, home_depot, read_lines
 from scipy.stats import kendalltau, spearmanr
 

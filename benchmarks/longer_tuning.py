@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from budget_search import REPOSITORY, SHARES, Bench
 from common import Target, write_result
-from home_depot import REPOSITORY, SHARES, Bench, write_task
+from home_depot import write_task
 
 from sparsefront.models.metrics import quality
 from sparsefront.models.scoring import score_rows

@@ -2,21 +2,20 @@
 
 The first text is a user's age, sex and the latest films that the user has liked, the second a film's title, genres and
 plot; the label says whether the user likes it. Users of the test rows are in no other rows. Everything else, from the
-teacher to the measurement at the end, is as in benchmarks/home_depot.py.
+teacher to the measurement at the end, is as in benchmarks/budget_search.py.
 
     python benchmarks/movielens.py [--quick] [--seeds SEED ...] [--data FOLDER] [--work FOLDER] [--report]
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from budget_search import SHARES, asked, rows_of_seeds
 from common import Target, write_result
-from home_depot import REPOSITORY, SHARES, rows_of_seeds
 
 from sparsefront.models.task import Task
 
@@ -88,19 +87,10 @@ def targets_of(rows: list[dict[str, Any]]) -> list[Target]:
 
 def main() -> None:
     """Run what is missing, then report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few users, evaluations and seeds; minutes")
-    parser.add_argument("--report", action="store_true", help="make nothing new, report the cells that are there")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / "ml1m")
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-movielens")
-    arguments = parser.parse_args()
-    quick = arguments.quick
-    work = arguments.work / ("quick" if quick else "full")
-    work.mkdir(parents=True, exist_ok=True)
+    arguments = asked(__doc__, "movielens", "ml1m")
+    work, quick, seeds = arguments.work, arguments.quick, arguments.seeds
     cells = [(method, share) for method in METHODS for share in SHARES]
     task = task_of(arguments.data, quick)
-    seeds = arguments.seeds[:1] if quick else arguments.seeds
     rows = rows_of_seeds("movielens", work, task, quick, seeds, cells, only_there=arguments.report)
     write_result("movielens", rows, targets_of(rows), sorted({row["seed"] for row in rows if "seed" in row}), quick)
 

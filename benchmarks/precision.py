@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from budget_search import REPOSITORY, SHARES
 from common import Target, write_result
-from home_depot import REPOSITORY, SHARES, write_task
+from home_depot import write_task
 
 from sparsefront.latency.drift import measure_sessions
 from sparsefront.latency.runtime import Session

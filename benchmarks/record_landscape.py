@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from budget_search import KEEP_PERCENTS, SHARES, Bench
 from common import about_this_machine
-from home_depot import KEEP_PERCENTS, SHARES, Bench, write_task
+from home_depot import write_task
 from landscape import ABOUT, EVALUATIONS, LANDSCAPES, ORDER, TABLE, Landscape
 from rivals import LocalSearch, optuna_sampler, uniform_space
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from budget_search import SHARES
 from common import Target, write_result
-from home_depot import SHARES
 from landscape import EVALUATIONS, LANDSCAPES
 from numpy.typing import NDArray
 from record_landscape import REPOSITORY, home_depot, read_lines
