@@ -214,7 +214,7 @@ class Bench:
                     learning_rate=1e-4,
                     tokens_per_batch=self.kind.batch_tokens,
                     distil_share=0.8,
-                    dropout=0.0,
+                    dropout=0.1,
                     freeze_embeddings=True,
                     seed=self.seed,
                 ),
