@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sparsefront.models.batching import Precision, TensorBatch, autocast
+from sparsefront.models.batching import Precision, TensorBatch
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.encoder import Encoded
 from sparsefront.models.rows import TokenRows
-from sparsefront.models.scoring import scoring_batches
+from sparsefront.models.scoring import encoded_batches
 from sparsefront.models.selection import ranks
 
 TOP = 20
@@ -124,21 +124,19 @@ def teacher_token_scores(
         ValueError: if that layer has no heads.
     """
     last = len(teacher.genome) - 1
-    teacher.eval()
     found = np.zeros(int(rows.offsets[-1]), dtype=np.float32)
-    done = 0
-    for batch in scoring_batches(rows, next(teacher.parameters()).device):
-        with autocast(batch.input_ids.device, precision):
-            encoded = teacher.encoder(
-                batch.input_ids, batch.attention_mask, batch.token_type_ids, cls_only=False, score_layers=(last,)
-            )
+
+    def encode(batch: TensorBatch) -> Encoded:
+        encoded: Encoded = teacher.encoder(
+            batch.input_ids, batch.attention_mask, batch.token_type_ids, cls_only=False, score_layers=(last,)
+        )
+        return encoded
+
+    for batch, encoded in encoded_batches(teacher, rows, encode, precision=precision, progress=progress):
         scores = encoded.scores[last]
         if scores is None:
             raise ValueError("the teacher's last layer has no heads, so no token is ranked there")
         real = batch.attention_mask.bool().cpu().numpy()
         starts = rows.offsets[batch.index.cpu().numpy()][:, None]
         found[(starts + np.arange(real.shape[1]))[real]] = scores.float().cpu().numpy()[real]
-        done += len(batch.index)
-        if progress is not None:
-            progress(done, len(rows))
     return found

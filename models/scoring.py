@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sparsefront.models.batching import FeatureTensors, Precision, TensorBatch, autocast, to_tensors
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.encoder import Encoded
 from sparsefront.models.feature_model import FeatureModel
 from sparsefront.models.gated_encoding import Gates
 from sparsefront.models.rows import TokenRows
@@ -72,6 +73,26 @@ def scoring_batches(rows: TokenRows, device: torch.device, *, tokens_per_batch: 
     """Every row once, without padding where that pays; keep the batches where the same rows are scored many times."""
     for batch in rows.batches(tokens_per_batch=tokens_per_batch, unpadded_from=UNPADDED_FROM):
         yield to_tensors(batch, device)
+
+
+def encoded_batches(
+    model: CrossEncoder,
+    rows: TokenRows,
+    encode: Callable[[TensorBatch], Encoded],
+    *,
+    precision: Precision = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[TensorBatch, Encoded]]:
+    """Batches of every row once, with what ``encode`` makes of them; the model is left in evaluation mode."""
+    model.eval()
+    done = 0
+    for batch in scoring_batches(rows, next(model.parameters()).device):
+        with autocast(batch.input_ids.device, precision):
+            encoded = encode(batch)
+        yield batch, encoded
+        done += len(batch.index)
+        if progress is not None:
+            progress(done, len(rows))
 
 
 @torch.inference_mode()

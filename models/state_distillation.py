@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsefront.models.batching import Precision, autocast
+from sparsefront.models.batching import Precision
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.rows import TokenRows
-from sparsefront.models.scoring import scoring_batches
+from sparsefront.models.scoring import encoded_batches
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,7 @@ def teacher_states(
     """
     if teacher.config.per_token:
         raise ValueError("a head that reads every token has no one state to teach")
-    teacher.eval()
     found = np.empty((len(rows), teacher.config.head_inputs), np.float32)
-    done = 0
-    for batch in scoring_batches(rows, next(teacher.parameters()).device):
-        with autocast(batch.input_ids.device, precision):
-            encoded = teacher.encode(batch)
+    for batch, encoded in encoded_batches(teacher, rows, teacher.encode, precision=precision, progress=progress):
         found[batch.index.cpu().numpy()] = teacher.read(encoded).cpu().numpy()
-        done += len(batch.index)
-        if progress is not None:
-            progress(done, len(rows))
     return found
