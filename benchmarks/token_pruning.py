@@ -107,7 +107,7 @@ class Kind:
 
 
 SHORT_TARGETS = (0.8, 0.7, 0.6)
-"""Where a row has some twelve tokens: one token in a hundred after every layer still takes about half of the latency."""
+"""Where a row has some twelve tokens: one in a hundred after every layer still takes about half of the latency."""
 LONG_TARGETS = (0.6, 0.4, 0.22)
 """A long row has more words to spare."""
 KINDS = {
