@@ -69,11 +69,11 @@ def targets_of(lines: Sequence[dict[str, Any]]) -> Iterator[Target]:
 Kept = dict[tuple[str, int], dict[str, Any]]
 
 
-def stored(quick: bool) -> Kept:
-    """Rows of the result by method and seed."""
+def stored(quick: bool) -> list[dict[str, Any]]:
+    """Rows of the result."""
     path = RESULTS / "bahe.json"
-    rows = json.loads(path.read_text("utf-8"))["rows"] if path.exists() and not quick else []
-    return {(row["method"], row["seed"]): row for row in rows if "auc_draws" in row}
+    rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["rows"] if path.exists() and not quick else []
+    return rows
 
 
 def main() -> None:
@@ -93,10 +93,11 @@ def main() -> None:
     costs = training_costs(
         work, arguments.data, FROZEN, QUICK_SPREAD_ROWS if quick else SPREAD_ROWS, quick, only_there=only_there
     )
-    kept = stored(quick)
+    costs = costs or [row for row in stored(quick) if "history_tokens" in row]
+    kept: Kept = {(row["method"], row["seed"]): row for row in stored(quick) if "auc_draws" in row}
     report(kept, costs, quick)
     if not arguments.report and set(arguments.parts) - {"costs"}:
-        bench = Bench(work, arguments.data, quick)
+        bench = Bench(work, arguments.data, quick, {name: row["rate"] for (name, _), row in kept.items()})
         for seed in arguments.seeds[:1] if quick else arguments.seeds:
             for name in [name for name, method in METHODS.items() if method.part in arguments.parts]:
                 kept[name, seed] = bench.row(name, seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,13 @@ METHODS = {
 
 
 class Bench:
-    """Trained models by method, rate and seed, on disk as JSON of the logits that they gave."""
+    """Trained models by method, rate and seed, on disk as JSON of the logits that they gave.
 
-    def __init__(self, work: Path, data: Path, quick: bool) -> None:
-        self.work, self.data, self.quick = work, data, quick
+    ``rates``: that were chosen before, by method.
+    """
+
+    def __init__(self, work: Path, data: Path, quick: bool, rates: Mapping[str, float]) -> None:
+        self.work, self.data, self.quick, self.rates = work, data, quick, rates
         self.text = load_backbone("minilm")
         self._tasks: dict[str, Task] = {}
         self._rows: dict[Method, dict[str, TokenRows]] = {}
@@ -107,6 +111,8 @@ class Bench:
 
     def chosen_rate(self, name: str) -> float:
         """The better of the rates by validation AUC of shorter trainings with the first seed."""
+        if name in self.rates:
+            return self.rates[name]
         rates = RATES[:1] if self.quick else RATES
         rows = self.rows(METHODS[name])["valid"]
         cells = [self.cell(name, rate, SEEDS[0], TUNING_SHARE) for rate in rates]

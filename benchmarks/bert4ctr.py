@@ -6,15 +6,16 @@ rows say decides nothing, and is reported of the chosen rate alone. Then, on ran
 is served: alone, as features grow, and for one user and many ads by two sides (the text once, then features).
 
 Trainings take hours; each is made once. With ``--untimed`` several calls can train side by side; a later call without
-it finds what they made.
+it finds what they made. Parts, tasks, seeds and methods that are not asked for stay as the result holds them, and so do
+the rates that it holds: another machine can go on.
 
 - text only; features only (an MLP of two layers over the branch's own embeddings); cascade (the text model's score as
   one more number for that); shallow interaction (features meet only [CLS]'s state)
 - NumBERT, words: values of the features as words in front of the first text; tokens: one further token per feature
 - BERT4CTR, one step: text and branch begin together; two steps: a text model first, then the branch, then both
 
-    python benchmarks/bert4ctr.py [--quick] [--tasks NAME ...] [--seeds SEED ...] [--methods NAME ...] [--data FOLDER]
-                                  [--work FOLDER] [--report | --untimed]
+    python benchmarks/bert4ctr.py [--quick] [--parts NAME ...] [--tasks NAME ...] [--seeds SEED ...]
+                                  [--methods NAME ...] [--data FOLDER] [--work FOLDER] [--report | --untimed]
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ from common import RESULTS, Target, write_result
 from sparsefront.search.pictures import plot_reliability
 
 REPOSITORY = Path(__file__).parent.parent
+PARTS = ("costs", "quality")
+COSTS = {"serving.json": "served", "training.json": "trained"}
+"""Where costs are kept, and what such rows of the result have and others do not."""
 DRAWN = ("text only", "features only", "shallow interaction", OURS)
 SCORES = ("auc", "gauc", "log_loss", "calibration_error", "best_possible_auc")
 
@@ -74,7 +78,10 @@ def targets_of(lines: Sequence[dict[str, Any]]) -> Iterator[Target]:
 
 
 def measured(work: Path, data: Path, quick: bool, *, only_there: bool) -> list[dict[str, Any]]:
-    """What features cost where a model is trained and where it is served, each measured once with nothing beside it."""
+    """What features cost where a model is trained and where it is served, each measured once with nothing beside it.
+
+    ``only_there``: as it is kept, else as the result holds it.
+    """
     makers: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "serving.json": lambda: serving_rows(work, quick),
         "training.json": lambda: trained(work, data, quick),
@@ -84,13 +91,16 @@ def measured(work: Path, data: Path, quick: bool, *, only_there: bool) -> list[d
         path = work / name
         if not path.exists() and not only_there:
             path.write_text(json.dumps(make()), encoding="utf-8")
-        found += json.loads(path.read_text("utf-8")) if path.exists() else []
+        if path.exists():
+            found += json.loads(path.read_text("utf-8"))
+        else:
+            found += [row for row in stored(quick) if COSTS[name] in row]
     return found
 
 
 def trained(work: Path, data: Path, quick: bool) -> list[dict[str, Any]]:
     """What a training pass costs on MovieLens."""
-    bench = Bench(work, "movielens", data, quick)
+    bench = Bench(work, "movielens", data, quick, {})
     branch = bench.branch_config(HEADS)
     wide = bench.branch_config(NO_HEADS, feature_width=bench.backbone.config.hidden_size)
     text_rows = worded(bench.task).tokenise(bench.backbone.tokenizer)["train"]
@@ -101,11 +111,11 @@ def trained(work: Path, data: Path, quick: bool) -> list[dict[str, Any]]:
 Kept = dict[tuple[str, int, str], dict[str, Any]]
 
 
-def stored(quick: bool) -> Kept:
-    """Rows of the result by task, seed and method."""
+def stored(quick: bool) -> list[dict[str, Any]]:
+    """Rows of the result."""
     path = RESULTS / "bert4ctr.json"
-    rows = json.loads(path.read_text("utf-8"))["rows"] if path.exists() and not quick else []
-    return {(row["task"], row["seed"], row["method"]): row for row in rows if "seed" in row}
+    rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["rows"] if path.exists() and not quick else []
+    return rows
 
 
 def main() -> None:
@@ -115,6 +125,7 @@ def main() -> None:
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--report", action="store_true", help="make nothing new, report what is there")
     way.add_argument("--untimed", action="store_true", help="train what is missing, time and report nothing")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--tasks", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -124,10 +135,13 @@ def main() -> None:
     quick = arguments.quick
     work = arguments.work / ("quick" if quick else "full")
     work.mkdir(parents=True, exist_ok=True)
-    only_there = arguments.report or arguments.untimed
-    kept, costs = stored(quick), measured(work, arguments.data, quick, only_there=only_there)
-    for name in () if arguments.report else arguments.tasks:
-        bench = Bench(work, name, arguments.data, quick)
+    only_there = arguments.report or arguments.untimed or "costs" not in arguments.parts
+    costs = measured(work, arguments.data, quick, only_there=only_there)
+    kept: Kept = {(row["task"], row["seed"], row["method"]): row for row in stored(quick) if "seed" in row}
+    train = "quality" in arguments.parts and not arguments.report
+    for name in arguments.tasks if train else ():
+        rates = {method: row["rate"] for (task, _, method), row in kept.items() if task == name}
+        bench = Bench(work, name, arguments.data, quick, rates)
         for seed in arguments.seeds[:1] if quick else arguments.seeds:
             for method in arguments.methods:
                 kept[name, seed, method] = bench.row(method, seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,18 @@ NO_HEADS, HEADS = [0] * 6, [3] * 6
 
 
 class Bench:
-    """One task: trained models by method, rate and seed, on disk as JSON of what they scored."""
+    """One task: trained models by method, rate and seed, on disk as JSON of what they scored.
 
-    def __init__(self, work: Path, name: str, data: Path, quick: bool) -> None:
-        self.name, self.quick = name, quick
+    Args:
+        work: folder of all tasks.
+        name: of the task.
+        data: folder of the data sets.
+        quick: few rows, one rate, hardly any training.
+        rates: that were chosen before, by method.
+    """
+
+    def __init__(self, work: Path, name: str, data: Path, quick: bool, rates: Mapping[str, float]) -> None:
+        self.name, self.quick, self.rates = name, quick, rates
         self.folder = work / name
         self.folder.mkdir(parents=True, exist_ok=True)
         count = QUICK_ROWS if quick else ROWS[name]
@@ -72,6 +80,8 @@ class Bench:
 
     def chosen_rate(self, method: str) -> float:
         """The better of the rates by validation AUC for the first seed."""
+        if method in self.rates:
+            return self.rates[method]
         rates = FEATURE_RATES if method in WITHOUT_TEXT else RATES
         rates = rates[:1] if self.quick else rates
         return max(rates, key=lambda rate: float(self.cell(method, rate, SEEDS[0])["valid"]["auc"]))
