@@ -57,6 +57,8 @@ METHODS = {
 OURS, *RIVALS = METHODS
 Cell = tuple[str, str]
 """Method and share of the dense latency."""
+EVALUATIONS = 150
+"""Of a search."""
 KEEP_PERCENTS = (100, 90, 80, 70, 50, 30)
 FINETUNE = TrainOptions(epochs=0.35, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0)
 
@@ -86,12 +88,20 @@ def asked(description: str | None, name: str, data: str, methods: Sequence[str] 
 
 
 def rows_of_seeds(
-    name: str, work: Path, task: Task, quick: bool, seeds: list[int], cells: list[Cell], *, only_there: bool
+    name: str,
+    work: Path,
+    task: Task,
+    quick: bool,
+    seeds: list[int],
+    cells: list[Cell],
+    *,
+    only_there: bool,
+    evaluations: int = EVALUATIONS,
 ) -> list[dict[str, Any]]:
     """Rows of these seeds, those that the result holds of others, and the differences over all of them."""
     rows = [] if quick else [row for row in stored_rows(name) if row["seed"] not in seeds]
     for seed in seeds:
-        rows += rows_of_seed(work, task, quick, seed, cells, only_there=only_there)
+        rows += rows_of_seed(work, task, quick, seed, cells, only_there=only_there, evaluations=evaluations)
     rows.sort(key=lambda row: (row["seed"], list(METHODS).index(row["cell"]) if row["cell"] in METHODS else -1))
     return rows + differences(rows)
 
@@ -112,11 +122,12 @@ def rows_of_seed(
     *,
     only_there: bool,
     whole_us: float | None = None,
+    evaluations: int = EVALUATIONS,
 ) -> list[dict[str, Any]]:
     """Everything of one seed, each row with it and with the machine."""
     memory = PeakMemory(work / f"peak_memory_gib-seed{seed}.txt")
     with memory:
-        bench = Bench(work / f"seed{seed}", task, quick, seed, whole_us)
+        bench = Bench(work / f"seed{seed}", task, quick, seed, whole_us, evaluations)
         if only_there:
             cells = [cell for cell in cells if bench.folder(*cell).exists()]
         for cell in cells:
@@ -135,12 +146,21 @@ class Bench:
         quick: few evaluations, hardly any training.
         seed: of everything.
         whole_us: latency that budgets are shares of; by default the dense model's.
+        evaluations: of a search.
     """
 
-    def __init__(self, work: Path, task: Task, quick: bool, seed: int = 0, whole_us: float | None = None) -> None:
+    def __init__(
+        self,
+        work: Path,
+        task: Task,
+        quick: bool,
+        seed: int = 0,
+        whole_us: float | None = None,
+        evaluations: int = EVALUATIONS,
+    ) -> None:
         work.mkdir(parents=True, exist_ok=True)
         self.work, self.task, self.seed, self.whole_us = work, task, seed, whole_us
-        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (150, 3, 1500)
+        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (evaluations, 3, 1500)
         epochs = 0.05 if quick else 2.0
         self.finetune = TrainOptions(**{**vars(FINETUNE), "epochs": 0.05 if quick else FINETUNE.epochs})
         self.preparation = PrepareSettings(

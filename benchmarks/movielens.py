@@ -20,7 +20,9 @@ from common import Target, write_result
 from sparsefront.models.task import Task
 
 METHODS = ("searched joint", "searched weights")
-USERS, PER_USER, QUICK_USERS = 1400, 10, 60
+USERS, PER_USER, QUICK_USERS = 700, 10, 60
+EVALUATIONS = 100
+"""Of a search; rows are long, and scoring them is most of its time."""
 LIKED = 4
 """Stars from which on a user likes a film."""
 SHOWN = 5
@@ -91,7 +93,9 @@ def main() -> None:
     work, quick, seeds = arguments.work, arguments.quick, arguments.seeds
     cells = [(method, share) for method in METHODS for share in SHARES]
     task = task_of(arguments.data, quick)
-    rows = rows_of_seeds("movielens", work, task, quick, seeds, cells, only_there=arguments.report)
+    rows = rows_of_seeds(
+        "movielens", work, task, quick, seeds, cells, only_there=arguments.report, evaluations=EVALUATIONS
+    )
     write_result("movielens", rows, targets_of(rows), sorted({row["seed"] for row in rows if "seed" in row}), quick)
 
 
