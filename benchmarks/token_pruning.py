@@ -370,7 +370,7 @@ class Bench:
         dense, pruned = measure_sessions(sessions, statistic=traffic, visits=60)
         padded, _ = measure_sessions(sessions, statistic=Statistic.of_length(self.kind.padded), visits=40)
         mean = Statistic.of_length(round(float(prepared.rows["test"].lengths.mean())), batch=ROWS_TOGETHER)
-        dense_together, together = measure_sessions(sessions, statistic=mean, visits=20)
+        dense_together, together = measure_sessions(sessions, statistic=mean, visits=10)
         return {
             "microseconds": pruned.median_us,
             "dense_microseconds": dense.median_us,
