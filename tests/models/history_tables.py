@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 import yaml
 
 from sparsefront.models.task import Task
-from sparsefront.spaces import InputError
 
 ROWS = 40
 LIKED: dict[str, Any] = {"column": "liked", "max": 3}
@@ -69,15 +67,6 @@ def write(
             told.to_csv(folder / name, index=False, sep="\t" if name.endswith("tsv") else ",")
     path.write_text(yaml.safe_dump(content))
     return path
-
-
-def refused(path: Path) -> str:
-    """The line that a task file is refused with, its folder left out."""
-    with pytest.raises(InputError) as caught:
-        Task.from_file(path)
-    line = str(caught.value)
-    assert "\n" not in line
-    return line.replace(f"{path.parent}/", "")
 
 
 def behaviours(task: Task, history: int = 0) -> list[list[str]]:

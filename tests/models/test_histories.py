@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from tests.models.history_tables import (
     SEEN,
     behaviours,
     events_of_users,
-    refused,
     rows_with_histories,
     write,
 )
 from tests.models.test_task import tokenizer
+from tests.models.test_task_file import refused
 
 from sparsefront.models.histories import Histories
 from sparsefront.models.history_lists import read_lists
@@ -189,8 +190,10 @@ def test_a_user_with_a_million_events_and_many_rows() -> None:
     seen["film"] = "film " + (seen["at"] % 1000).astype(str)
     frame = pd.DataFrame({"who": "ann", "at": rng.integers(0, events, rows), "title": "title"})
     frame["click"] = frame["at"] % 2
+    started = time.perf_counter()
     spec = HistorySpec.model_validate({**SEEN, "max": 20})
     task = Task.from_frame(frame, {**FILE, "histories": [spec.model_dump()]}, events={"seen.parquet": seen})
+    assert time.perf_counter() - started < 30
     for row in (0, 777, rows - 1):
         at = int(frame["at"][row])
         wanted = [f"film {one % 1000}" for one in range(at - 1, max(-1, at - 21), -1)]

@@ -16,10 +16,10 @@ from tests.models.history_tables import (
     ROWS,
     SEEN,
     events_of_users,
-    refused,
     rows_with_histories,
     write,
 )
+from tests.models.test_task_file import refused
 
 from sparsefront.models.task import Task
 from sparsefront.spaces import InputError
