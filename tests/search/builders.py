@@ -1,4 +1,4 @@
-"""What Ray actors build in tests; in a module that workers can import."""
+"""What Ray actors build in tests; in a module that workers can import, and quickly: it loads no model."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import importlib
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from tests.search.landscape import Landscape
 
-from sparsefront.models.behaviour_encoder import BehaviourEncoder, EncoderParts, Encodings
 from sparsefront.search.pool import FitnessWithBar
 from sparsefront.spaces import Genome
 
@@ -74,34 +73,3 @@ def build_killed_once(marks: str) -> Callable[[Genome], dict[str, float]]:
         return build_counting({"base": 0.0})
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("killed, and yet here")
-
-
-def build_encoder_killed_once(flag: Path) -> Callable[[EncoderParts], BehaviourEncoder]:
-    """Encoders of which the first, at its second table of texts, ends its process."""
-
-    def build(parts: EncoderParts) -> BehaviourEncoder:
-        encoder = parts.build()
-        encodings, calls = encoder.encodings, [0]
-
-        def encode(texts: Sequence[str]) -> Encodings:
-            calls[0] += 1
-            if calls[0] == 2 and not flag.exists():
-                flag.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return encodings(texts)
-
-        encoder.encodings = encode  # type: ignore[method-assign,assignment]
-        return encoder
-
-    return build
-
-
-def build_encoder_failing(parts: EncoderParts) -> BehaviourEncoder:
-    """An encoder that fails at every text."""
-    encoder = parts.build()
-
-    def fail(texts: Sequence[str]) -> Encodings:
-        raise ValueError("no such word")
-
-    encoder.encodings = fail  # type: ignore[method-assign,assignment]
-    return encoder

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from tests.search.tiny import write_backbone, write_task
 
 from sparsefront.search.cli import main
@@ -73,23 +74,53 @@ def token_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test run have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return folder / "shared"
+
+
+def once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """A folder that the first process to ask for it makes."""
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            partial = folder.with_name(f"{folder.name}.partial")
+            make(partial)
+            partial.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def backbone(shared: Path) -> Path:
     """A tiny BERT checkpoint."""
-    return write_backbone(tmp_path_factory.mktemp("backbone"))
+    return once(shared / "backbone", write_backbone)
 
 
 @pytest.fixture(scope="session")
-def task_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def task_file(shared: Path) -> Path:
     """A tiny task."""
-    return write_task(tmp_path_factory.mktemp("task"))
+    return once(shared / "task", write_task) / "task.yaml"
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, backbone: Path, task_file: Path, token_cache: Path) -> Finished:
-    """A finished search; read-only."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    command = search_command(task_file, backbone, folder, evaluations=12)
-    return Finished(folder, command, json.loads(completed(command, folder).stdout))
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, shared: Path, backbone: Path, task_file: Path, token_cache: Path
+) -> Finished:
+    """A finished search; read-only. It is made once, and every process has a copy."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+
+    def make(folder: Path) -> None:
+        command = search_command(task_file, backbone, folder / "run", evaluations=12)
+        printed = completed(command, folder / "run").stdout.replace(str(folder / "run"), "{out}")
+        (folder / "printed").write_text(printed)
+
+    made = once(shared / "finished", make)
+    shutil.copytree(made / "run", out)
+    report = json.loads((made / "printed").read_text().replace("{out}", str(out)))
+    return Finished(out, search_command(task_file, backbone, out, evaluations=12), report)
 
 
 TRIES = 3
@@ -126,12 +157,12 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             Path(words[words.index("--out") + 1]) if words[0] in ("search", "tokens") and "--out" in words else None
         )
         for _ in range(TRIES):
-            outcome = once(*words)
+            outcome = tried(*words)
             if folder is None or not was_loud(outcome.err, folder):
                 break
         return outcome
 
-    def once(*arguments: str) -> Outcome:
+    def tried(*arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["sparsefront", *arguments])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:

@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import ray
-from tests.search.builders import build_encoder_failing, build_encoder_killed_once
 from tests.search.conftest import Cli
+from tests.search.encoder_builders import build_encoder_failing, build_encoder_killed_once
 from tests.search.tiny import WORDS
 
 from sparsefront.models.backbone import load_backbone
