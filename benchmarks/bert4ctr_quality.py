@@ -36,7 +36,7 @@ FEATURE_RATES = (1e-3, 3e-3)
 """Of what has no text to forget."""
 FEATURE_EPOCHS = 6.0
 BRANCH_FACTOR = 10.0
-ROWS = {"movielens": 12_000, "ad_log": 12_000}
+ROWS = {"movielens": 10_000, "ad_log": 8_000}
 QUICK_ROWS = 1_500
 RIVALS = (
     *("text only", "features only", "cascade", "shallow interaction"),

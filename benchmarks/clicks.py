@@ -62,7 +62,7 @@ def movielens(data: Path, rows: int, *, length: int = 96, seed: int = 0, feature
         "label": {"column": "liked", "kind": "binary"},
         **(FEATURES if features else {}),
         "user": "user_id",
-        "split": {"time": "timestamp", "valid": 0.15, "test": 0.25},
+        "split": {"time": "timestamp", "valid": 0.15, "test": 0.35},
         "max_length": length,
         "metric": "auc",
     }
