@@ -13,7 +13,11 @@ history.
 - item alone: the same two models of rows without their histories
 - ablations: one thing about Bahe is other; without order: each row's films are shuffled, in training and in scoring
 
-    python benchmarks/bahe.py [--quick] [--parts NAME ...] [--seeds SEED ...] [--data FOLDER] [--work FOLDER] [--report]
+Trainings take hours; each is made once. With ``--unreported`` several calls can train side by side, on a thread each
+(the seconds are then those of a machine that is as busy for all methods); a later call without it finds what they made.
+
+    python benchmarks/bahe.py [--quick] [--parts NAME ...] [--seeds SEED ...] [--methods NAME ...] [--data FOLDER]
+                              [--work FOLDER] [--report | --unreported]
 """
 
 from __future__ import annotations
@@ -80,28 +84,34 @@ def main() -> None:
     """Make what is missing, report all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rows, one seed, hardly any training")
-    parser.add_argument("--report", action="store_true", help="make nothing new, report what is there")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--report", action="store_true", help="make nothing new, report what is there")
+    way.add_argument("--unreported", action="store_true", help="train what is missing, report nothing")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / "ml1m")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "benchmark-bahe")
     arguments = parser.parse_args()
     quick = arguments.quick
     work = arguments.work / ("quick" if quick else "full")
     work.mkdir(parents=True, exist_ok=True)
-    only_there = arguments.report or "costs" not in arguments.parts
+    only_there = arguments.report or arguments.unreported or "costs" not in arguments.parts
     costs = training_costs(
         work, arguments.data, FROZEN, QUICK_SPREAD_ROWS if quick else SPREAD_ROWS, quick, only_there=only_there
     )
     costs = costs or [row for row in stored(quick) if "history_tokens" in row]
     kept: Kept = {(row["method"], row["seed"]): row for row in stored(quick) if "auc_draws" in row}
-    report(kept, costs, quick)
-    if not arguments.report and set(arguments.parts) - {"costs"}:
+    names = [name for name in arguments.methods if METHODS[name].part in arguments.parts]
+    if names and not arguments.report:
         bench = Bench(work, arguments.data, quick, {name: row["rate"] for (name, _), row in kept.items()})
         for seed in arguments.seeds[:1] if quick else arguments.seeds:
-            for name in [name for name, method in METHODS.items() if method.part in arguments.parts]:
+            for name in names:
                 kept[name, seed] = bench.row(name, seed)
-                report(kept, costs, quick)
+                if not arguments.unreported:
+                    report(kept, costs, quick)
+    if not arguments.unreported:
+        report(kept, costs, quick)
 
 
 def report(kept: Kept, costs: list[dict[str, Any]], quick: bool) -> None:
