@@ -62,7 +62,7 @@ def test_search_reports_dense_uniform_and_winner(finished: Finished) -> None:
     for row in (report["dense"], at["uniform"], at["winner"]):
         assert 0 <= row["test_quality"] <= 1 and row["measured_p95_us"] >= row["measured_us"] and row["parameters"] > 0
     assert at["winner"]["valid_quality"] == max(
-        row["valid_quality"] for row in at["finalists"] if row["measured_us"] <= at["budget_us"]
+        row["valid_quality"] for row in [*at["finalists"], at["uniform"]] if row["measured_us"] <= at["budget_us"]
     )
     front = report["front"]
     assert [row["quality"] for row in front] == sorted((row["quality"] for row in front), reverse=True)
