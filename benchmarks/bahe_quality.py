@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from bahe_training import MAX_TOKENS
 from common import about_this_machine
+from filelock import FileLock
 from flat_history import FilmTokens, FlatHistory, with_histories
 from resampling import auc_draws
 
@@ -203,13 +204,14 @@ class Bench:
         """Rows of vectors, which are encoded once per encoder and form."""
         task, store = self.task(method.form), self.store(method)
         seconds = store.with_suffix(".json")
-        if not seconds.exists():
-            shutil.rmtree(store, ignore_errors=True)  # of an encoding that was interrupted, whose time is not known
         backbone = self.text.above(self.frozen(method), task)
-        started = time.perf_counter()
-        rows = rows_of(task, backbone, store, Silent())
-        if not seconds.exists():
-            seconds.write_text(json.dumps(time.perf_counter() - started), encoding="utf-8")
+        with FileLock(store.with_suffix(".lock")):  # of several calls one encodes, the others wait for it
+            if not seconds.exists():
+                shutil.rmtree(store, ignore_errors=True)  # of an encoding that was interrupted, whose time is not known
+            started = time.perf_counter()
+            rows = rows_of(task, backbone, store, Silent())
+            if not seconds.exists():
+                seconds.write_text(json.dumps(time.perf_counter() - started), encoding="utf-8")
         return rows
 
     def encoding_seconds(self, method: Method) -> float:
