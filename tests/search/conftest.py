@@ -88,6 +88,7 @@ def once(folder: Path, make: Callable[[Path], object]) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             partial = folder.with_name(f"{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)  # of a process whose try failed
             make(partial)
             partial.rename(folder)
     return folder
