@@ -59,7 +59,8 @@ def main() -> None:
         "verify_us": check["measured_us"],
         "parity": check["parity"],
     }
-    for name, model in (("dense", result["dense"]), ("uniform", at["uniform"]), ("winner", at["winner"])):
+    compared = {"dense": result["dense"], **{name: at[name] for name in ("uniform", "winner") if name in at}}
+    for name, model in compared.items():  # of uniform genomes there is none where none was measured within the budget
         row[f"{name}_valid_auc"] = model["valid_quality"]
         row[f"{name}_test_auc"] = model["test_quality"]
         row[f"{name}_us"] = model["measured_us"]

@@ -170,6 +170,7 @@ def main_job(result: dict[str, Any]) -> str:
     cells = [
         f"| {name} | {row[f'{key}_test_auc']:.4f} | {row[f'{key}_us']:.0f} |"
         for key, name in (("dense", "dense teacher"), ("uniform", "best uniform"), ("winner", "winner"))
+        if f"{key}_us" in row
     ]
     lines = [
         f"**The main job** (`sparsefront search --budget-us {row['budget_us']:.0f}`, the built-in task), after the "
