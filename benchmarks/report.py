@@ -323,8 +323,7 @@ def token_pruning(result: dict[str, Any]) -> str:
         "**Token pruning** (MiniLM 6x384, ONNX Runtime fp32, 1 thread, batch 1; official dev rows, of the reviews test "
         "rows; schedules learned for three shares of dense latency). The share: score (loss in points), multiply-adds "
         "saved without padding / over rows padded as in the paper, measured speed-up likewise / without padding, of "
-        "16 rows in a call. Every task was a call of its own, of which the command below is the latest; padded rows "
-        "are timed after the others, so that their speed-up repeats worst:",
+        "16 rows in a call. Every task was a call of its own, of which the command below is the latest:",
         "",
         "| task, seeds | dense | " + " | ".join(measured) + " |",
         "|---|---|" + "---|" * len(measured),
@@ -344,11 +343,13 @@ def token_pruning(result: dict[str, Any]) -> str:
         lines.append(f"| {task}, {dense['seeds']} | {dense['score']:.1f} | " + " | ".join(cells) + " |")
     others = [name for name in methods if name not in (*measured, "dense")]
     if others:
-        lines += ["", "Other ways at the high target, score:", "", "| task | " + " | ".join(others) + " |"]
+        lines += ["", "Other ways at the high target, score (points behind the learned schedule, seeds of both):", ""]
+        lines.append("| task | " + " | ".join(others) + " |")
         lines.append("|---|" + "---|" * len(others))
         for task in dict.fromkeys(row["task"] for row in means if row["method"] in others):
-            scores = [f"{of[task, name]['score']:.1f}" if (task, name) in of else "not run" for name in others]
-            lines.append(f"| {task} | " + " | ".join(scores) + " |")
+            own = [of.get((task, name)) for name in others]
+            cells = [f"{r['score']:.1f} ({r['behind_ranking']:+.1f}, {r['seeds']})" if r else "not run" for r in own]
+            lines.append(f"| {task} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *missed_briefly(result), source(result)])
 
 
