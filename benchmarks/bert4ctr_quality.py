@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import clicks
-import numpy as np
-import pandas as pd
 from common import about_this_machine
 from resampling import auc_draws
 
 from sparsefront.models.backbone import Backbone, load_backbone
 from sparsefront.models.bert4ctr import Bert4Ctr
 from sparsefront.models.bert4ctr_config import Bert4CtrConfig
+from sparsefront.models.cascade import out_of_fold, with_scores
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.feature_model import FeatureModel
-from sparsefront.models.features import FeatureRows, Features, NumericColumn
+from sparsefront.models.feature_model import FeatureModel, FeatureModelConfig
+from sparsefront.models.feature_words import worded
+from sparsefront.models.features import Features
 from sparsefront.models.joint_training import JointOptions, train_jointly
-from sparsefront.models.numbert import NumBert
+from sparsefront.models.numbert import NumBert, NumBertConfig
 from sparsefront.models.ranker import load_ranker
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scorecard import scorecard
@@ -138,23 +137,30 @@ class Bench:
         return load_ranker(folder)
 
     def features_only(self, rate: float, seed: int) -> FeatureModel:
-        model = FeatureModel(self.branch_config(NO_HEADS))
+        model = FeatureModel(self.feature_config(self.task.features))
         train(model, self.rows["train"], self.options(rate, FEATURE_EPOCHS, seed))
         return model
 
     def cascade(self, rate: float, seed: int) -> tuple[FeatureModel, dict[str, TokenRows]]:
-        """The score is of a model that has trained on the same rows, as cascades have it."""
-        text = self.text(self.chosen_rate("text only"), seed, EPOCHS)
-        scores = {name: score_rows(text, rows) for name, rows in self.rows.items()}
-        column = NumericColumn.fit("text_score", scores["train"].astype(np.float64), 16)
-        features = replace(self.task.features, numeric=(*self.task.features.numeric, column))
-        rows = {name: with_number(one, scores[name]) for name, one in self.rows.items()}
-        model = FeatureModel(self.branch_config(NO_HEADS, features))
+        """Training rows have scores of text models that have not seen them, nor their first text."""
+        text_rate = self.chosen_rate("text only")
+        text, train_rows = self.text(text_rate, seed, EPOCHS), self.rows["train"]
+
+        def make(part: TokenRows) -> CrossEncoder:
+            model = self.backbone.cross_encoder(seed=seed)
+            train(model, part, self.options(text_rate, EPOCHS, seed))
+            return model
+
+        first = self.task.frame[self.task.spec.text[0]].iloc[self.task.indices("train")].tolist()
+        scores = {name: score_rows(text, self.rows[name]) for name in ("valid", "test")}
+        scores["train"] = out_of_fold(train_rows, first, make, seed=seed)
+        features, rows = with_scores(self.task.features, self.rows, scores)
+        model = FeatureModel(self.feature_config(features))
         train(model, rows["train"], self.options(rate, FEATURE_EPOCHS, seed))
         return model, rows
 
     def numbert_tokens(self, rate: float, seed: int) -> CrossEncoder:
-        config = self.branch_config(NO_HEADS, feature_width=self.backbone.config.hidden_size)
+        config = NumBertConfig.of(self.backbone.config, self.task.features)
         model = NumBert.of(self.backbone.cross_encoder(seed=seed), config, seed=seed)
         train(model, self.rows["train"], self.options(rate, EPOCHS, seed), rates={"embedding": BRANCH_FACTOR})
         return model
@@ -171,35 +177,11 @@ class Bench:
         train_jointly(model, self.rows["train"], JointOptions(branch=branch, joint=both, branch_factor=BRANCH_FACTOR))
         return model
 
-    def branch_config(self, heads: list[int], features: Features | None = None, **branch: Any) -> Bert4CtrConfig:
-        own = self.task.features if features is None else features
-        return Bert4CtrConfig.of(self.backbone.config, own, layer_feature_heads=heads, **branch)
+    def branch_config(self, heads: list[int]) -> Bert4CtrConfig:
+        return Bert4CtrConfig.of(self.backbone.config, self.task.features, layer_feature_heads=heads)
 
-
-def with_number(rows: TokenRows, values: np.ndarray[Any, np.dtype[np.float32]]) -> TokenRows:
-    """The rows with one more numeric feature (rows,)."""
-    assert rows.features is not None
-    numeric = np.column_stack([rows.features.numeric, values]).astype(np.float32)
-    return replace(rows, features=FeatureRows(numeric, rows.features.categorical))
-
-
-def worded(task: Task) -> Task:
-    """The task with its features' values as words in front of the first text, and rows cut so much later."""
-    frame, names = task.frame, task.features.names
-    cells = zip(*([_worded(name, value) for value in frame[name].tolist()] for name in names), strict=True)
-    words = [" ".join(row) for row in cells]
-    first = task.spec.text[0]
-    content = task.spec.model_dump(exclude={"data", "numeric", "categorical"}, exclude_none=True)
-    longer = min(512, task.spec.max_length + 6 * len(names))
-    changed = frame.assign(**{first: [f"{word} . {text}" for word, text in zip(words, frame[first], strict=True)]})
-    return Task.from_frame(changed, {**content, "max_length": longer})
-
-
-def _worded(name: str, value: Any) -> str:
-    if pd.isna(value):
-        return f"{name.rsplit('_', 1)[-1]} unknown"
-    shown = f"{value:.2g}" if isinstance(value, float) else str(value)
-    return f"{name.rsplit('_', 1)[-1]} {shown}"
+    def feature_config(self, features: Features) -> FeatureModelConfig:
+        return FeatureModelConfig.of(self.backbone.config, features, layer_feature_heads=NO_HEADS)
 
 
 def _slug(method: str) -> str:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import clicks
+from bert4ctr_quality import QUICK_ROWS, ROWS
 from budget_search import SHARES, Cell, asked, differences, rows_of_seed, stored_rows
 from common import Target, write_result
 
 OURS, UNIFORM, TEXT = "searched joint", "best uniform", "searched joint, text only"
-ROWS, QUICK_ROWS = 12_000, 1_500
 TIGHT = ("1/6", "1/12")
 GAIN = 0.01
 """AUC over the best uniform genome that is claimed at the tight budgets."""
@@ -26,7 +26,7 @@ GAIN = 0.01
 
 def rows_of(work: Path, data: Path, quick: bool, seed: int, *, only_there: bool) -> list[dict[str, Any]]:
     """Of one seed: with features, then without at the same microseconds."""
-    count = QUICK_ROWS if quick else ROWS
+    count = QUICK_ROWS if quick else ROWS["movielens"]
     cells: list[Cell] = [(method, share) for method in (OURS, UNIFORM) for share in SHARES]
     task = clicks.movielens(data, count)
     rows = rows_of_seed(work / "features", task, quick, seed, cells, only_there=only_there)

@@ -31,6 +31,8 @@ SHOWN = 5
 """Liked films in the first text."""
 PRIOR = 5.0
 """Ratings of the mean kind that a share of likes begins with."""
+EARLY = 0.3
+"""Of all ratings, the first: their mean kind is the prior, and what is tested comes later."""
 DAY = 86_400
 Form = Literal["short", "long"]
 """What is told of a film that was liked: its title and genres, or its title and plot."""
@@ -131,7 +133,7 @@ def movielens_rows(data: Path) -> pd.DataFrame:
     ratings = ratings[ratings["seq_pos"] >= 0].sort_values(["user_id", "timestamp", "seq_pos"], ignore_index=True)
     liked = (ratings["rating"] >= LIKED).to_numpy()
     user, film, time = (ratings[name].to_numpy() for name in ("user_id", "movie_id", "timestamp"))
-    mean = float(liked.mean())
+    mean = float(liked[time <= np.quantile(time, EARLY)].mean())
     by_user, by_film = (known_before(owner, time, liked, mean) for owner in (user, film))
     year = films["title"].str.extract(r"\((\d{4})\)\s*$")[0].astype(float)
     about = films["title"] + ". " + films["genres"].str.replace("|", ", ") + ". " + films["plot"].fillna("")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -142,7 +142,7 @@ class Bert4CtrConfig(CrossEncoderConfig):
         return shapes
 
     @classmethod
-    def of(cls, text: CrossEncoderConfig, features: Features, **branch: Any) -> Bert4CtrConfig:
+    def of(cls, text: CrossEncoderConfig, features: Features, **branch: Any) -> Self:
         """The same encoder with a branch for these features; ``branch``: this class's own settings.
 
         All layers read with three heads unless ``layer_feature_heads`` says otherwise.

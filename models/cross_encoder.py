@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from sparsefront.models.batching import FeatureTensors, TensorBatch
@@ -18,10 +16,11 @@ from sparsefront.models.feature_branch import FeatureEmbedding
 from sparsefront.models.gated_encoding import Gates, encode_gated
 from sparsefront.models.loss import label_loss
 from sparsefront.models.spans import NO_TOKEN
-from sparsefront.spaces import Genome, InputError
+from sparsefront.models.strict_loading import StrictlyLoaded
+from sparsefront.spaces import Genome
 
 
-class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
+class CrossEncoder(StrictlyLoaded):
     """Model over an :class:`ElasticEncoder`; a supernet at full width, a served model once slimmed."""
 
     config_class = CrossEncoderConfig
@@ -181,28 +180,6 @@ class CrossEncoder(PreTrainedModel):  # type: ignore[misc]
         small.load_state_dict(sliced)
         small.train(self.training)
         return small
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Self:
-        """Load a checkpoint; safetensors only, and every tensor must be there in the shape the config states.
-
-        Raises:
-            InputError: for missing, unexpected or mismatched tensors (Hugging Face would fill those at random), a
-                damaged file or a configuration that makes no model.
-        """
-        kwargs.update(use_safetensors=True, ignore_mismatched_sizes=False, output_loading_info=True)
-        kwargs.pop("trust_remote_code", None)
-        try:
-            model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except (RuntimeError, OSError, ValueError, TypeError, SafetensorError) as error:
-            line = " ".join(str(error).split())
-            raise InputError(f"{pretrained_model_name_or_path}: cannot load a {cls.__name__}: {line}") from error
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if info.get(kind):
-                names = ", ".join(sorted(str(key) for key in info[kind])[:3])
-                raise InputError(f"{pretrained_model_name_or_path}: {kind.replace('_', ' ')}: {names}")
-        loaded: Self = model
-        return loaded
 
 
 AutoConfig.register(CrossEncoderConfig.model_type, CrossEncoderConfig)

@@ -6,23 +6,30 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from sparsefront.models.batching import TensorBatch
 from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.encoder import Encoded
 from sparsefront.models.feature_branch import FeatureEmbedding
+from sparsefront.models.strict_loading import StrictlyLoaded
 
 
-class FeatureModel(PreTrainedModel):  # type: ignore[misc]
+class FeatureModelConfig(Bert4CtrConfig):
+    """A feature branch; what it says of an encoder means nothing."""
+
+    model_type = "sparsefront_feature_model"
+
+
+class FeatureModel(StrictlyLoaded):
     """The embeddings of a feature branch and an MLP of two layers over all of them.
 
-    With the text's score as one more number it is the cascade: a text model first, its score a feature.
+    With the text's score as one more number it is the cascade: see :mod:`sparsefront.models.cascade`.
     """
 
-    config_class = Bert4CtrConfig
+    config_class = FeatureModelConfig
 
-    def __init__(self, config: Bert4CtrConfig) -> None:
+    def __init__(self, config: FeatureModelConfig) -> None:
         super().__init__(config)
         units = config.mixing_units
         self.embedding = FeatureEmbedding(config)
@@ -55,3 +62,7 @@ class FeatureModel(PreTrainedModel):  # type: ignore[misc]
         mixed = functional.gelu(self.mixing(encoded.hidden[:, 0]))
         logits: Tensor = self.head(functional.gelu(self.hidden(mixed)))
         return logits[:, 0] if self.config.outputs == 1 else logits
+
+
+AutoConfig.register(FeatureModelConfig.model_type, FeatureModelConfig)
+AutoModelForSequenceClassification.register(FeatureModelConfig, FeatureModel)

@@ -35,6 +35,12 @@ __all__ = [
 ]
 
 STATIC_SHAPE = "static_shape"
+GRAPHS: dict[str, type[CrossEncoderGraph]] = {
+    "sparsefront_cross_encoder": CrossEncoderGraph,
+    "sparsefront_bert4ctr": Bert4CtrGraph,
+    "sparsefront_bahe": BaheGraph,
+}
+"""By the type of a configuration."""
 
 
 def build_graph(
@@ -58,10 +64,12 @@ def build_graph(
     (batch, width).
 
     Output ``logits``: float32 (batch,) of one output, (batch, outputs) of several, (batch, tokens, 2) of spans. Raises
+    ``InputError`` for a type of model without a graph, and
     ``ValueError`` for an array that is missing, not known, or not of the shape that the configuration asks for.
     """
-    kind = BaheGraph if config.histories else Bert4CtrGraph if config.features else CrossEncoderGraph
-    model = kind(config, checked_arrays(config, arrays), precision).build()
+    if config.model_type not in GRAPHS:
+        raise InputError(f"a model of type {config.model_type} has no graph; expected one of {', '.join(GRAPHS)}")
+    model = GRAPHS[config.model_type](config, checked_arrays(config, arrays), precision).build()
     if static_shape is not None:
         helper.set_model_props(model, {**properties_of(model), STATIC_SHAPE: "x".join(map(str, static_shape))})
     return model

@@ -11,8 +11,13 @@ from sparsefront.models.bahe import Bahe
 from sparsefront.models.bert4ctr import Bert4Ctr
 from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.feature_model import FeatureModelConfig
+from sparsefront.models.numbert import NumBert
+from sparsefront.spaces import InputError
 
-KINDS: dict[str, type[CrossEncoder]] = {kind.config_class.model_type: kind for kind in (CrossEncoder, Bert4Ctr, Bahe)}
+KINDS: dict[str, type[CrossEncoder]] = {
+    kind.config_class.model_type: kind for kind in (CrossEncoder, Bert4Ctr, NumBert, Bahe)
+}
 
 
 def ranker_of(config: CrossEncoderConfig) -> CrossEncoder:
@@ -33,4 +38,6 @@ def load_ranker(folder: str | Path) -> CrossEncoder:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
         kind = None  # the loader says what is wrong
+    if kind == FeatureModelConfig.model_type:
+        raise InputError(f"{path}: a model of features alone ranks no text, FeatureModel.from_pretrained loads it")
     return KINDS.get(str(kind), CrossEncoder).from_pretrained(folder)
