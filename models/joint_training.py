@@ -13,6 +13,8 @@ from sparsefront.models.rows import TokenRows
 from sparsefront.models.training import Progress, TrainOptions, TrainReport, train
 
 TEXT_PARTS = ("encoder", "head")
+BRANCH_RATE = 1e-3
+"""Learning rate of a branch alone, which begins at nothing."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class JointOptions:
         branch_factor: of the second step's learning rate for the branch, which has less to forget than the text.
     """
 
-    branch: TrainOptions = field(default_factory=lambda: TrainOptions(epochs=1.0, learning_rate=1e-3))
+    branch: TrainOptions = field(default_factory=lambda: TrainOptions(epochs=1.0, learning_rate=BRANCH_RATE))
     joint: TrainOptions = field(default_factory=lambda: TrainOptions(epochs=1.0, learning_rate=2e-5))
     branch_factor: float = 10.0
 

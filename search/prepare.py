@@ -18,19 +18,18 @@ from sparsefront.models.backbone import Backbone
 from sparsefront.models.bahe import Bahe
 from sparsefront.models.behaviour_encoder import BehaviourEncoder
 from sparsefront.models.bert4ctr import Bert4Ctr
-from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.checkpoint import Checkpoints
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.encoder_folder import save_encoder
 from sparsefront.models.importance import UnitOrder, fisher_importance
-from sparsefront.models.joint_training import train_jointly
+from sparsefront.models.joint_training import JointOptions, train_jointly
 from sparsefront.models.metrics import quality
 from sparsefront.models.rank_distillation import RankTeacher, layers_to_teach, teacher_token_scores
 from sparsefront.models.ranker import load_ranker, ranker_of
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
-from sparsefront.models.training import train
+from sparsefront.models.training import TrainOptions, train
 from sparsefront.search.curriculum import Curriculum
 from sparsefront.search.measured import Measured
 from sparsefront.search.progress import Reporter
@@ -158,25 +157,31 @@ class _Trainings:
 
     def teach(self) -> float:
         """Fine-tune the teacher: its quality on all validation rows."""
-        settings, backbone = self.settings, self.backbone
-        inputs = {**self.identity, "options": vars(settings.teacher), "importance_rows": settings.importance_rows}
-        if backbone.config.features and not backbone.below:
-            inputs["joint"] = asdict(settings.joint)
+        settings = self.settings
+        options, joint = self._teacher_steps
+        inputs = {**self.identity, "options": vars(options), "importance_rows": settings.importance_rows}
+        if joint is not None:
+            inputs["joint"] = asdict(joint)
         return float(_trained(self.folder / TEACHER, inputs, self._build_teacher)["valid_quality"])
+
+    @property
+    def _teacher_steps(self) -> tuple[TrainOptions, JointOptions | None]:
+        """Of text alone, and of what follows where there are features beside a text."""
+        if self.backbone.config.features and not self.backbone.below:
+            return self.settings.steps_with_features()
+        return self.settings.teacher, None
 
     def _build_teacher(self, target: Path, checkpoints: Checkpoints) -> dict[str, Any]:
         backbone, settings, rows, step = self.backbone, self.settings, self.rows, self.reporter.step
+        options, joint = self._teacher_steps
         teacher = backbone.cross_encoder(seed=settings.seed)
         with step("fine-tuning the teacher") as advance:
             rates = teacher.fresh_rates if isinstance(teacher, Bahe) else None
-            options = settings.teacher
             report = train(teacher, rows["train"], options, rates=rates, progress=advance, checkpoints=checkpoints)
-        if isinstance(backbone.config, Bert4CtrConfig) and not backbone.below:
+        if joint is not None:
             teacher = Bert4Ctr.of(teacher, backbone.config, seed=settings.seed)
             with step("joining text and features") as advance:
-                report = train_jointly(
-                    teacher, rows["train"], settings.joint, progress=advance, checkpoints=checkpoints
-                )
+                report = train_jointly(teacher, rows["train"], joint, progress=advance, checkpoints=checkpoints)
         with step("teacher's scores") as advance:
             logits = score_rows(teacher, rows["train"], progress=advance)
         save_file({"logits": logits}, target / LOGITS)
