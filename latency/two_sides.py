@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import numpy.typing as npt
 
 from sparsefront.latency.runtime import Feeds, Logits
@@ -56,6 +58,23 @@ class TwoSides:
         found = self._text.run(self._said, {name: feeds[name] for name in INPUTS})
         return dict(zip(self._said, found, strict=True))
 
+    @staticmethod
+    def together(kept: Sequence[Said]) -> Said:
+        """What texts say that were read apart, however long each is, as if they had been read in one call.
+
+        Words that a text does not have are zeros of which ``real_N`` says that they are none.
+
+        Raises:
+            ValueError: there is none, or they are of different models.
+        """
+        if not kept:
+            raise ValueError("kept must be of at least one text, got none")
+        if len(kept) == 1:
+            return kept[0]
+        if any(set(one) != set(kept[0]) for one in kept):
+            raise ValueError(f"kept must be of one model, got {sorted({', '.join(sorted(one)) for one in kept})}")
+        return {name: _padded([one[name] for one in kept]) for name in kept[0]}
+
     def score(self, said: Said, features: Feeds) -> Logits:
         """Logits (rows,) or (rows, outputs) of ``numeric`` and ``categorical`` rows.
 
@@ -65,3 +84,16 @@ class TwoSides:
             [OUTPUT], {name: said[name] if name in said else features[name] for name in self._asked}
         )[0]
         return logits
+
+
+def _padded(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """(texts of all parts, the most words of any, ...) of arrays (texts, words, ...), zero where there is no word."""
+    first = parts[0]
+    if any(part.shape[2:] != first.shape[2:] for part in parts):
+        raise ValueError(f"kept must be of one model, got widths {sorted({part.shape[2:] for part in parts})}")
+    shape = sum(map(len, parts)), max(part.shape[1] for part in parts), *first.shape[2:]
+    found, row = np.zeros(shape, first.dtype), 0
+    for part in parts:
+        found[row : row + len(part), : part.shape[1]] = part
+        row += len(part)
+    return found
