@@ -401,10 +401,16 @@ def bert4ctr(result: dict[str, Any]) -> str:
         if row.get("served") == "growth":
             us = [row[f"{name}_us"] for name in ("text", "bert4ctr", "numbert_tokens", "numbert_words")]
             lines.append(f"| {row['features']} | " + " | ".join(f"{one:.0f} us" for one in us) + " |")
-    lines += ["", "| candidates | pairs | one user, ads read before | one ad, many users |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| candidates | pairs | one user, ads read before | of which collecting them | one ad, many users |",
+        "|---|---|---|---|---|",
+    ]
     for row in result["rows"]:
         if row.get("served") == "cached":
-            us = [row[f"{name}_us"] for name in ("pairs", "one_user_many_ads", "one_ad_many_users")]
+            us = [
+                row[f"{name}_us"] for name in ("pairs", "one_user_many_ads", "of_which_collecting", "one_ad_many_users")
+            ]
             lines.append(f"| {row['candidates']} | " + " | ".join(f"{one:.0f} us" for one in us) + " |")
     return "\n".join([*lines, "", *missed_briefly(result), source(result)])
 

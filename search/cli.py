@@ -182,7 +182,10 @@ def verify(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Re-measure an export, compare it with torch, score the test rows. Exit status 1: over budget or out of parity."""
+    """Re-measure an export, compare it with torch, score the test rows.
+
+    Exit status 1: over budget, out of parity, or with features that are not the model's.
+    """
     quiet_libraries(verbose)
     from sparsefront.models.task import Task
     from sparsefront.search.export import SparseConfig
@@ -205,6 +208,11 @@ def verify(
             highlight=False,
         )
         out.print(f"{parity}: largest difference of a logit {found.parity:.1e}", highlight=False)
+        if found.sides_parity is not None:
+            equal = "equal to torch" if found.sides_hold else "NOT EQUAL to torch"
+            out.print(f"by its two sides {equal}: largest difference {found.sides_parity:.1e}", highlight=False)
+        for line in found.feature_differences:
+            out.print(f"features are NOT the model's: {line}", highlight=False)
         if found.test_quality is not None:
             promised = "" if found.promised_quality is None else f" (the export says {found.promised_quality:.4f})"
             out.print(f"quality on the test rows: {found.test_quality:.4f}{promised}", highlight=False)

@@ -140,6 +140,7 @@ class SparseConfig(BaseModel):
     Attributes:
         genome: its key; ``heads``, ``ffn_units`` and ``keep_percent`` are its columns, the last the keep schedule;
             ``feature_heads`` is another where the model has features.
+        features: names of the columns beside the text, the numeric ones first; ``None`` where there are none.
         behaviours: the newest of a history that the model reads; ``None`` where there are no histories.
         supernet_quality: what the search saw; ``valid_quality`` after fine-tuning, on all validation rows;
             ``test_quality`` for the winner and the best uniform genome only; both as served, in the run's precision.
@@ -160,6 +161,7 @@ class SparseConfig(BaseModel):
     ffn_units: list[int]
     keep_percent: list[int]
     feature_heads: list[int] | None = None
+    features: list[str] | None = None
     behaviours: Annotated[int, Field(ge=1)] | None = None
     parameters: int
     supernet_quality: float

@@ -173,13 +173,15 @@ def export_run(
             )
         known[key] = fine_tune(evaluated[key], entry["budget_us"])
     chosen = Genome.parse(key)
+    features = list(found.values.get("task", {}).get("features", ()))
     sparse_config = {
         "test_quality": None,
         **{name: value for name, value in known[key].items() if name != "test_scores"},
         "heads": list(chosen.column("heads")),
         "ffn_units": list(chosen.column("ffn_units")),
         "keep_percent": list(chosen.column("keep_percent")),
-        "feature_heads": list(chosen.column("feature_heads")) if found.values.get("task", {}).get("features") else None,
+        "feature_heads": list(chosen.column("feature_heads")) if features else None,
+        "features": features or None,
         "behaviours": chosen.behaviours or None,
         "budget_us": entry["budget_us"],
         "lookup_us": found.lookup_us or None,

@@ -15,16 +15,19 @@ from sparsefront.latency.runtime import Session
 from sparsefront.latency.runtimes import runtime_of
 from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.timing import LatencyStats
+from sparsefront.latency.two_sides import TwoSides
+from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.features import FeatureRows
+from sparsefront.models.features import FeatureRows, Features
 from sparsefront.models.metrics import quality
 from sparsefront.models.ranker import load_ranker
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.task_file import TaskFile
-from sparsefront.search.export import SparseConfig, serve_rows
+from sparsefront.search.export import FEATURES, SparseConfig, serve_rows
 from sparsefront.search.history_scorer import HistoryScorer
+from sparsefront.search.shipped_features import encoded, feature_differences
 from sparsefront.spaces import Genome, InputError
 
 PARITY_LIMITS = {"fp32": 1e-4, "bf16": 0.25, "int8": 0.5}
@@ -46,6 +49,10 @@ class Verification:
         within_budget: whether it is kept, up to ``tolerance``.
         parity: largest difference of a logit between the serving runtime and torch, on ragged padded rows.
         parity_holds: whether it is at most 1e-4.
+        sides_parity: the same difference of the two sides of a model with features, which are in fp32 whatever serves;
+            ``None`` where an export has no sides.
+        sides_hold: whether that is at most 1e-4.
+        feature_differences: how what encodes raw values differs from what the model was trained on.
         test_quality: on the test rows, by the serving runtime's logits; ``None`` without the data.
         promised_quality: what the export says of the same rows.
         rows_note: why the test rows were not scored; ``None`` when they were.
@@ -59,6 +66,9 @@ class Verification:
     within_budget: bool
     parity: float
     parity_holds: bool
+    sides_parity: float | None
+    sides_hold: bool
+    feature_differences: list[str]
     test_quality: float | None
     promised_quality: float | None
     rows_note: str | None
@@ -66,12 +76,14 @@ class Verification:
 
     @property
     def holds(self) -> bool:
-        """Within the budget and in parity."""
-        return self.within_budget and self.parity_holds
+        """Within the budget, in parity, whole or by its sides, and with the features that the model knows."""
+        return self.within_budget and self.parity_holds and self.sides_hold and not self.feature_differences
 
 
 def verify(folder: Path, *, task: Task | None = None, tolerance: float = 0.0) -> Verification:
     """Re-measure an export, compare its runtime with torch, and score the test rows when the data is there.
+
+    Rows are encoded by what the export itself ships, as those are that it is called with.
 
     Args:
         folder: an export.
@@ -79,7 +91,7 @@ def verify(folder: Path, *, task: Task | None = None, tolerance: float = 0.0) ->
         tolerance: share by which the latency may exceed the budget.
 
     Raises:
-        InputError: no export, or a damaged one; a task that is not the export's.
+        InputError: no export, one of which a file is missing or damaged; a task that is not the export's.
     """
     config = SparseConfig.read(folder)
     stated = MachineFingerprint.from_json(config.fingerprint)
@@ -89,9 +101,24 @@ def verify(folder: Path, *, task: Task | None = None, tolerance: float = 0.0) ->
     if model.genome != Genome.parse(config.genome):
         raise InputError(f"{folder}: sparse_config.json says {config.genome}, the model is {model.genome}")
     session = serving.load_export(folder)
-    rows, rows_note = _test_rows(folder, config, task)
+    scorer = HistoryScorer.open(folder) if model.config.histories else None
+    features = Features.load(folder / FEATURES) if model.config.features else None
+    sides = TwoSides(folder, threads=stated.threads) if features is not None and scorer is None else None
+    task, rows_note = _task(folder, config, task)
+    differences = [] if features is None else feature_differences(features, model.config, config.features)
+    rows = None
+    if differences:
+        rows_note = f"{FEATURES} is not what the model was trained on"
+    elif task is not None:
+        rows = _test_rows(folder, task, scorer)
+        if features is not None:
+            rows, differences = encoded(rows, task, "test", features)
+    if scorer is not None:
+        scorer.close()
     sample = random_rows(model, stated.length_tokens) if rows is None else rows.stratified(PARITY_ROWS, 0)
-    parity = float(np.abs(serve_rows(session, sample) - score_rows(model, sample, precision="fp32")).max())
+    expected = score_rows(model, sample, precision="fp32")
+    parity = float(np.abs(serve_rows(session, sample) - expected).max())
+    sides_parity = None if sides is None else float(np.abs(serve_rows(sides, sample) - expected).max())
     limit_us = config.budget_us * (1 + tolerance)
     stats = _fastest(session, config.statistic, within_us=limit_us)
     value_us = config.statistic.value_us(stats)
@@ -106,6 +133,9 @@ def verify(folder: Path, *, task: Task | None = None, tolerance: float = 0.0) ->
         within_budget=value_us <= limit_us,
         parity=parity,
         parity_holds=parity <= PARITY_LIMITS[stated.precision],
+        sides_parity=sides_parity,
+        sides_hold=sides_parity is None or sides_parity <= PARITY_LIMITS["fp32"],
+        feature_differences=differences,
         test_quality=test_quality,
         promised_quality=config.test_quality,
         rows_note=rows_note,
@@ -130,10 +160,6 @@ def random_rows(model: CrossEncoder, length_tokens: int) -> TokenRows:
     rng, config = np.random.default_rng(0), model.config
     lengths = rng.integers(1, length_tokens + 1, PARITY_ROWS)
     total = int(lengths.sum())
-    numbers, categories = config.feature_columns
-    features = FeatureRows(
-        rng.normal(size=(PARITY_ROWS, numbers)).astype(np.float32), np.zeros((PARITY_ROWS, categories), np.int32)
-    )
     classes = 0 if config.per_token or config.outputs == 1 else config.outputs
     types = [np.arange(one) > one // 2 for one in lengths]
     words = rng.integers(1, config.vocab_size, total)
@@ -148,13 +174,23 @@ def random_rows(model: CrossEncoder, length_tokens: int) -> TokenRows:
         positive=np.zeros(PARITY_ROWS, np.bool_),
         classes=classes,
         spans=config.per_token,
-        features=features if config.features else None,
+        features=_random_features(config, rng) if config.features else None,
         vectors=rng.normal(size=(VECTORS, config.hidden_size)).astype(np.float16) if histories else None,
     )
 
 
-def _test_rows(folder: Path, config: SparseConfig, task: Task | None) -> tuple[TokenRows | None, str | None]:
-    """The export's test rows, or why there are none. Only a task that was asked for must be the export's."""
+def _random_features(config: Bert4CtrConfig, rng: np.random.Generator) -> FeatureRows:
+    """Numbers between the edges and somewhat beyond, one in four missing, and ids of every kind."""
+    edges = np.array([(one[0], one[-1]) for one in config.numeric_edges]).reshape(-1, 2)
+    low, high = edges.T
+    numbers = low + (high - low) * rng.uniform(-0.1, 1.1, (PARITY_ROWS, len(edges)))
+    numbers[rng.random(numbers.shape) < 0.25] = np.nan
+    ids = np.array(config.categorical_ids, np.int64)
+    return FeatureRows(numbers.astype(np.float32), rng.integers(0, ids, (PARITY_ROWS, len(ids))).astype(np.int32))
+
+
+def _task(folder: Path, config: SparseConfig, task: Task | None) -> tuple[Task | None, str | None]:
+    """The export's task, or why there is none. Only a task that was asked for must be the export's."""
     if task is None:
         task, note = _task_of(config.task.source)
         if task is None:
@@ -163,9 +199,14 @@ def _test_rows(folder: Path, config: SparseConfig, task: Task | None) -> tuple[T
             return None, f"{config.task.source} is no longer what the export was made for"
     if task.fingerprint != config.task.fingerprint:
         raise InputError(f"{folder}: was made for task {config.task.name!r}, the rows given are of another")
-    if task.histories is not None:
-        return task.history_rows(HistoryScorer.open(folder).vectors(task.histories.texts))["test"], None
-    return task.tokenise(AutoTokenizer.from_pretrained(folder))["test"], None
+    return task, None
+
+
+def _test_rows(folder: Path, task: Task, scorer: HistoryScorer | None) -> TokenRows:
+    """The export's test rows."""
+    if task.histories is not None and scorer is not None:
+        return task.history_rows(scorer.vectors(task.histories.texts))["test"]
+    return task.tokenise(AutoTokenizer.from_pretrained(folder))["test"]
 
 
 def _task_of(source: str | None) -> tuple[Task | None, str | None]:

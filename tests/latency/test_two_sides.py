@@ -37,6 +37,37 @@ def test_a_text_is_read_once_for_many_rows_and_rows_for_many_texts(tmp_path: Pat
     np.testing.assert_allclose(sides.score(together, same), apart, atol=1e-4)
 
 
+@pytest.mark.parametrize("keep", [[100, 100, 100], [60, 50, 100]])
+def test_ads_of_unlike_length_that_were_read_alone_are_served_together(keep: list[int], tmp_path: Path) -> None:
+    model = make_model(Genome.from_columns([3, 0, 3], [20, 20, 20], keep), layer_feature_heads=(2, 0, 1))
+    export_sides(model, tmp_path)
+    sides = TwoSides(tmp_path)
+    batch = batch_of(featured(make_rows([5, 9, 1, 13])))
+    whole = served(model, batch, OnnxRuntime())
+    assert batch.features is not None
+    features = {"numeric": batch.features.numeric.numpy(), "categorical": batch.features.categorical.numpy()}
+    feeds = {name: getattr(batch, name).numpy() for name in ("input_ids", "attention_mask", "token_type_ids")}
+    lengths = feeds["attention_mask"].sum(axis=1).tolist()
+    kept = [
+        sides.read({name: value[[ad], :length] for name, value in feeds.items()}) for ad, length in enumerate(lengths)
+    ]
+    together = sides.together(kept)
+    assert together["real_0"].sum(axis=1).tolist() == lengths == [5, 9, 1, 13]
+    np.testing.assert_allclose(sides.score(together, features), whole, atol=1e-4)
+    twice = sides.together([sides.together(kept[:2]), sides.together(kept[2:])])
+    np.testing.assert_allclose(sides.score(twice, features), whole, atol=1e-4)
+
+
+def test_texts_that_cannot_stand_together_are_refused() -> None:
+    one = {"key_0": np.ones((1, 2, 6)), "mixed_cls": np.ones((1, 7))}
+    with pytest.raises(ValueError, match="at least one text, got none"):
+        TwoSides.together([])
+    with pytest.raises(ValueError, match=r"of one model, got widths \[\(3,\), \(6,\)\]"):
+        TwoSides.together([one, {**one, "key_0": np.ones((1, 2, 3))}])
+    with pytest.raises(ValueError, match=r"of one model, got .*'mixed_cls'"):
+        TwoSides.together([one, {"mixed_cls": one["mixed_cls"]}])
+
+
 def test_sides_that_are_not_there_or_there_already(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"has no {TEXT_SIDE}"):
         TwoSides(tmp_path)

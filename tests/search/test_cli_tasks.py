@@ -116,6 +116,7 @@ def test_text_with_features(cli: Cli, backbone: Path, tmp_path: Path) -> None:
     export = out / "export"
     config = SparseConfig.read(export)
     assert config.feature_heads is not None and len(config.feature_heads) == len(config.heads)
+    assert config.features == ["price", "shop", "user"]
     model = load_ranker(export)
     assert isinstance(model, Bert4Ctr) and list(model.genome.column("feature_heads")) == config.feature_heads
 

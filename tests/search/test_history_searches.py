@@ -86,6 +86,10 @@ def test_an_export_keeps_its_promises_with_its_rows_and_without(cli: Cli, made: 
     bench = cli("bench", run / "export", "--seconds", "0.1", "--json")
     assert bench.status == 0, bench.err
     assert bench.json["dense"], bench.json
+    for name, line in (("behaviours/vectors.f16", "truncated"), ("encoder/model.safetensors", "damaged")):
+        (alone / name).write_bytes(b"junk")
+        found = cli("verify", alone, "--tolerance", "9")
+        assert found.status == 2 and name.split("/")[0] in found.err and line in " ".join(found.err.split())
 
 
 def test_texts_are_scored_as_rows_are(made: Path, run: Path) -> None:
