@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -115,23 +116,31 @@ def _smallest(kept: list[pd.DataFrame], keys: Keys, count: int) -> tuple[pd.Data
 
 
 def _parquet_pieces(parts: list[Path]) -> Iterator[pd.DataFrame]:
-    first: list[str] | None = None
+    first = _parquet_names(parts[0])
     for part in parts:
+        check_same_columns(part, _parquet_names(part), parts[0], first)
         try:
             with pq.ParquetFile(part) as file:
-                names = list(file.schema_arrow.names)
-                first = names if first is None else first
-                check_same_columns(part, names, parts[0], first)
                 for batch in file.iter_batches(CHUNK_ROWS):
                     yield batch.to_pandas()
         except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's own errors derive from
             raise unreadable(part, error) from None
 
 
+def _parquet_names(part: Path) -> list[str]:
+    try:
+        names: list[str] = pq.read_schema(part).names
+    except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's own errors derive from
+        raise unreadable(part, error) from None
+    check_different(part, names)
+    return names
+
+
 def separated_pieces(path: Path) -> Iterator[pd.DataFrame]:
     """Every cell as the text that it is."""
     separator = SEPARATORS[path.suffix.lower()]
     try:
+        _header(path)
         with pd.read_csv(
             path, sep=separator, encoding="utf-8-sig", dtype="str", keep_default_na=False, chunksize=CHUNK_ROWS
         ) as pieces:
@@ -147,7 +156,7 @@ def _read_separated(path: Path, text_columns: frozenset[str], source: io.StringI
     """From a file, or from what was drawn of it."""
     separator = SEPARATORS[path.suffix.lower()]
     try:
-        header = [str(name) for name in pd.read_csv(path, sep=separator, nrows=0, encoding="utf-8-sig").columns]
+        header = _header(path)
         frame = pd.read_csv(
             path if source is None else source,
             sep=separator,
@@ -162,6 +171,16 @@ def _read_separated(path: Path, text_columns: frozenset[str], source: io.StringI
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus fields for an index
         raise _surplus(path, len(header))
     return frame
+
+
+def _header(path: Path) -> list[str]:
+    """The names that pandas gives columns; ``InputError`` where it would rename one that stands there twice."""
+    separator = SEPARATORS[path.suffix.lower()]
+    first = pd.read_csv(
+        path, sep=separator, encoding="utf-8-sig", header=None, nrows=1, dtype="str", keep_default_na=False
+    )
+    check_different(path, [name for name in first.iloc[0].tolist() if name])
+    return [str(name) for name in pd.read_csv(path, sep=separator, nrows=0, encoding="utf-8-sig").columns]
 
 
 def _no_table(path: Path, error: Exception) -> InputError:
@@ -179,6 +198,13 @@ def unreadable(part: Path, error: Exception) -> InputError:
     return InputError(f"{part}: not a readable Parquet file: {reason}")
 
 
+def check_different(path: Path, names: list[str]) -> None:
+    """``InputError`` for a name that several columns have."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{path}: column {name!r} stands there twice; expected different names")
+
+
 def check_same_columns(part: Path, names: list[str], first: Path, expected: list[str]) -> None:
     """``InputError`` where a part has other columns than the first one."""
     if names != expected:
@@ -188,6 +214,7 @@ def check_same_columns(part: Path, names: list[str], first: Path, expected: list
 def _read_parquet(parts: list[Path]) -> pd.DataFrame:
     frames: list[pd.DataFrame] = []
     for part in parts:
+        _parquet_names(part)
         try:
             frames.append(pd.read_parquet(part, engine="pyarrow", partitioning=None))
         except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's own errors derive from
