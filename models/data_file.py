@@ -144,10 +144,7 @@ def separated_pieces(path: Path) -> Iterator[pd.DataFrame]:
         with pd.read_csv(
             path, sep=separator, encoding="utf-8-sig", dtype="str", keep_default_na=False, chunksize=CHUNK_ROWS
         ) as pieces:
-            for piece in pieces:
-                if not isinstance(piece.index, pd.RangeIndex):
-                    raise _surplus(path, len(piece.columns))
-                yield piece
+            yield from pieces
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise _no_table(path, error) from None
 
@@ -157,7 +154,7 @@ def _read_separated(path: Path, text_columns: frozenset[str], source: io.StringI
     separator = SEPARATORS[path.suffix.lower()]
     try:
         header = _header(path)
-        frame = pd.read_csv(
+        return pd.read_csv(
             path if source is None else source,
             sep=separator,
             encoding="utf-8-sig",
@@ -168,28 +165,25 @@ def _read_separated(path: Path, text_columns: frozenset[str], source: io.StringI
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise _no_table(path, error) from None
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus fields for an index
-        raise _surplus(path, len(header))
-    return frame
 
 
 def _header(path: Path) -> list[str]:
-    """The names that pandas gives columns; ``InputError`` where it would rename one that stands there twice."""
+    """The names that pandas gives columns; ``InputError`` where it would rename one that stands there twice, or take
+    the first of more fields for an index."""
     separator = SEPARATORS[path.suffix.lower()]
     first = pd.read_csv(
         path, sep=separator, encoding="utf-8-sig", header=None, nrows=1, dtype="str", keep_default_na=False
     )
     check_different(path, [name for name in first.iloc[0].tolist() if name])
-    return [str(name) for name in pd.read_csv(path, sep=separator, nrows=0, encoding="utf-8-sig").columns]
+    row = pd.read_csv(path, sep=separator, encoding="utf-8-sig", nrows=1, dtype="str", keep_default_na=False)
+    if not isinstance(row.index, pd.RangeIndex):  # later rows of more fields cannot be parsed
+        raise InputError(f"{path}: rows have more fields than the header's {len(row.columns)} names")
+    return [str(name) for name in row.columns]
 
 
 def _no_table(path: Path, error: Exception) -> InputError:
     kind = "TSV" if SEPARATORS[path.suffix.lower()] == "\t" else "CSV"
     return InputError(f"{path}: not a UTF-8 {kind} file: {' '.join(str(error).split())}")
-
-
-def _surplus(path: Path, names: int) -> InputError:
-    return InputError(f"{path}: rows have more fields than the header's {names} names")
 
 
 def unreadable(part: Path, error: Exception) -> InputError:
