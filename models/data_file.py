@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -19,6 +20,11 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 """What counts as missing in a CSV, but for text columns, where "null" is a word like any other."""
 CHUNK_ROWS = 65_536
+NULLABLE = {
+    pa.type_for_alias(name.lower()): pd.api.types.pandas_dtype(name)
+    for name in ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
+}
+"""pandas' integers that may be missing, by Arrow's."""
 Keys = NDArray[np.float64]
 
 
@@ -122,7 +128,7 @@ def _parquet_pieces(parts: list[Path]) -> Iterator[pd.DataFrame]:
         try:
             with pq.ParquetFile(part) as file:
                 for batch in file.iter_batches(CHUNK_ROWS):
-                    yield batch.to_pandas()
+                    yield _frame_of(pa.Table.from_batches([batch]))
         except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's own errors derive from
             raise unreadable(part, error) from None
 
@@ -134,6 +140,14 @@ def _parquet_names(part: Path) -> list[str]:
         raise unreadable(part, error) from None
     check_different(part, names)
     return names
+
+
+def _frame_of(table: pa.Table) -> pd.DataFrame:
+    """A table in pandas' own types, but for integers of which some are missing: as floats, which they would become,
+    those beyond 2**53 would be others."""
+    frame: pd.DataFrame = table.to_pandas(types_mapper=NULLABLE.get)
+    nullable = [name for name, kind in frame.dtypes.items() if kind in NULLABLE.values()]
+    return frame.astype({name: str(frame[name].dtype).lower() for name in nullable if not frame[name].hasnans})
 
 
 def separated_pieces(path: Path) -> Iterator[pd.DataFrame]:
@@ -210,7 +224,7 @@ def _read_parquet(parts: list[Path]) -> pd.DataFrame:
     for part in parts:
         _parquet_names(part)
         try:
-            frames.append(pd.read_parquet(part, engine="pyarrow", partitioning=None))
+            frames.append(_frame_of(pq.read_table(part, partitioning=None)))
         except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's own errors derive from
             raise unreadable(part, error) from None
         check_same_columns(part, list(frames[-1].columns), parts[0], list(frames[0].columns))

@@ -6,7 +6,7 @@ import hashlib
 import re
 from decimal import Decimal
 from numbers import Real
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,8 @@ from sparsefront.spaces import InputError
 
 Floats = NDArray[np.float64]
 Hashes = NDArray[np.uint64]
+FIRST_INEXACT: Final = 2.0**53
+"""The first float that an integer may have been rounded to."""
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 
 
@@ -73,11 +75,16 @@ def read_hashes(values: pd.Series[Any], name: str, origin: str) -> tuple[Hashes,
 
     Values are told apart by what they say: 3, 3.0, "3" and "3.0" are one value, as a table may store it otherwise than
     the requests that come later do. Empty text is a missing value.
+
+    Raises:
+        InputError: a cell that is no category, or a float for which an identifier may have been rounded.
     """
     if values.dtype == object:  # pandas would take 1 and True for one another
         cells = values.tolist()
         _check_categories(cells, name, origin)
         values = pd.Series([text_of(value) for value in cells], dtype=object)
+    elif pd.api.types.is_float_dtype(values):
+        _check_exact(values, name, origin)
     at, distinct = pd.factorize(values)
     if not all(_is_category(value) for value in distinct.tolist()):
         _check_categories(values.tolist(), name, origin)
@@ -94,6 +101,17 @@ def _check_categories(cells: list[Any], name: str, origin: str) -> None:
                 f"{origin}: row {row}: categorical {name!r} is {shown_value(value)}; "
                 "expected text, a number, a boolean or no value"
             )
+
+
+def _check_exact(values: pd.Series[Any], name: str, origin: str) -> None:
+    """Refuse a column of integers that pandas made floats, as one was missing, where that may have changed some."""
+    inexact = np.abs(values.to_numpy(dtype=np.float64, na_value=np.nan)) >= FIRST_INEXACT  # False for NaN
+    if inexact.any():
+        row = int(inexact.argmax())
+        raise InputError(
+            f"{origin}: row {row + 1}: categorical {name!r} is {shown_value(values.iloc[row])}; expected integers or "
+            "text, or floats below 2**53: beyond it they hold not every whole number"
+        )
 
 
 def _is_category(value: Any) -> bool:

@@ -83,6 +83,33 @@ def test_a_list_is_no_category() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (pd.Series([1, 2**60 + 1, None]), "1.152921504606847e+18"),
+        (pd.Series([1, -(2**53), None]), "-9007199254740992.0"),
+        (pd.Series([1, 2.0**53, None], dtype="Float64"), "9007199254740992.0"),
+        (pd.DataFrame([{"ad": 1}, {"ad": 2**60 + 1}, {}])["ad"], "1.152921504606847e+18"),
+    ],
+)
+def test_identifiers_that_pandas_may_have_rounded_are_refused(values: pd.Series[Any], told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_hashes(values, "ad", "requests")
+    assert str(caught.value) == (
+        f"requests: row 2: categorical 'ad' is {told}; expected integers or text, or floats below 2**53: beyond it "
+        "they hold not every whole number"
+    )
+
+
+def test_whole_numbers_of_any_size_are_told_apart() -> None:
+    largest = 2**53 - 1
+    assert told_apart([largest, largest - 1, np.nan, str(largest)]) == [0, 1, -1, 0]
+    assert told_apart(pd.Series([float(largest), largest - 1.0, np.nan])) == [0, 1, -1]
+    assert told_apart([2**60, 2**60 + 1, str(2**60)]) == [0, 1, 0]
+    assert told_apart(pd.Series([2**60, 2**60 + 1, None], dtype="Int64")) == [0, 1, -1]
+    assert told_apart(pd.Series([2**64 - 1, 2**64 - 2, None], dtype="UInt64")) == [0, 1, -1]
+
+
 @given(st.lists(cells, max_size=30))
 def test_a_row_alone_gets_the_hash_that_it_has_among_others(values: list[Any]) -> None:
     hashes, at = read_hashes(pd.Series(values, dtype=object), "c", "rows")
