@@ -37,7 +37,7 @@ def warnings_of(
         values = rows.numeric[:, at]
         if judged and (auc := _auc_of_numbers(values, number.edges, positive)) > LEAKING_AUC:
             yield _leaks(number.name, auc)
-        if np.isnan(values).all() or np.nanmin(values) == np.nanmax(values):
+        if len(np.unique(values)) == 1:  # none counts as a value
             yield f"feature {number.name!r} is the same in all training rows"
     for at, column in enumerate(features.categorical):
         ids = rows.categorical[:, at]

@@ -91,10 +91,11 @@ def test_texts_and_constants_are_named() -> None:
             "version": "v1",
             "unit": 1.0,
             "lost": np.nan,
+            "rated": np.where(rng.random(ROWS) < 0.5, 1.0, np.nan),
         }
     )
     positive = rng.random(ROWS) < 0.5
-    assert told(frame, positive, numeric=["unit", "lost"], categorical=["comment", "version"]) == [
+    assert told(frame, positive, numeric=["unit", "lost", "rated"], categorical=["comment", "version"]) == [
         "feature 'unit' is the same in all training rows",
         "feature 'lost' is the same in all training rows",
         "feature 'comment' looks like free text; a column under text would be read word by word",
