@@ -160,6 +160,16 @@ def test_wrong_feature_cells(column: str, value: Any, told: str) -> None:
     assert str(caught.value) == f"memory: {told}"
 
 
+@pytest.mark.parametrize("least", [0.0, 1e-60])
+def test_some_training_rows_must_have_weight(least: float) -> None:
+    frame, content = featured(), {**CONTENT, **FEATURES}
+    train = Task.from_frame(frame, content).split == 0
+    with pytest.raises(InputError) as caught:
+        Task.from_frame(frame.assign(rows=np.where(train, least, 1.0)), content)
+    assert str(caught.value) == "memory: weight 'rows' is 0 in all 120 training rows; expected some above 0"
+    Task.from_frame(frame.assign(rows=np.where(train, 1.0, 0.0)), content)
+
+
 @pytest.mark.parametrize("key", list(FEATURES))
 def test_columns_that_are_not_there_are_named_by_their_key(key: str) -> None:
     with pytest.raises(InputError, match=rf"memory: no column 'shp' \({key}\)"):
