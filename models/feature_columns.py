@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from decimal import Decimal
 from numbers import Real
@@ -19,6 +20,7 @@ Floats = NDArray[np.float64]
 Hashes = NDArray[np.uint64]
 FIRST_INEXACT: Final = 2.0**53
 """The first float that an integer may have been rounded to."""
+FIRST_INEXACT_DECIMAL: Final = Decimal(10) ** 28
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 
 
@@ -66,7 +68,15 @@ def _number(value: Any) -> float | None:
             return None
     if pd.isna(value):
         return float("nan")
-    return float(value) if isinstance(value, Real | Decimal | np.bool_) else None
+    return _nearest(value) if isinstance(value, Real | Decimal | np.bool_) else None
+
+
+def _nearest(value: Any) -> float:
+    """The float of a number, infinite where it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:  # of whole numbers; decimals are infinite then
+        return float("inf") if value > 0 else float("-inf")
 
 
 def read_hashes(values: pd.Series[Any], name: str, origin: str) -> tuple[Hashes, NDArray[np.int64]]:
@@ -97,10 +107,9 @@ def read_hashes(values: pd.Series[Any], name: str, origin: str) -> tuple[Hashes,
 def _check_categories(cells: list[Any], name: str, origin: str) -> None:
     for row, value in enumerate(cells, start=1):
         if not _is_category(value):
-            raise InputError(
-                f"{origin}: row {row}: categorical {name!r} is {shown_value(value)}; "
-                "expected text, a number, a boolean or no value"
-            )
+            decimal = isinstance(value, Decimal)
+            expected = "a decimal below 1e28, or text" if decimal else "text, a number, a boolean or no value"
+            raise InputError(f"{origin}: row {row}: categorical {name!r} is {shown_value(value)}; expected {expected}")
 
 
 def _check_exact(values: pd.Series[Any], name: str, origin: str) -> None:
@@ -115,9 +124,19 @@ def _check_exact(values: pd.Series[Any], name: str, origin: str) -> None:
 
 
 def _is_category(value: Any) -> bool:
-    if isinstance(value, str | bool | np.bool_ | Real | Decimal):
+    if isinstance(value, str | bool | np.bool_ | Real):
         return True
+    if isinstance(value, Decimal):
+        return value.is_nan() or is_exact(value)
     return pd.api.types.is_scalar(value) and bool(pd.isna(value))
+
+
+def is_exact(value: Real | Decimal) -> bool:
+    """Whether :func:`text_of` can say what a number is: not of one that is infinite or NaN, nor of a decimal of more
+    whole digits than decimals are calculated with."""
+    if isinstance(value, Decimal):
+        return not value.is_nan() and value.copy_abs() < FIRST_INEXACT_DECIMAL
+    return isinstance(value, int) or math.isfinite(value)
 
 
 def text_of(value: Any) -> str:

@@ -49,6 +49,9 @@ def test_numbers_of_every_type_of_column(values: pd.Series[Any], expected: list[
         (np.inf, "inf; expected a finite number below 3.4e38"),
         (-1e39, "-1e+39; expected a finite number below 3.4e38"),
         ("-inf", "-inf; expected a finite number below 3.4e38"),
+        (10**400, "inf; expected a finite number below 3.4e38"),
+        (-(10**400), "-inf; expected a finite number below 3.4e38"),
+        (Decimal("1e400"), "inf; expected a finite number below 3.4e38"),
     ],
 )
 def test_what_is_no_number_is_refused_with_its_row(value: Any, told: str) -> None:
@@ -81,6 +84,17 @@ def test_a_list_is_no_category() -> None:
     assert str(caught.value) == (
         "rows.parquet: row 2: categorical 'tags' is ['b']; expected text, a number, a boolean or no value"
     )
+
+
+@pytest.mark.parametrize("value", ["1E+28", "-1E+28", "1E+999999", "Infinity", "-Infinity"])
+def test_a_decimal_of_too_many_digits_is_no_category(value: str) -> None:
+    for cells in ([Decimal("1.5"), Decimal(value)], ["a", Decimal(value)]):
+        with pytest.raises(InputError) as caught:
+            read_hashes(pd.Series(cells, dtype=object), "id", "rows.parquet")
+        line = f"categorical 'id' is Decimal('{value}'); expected a decimal below 1e28, or text"
+        assert str(caught.value) == f"rows.parquet: row 2: {line}"
+    most = 10**28 - 1
+    assert told_apart([most, Decimal(most), Decimal(most - 1), Decimal(-most), 10**400, None]) == [0, 0, 2, 3, 4, -1]
 
 
 @pytest.mark.parametrize(
