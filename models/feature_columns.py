@@ -154,4 +154,5 @@ def text_of(value: Any) -> str:
 
 def hash_of(text: str) -> int:
     """64 bits of a text (BLAKE2b), the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    encoded = text.encode("utf-8", "surrogatepass")  # JSON may hold halves of characters
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")

@@ -134,5 +134,9 @@ def test_a_row_alone_gets_the_hash_that_it_has_among_others(values: list[Any]) -
         assert place < 0 or hashes[place] == own[alone[0]]
 
 
+def test_half_a_character_is_a_category_like_any_other() -> None:
+    assert told_apart(pd.Series(["\ud800", "\ud801", "\ud800", "\U00010000"], dtype=object)) == [0, 1, 0, 3]
+
+
 def test_hashes_are_the_same_on_every_machine() -> None:
     assert hash_of("sofa") == 0xECC9DB2DE554D391
