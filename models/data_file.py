@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -18,6 +20,11 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 """What counts as missing in a CSV, but for text columns, where "null" is a word like any other."""
 CHUNK_ROWS = 65_536
+NULLABLE = {
+    pa.type_for_alias(name.lower()): pd.api.types.pandas_dtype(name)
+    for name in ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
+}
+"""pandas' integers that may be missing, by Arrow's."""
 Keys = NDArray[np.float64]
 
 
@@ -115,30 +122,43 @@ def _smallest(kept: list[pd.DataFrame], keys: Keys, count: int) -> tuple[pd.Data
 
 
 def _parquet_pieces(parts: list[Path]) -> Iterator[pd.DataFrame]:
-    first: list[str] | None = None
+    first = _parquet_names(parts[0])
     for part in parts:
+        check_same_columns(part, _parquet_names(part), parts[0], first)
         try:
             with pq.ParquetFile(part) as file:
-                names = list(file.schema_arrow.names)
-                first = names if first is None else first
-                check_same_columns(part, names, parts[0], first)
                 for batch in file.iter_batches(CHUNK_ROWS):
-                    yield batch.to_pandas()
+                    yield _frame_of(pa.Table.from_batches([batch]))
         except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's own errors derive from
             raise unreadable(part, error) from None
+
+
+def _parquet_names(part: Path) -> list[str]:
+    try:
+        names: list[str] = pq.read_schema(part).names
+    except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's own errors derive from
+        raise unreadable(part, error) from None
+    check_different(part, names)
+    return names
+
+
+def _frame_of(table: pa.Table) -> pd.DataFrame:
+    """A table in pandas' own types, but for integers of which some are missing: as floats, which they would become,
+    those beyond 2**53 would be others."""
+    frame: pd.DataFrame = table.to_pandas(types_mapper=NULLABLE.get)
+    nullable = [name for name, kind in frame.dtypes.items() if kind in NULLABLE.values()]
+    return frame.astype({name: str(frame[name].dtype).lower() for name in nullable if not frame[name].hasnans})
 
 
 def separated_pieces(path: Path) -> Iterator[pd.DataFrame]:
     """Every cell as the text that it is."""
     separator = SEPARATORS[path.suffix.lower()]
     try:
+        _header(path)
         with pd.read_csv(
             path, sep=separator, encoding="utf-8-sig", dtype="str", keep_default_na=False, chunksize=CHUNK_ROWS
         ) as pieces:
-            for piece in pieces:
-                if not isinstance(piece.index, pd.RangeIndex):
-                    raise _surplus(path, len(piece.columns))
-                yield piece
+            yield from pieces
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise _no_table(path, error) from None
 
@@ -147,8 +167,8 @@ def _read_separated(path: Path, text_columns: frozenset[str], source: io.StringI
     """From a file, or from what was drawn of it."""
     separator = SEPARATORS[path.suffix.lower()]
     try:
-        header = [str(name) for name in pd.read_csv(path, sep=separator, nrows=0, encoding="utf-8-sig").columns]
-        frame = pd.read_csv(
+        header = _header(path)
+        return pd.read_csv(
             path if source is None else source,
             sep=separator,
             encoding="utf-8-sig",
@@ -159,9 +179,20 @@ def _read_separated(path: Path, text_columns: frozenset[str], source: io.StringI
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise _no_table(path, error) from None
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus fields for an index
-        raise _surplus(path, len(header))
-    return frame
+
+
+def _header(path: Path) -> list[str]:
+    """The names that pandas gives columns; ``InputError`` where it would rename one that stands there twice, or take
+    the first of more fields for an index."""
+    separator = SEPARATORS[path.suffix.lower()]
+    first = pd.read_csv(
+        path, sep=separator, encoding="utf-8-sig", header=None, nrows=1, dtype="str", keep_default_na=False
+    )
+    check_different(path, [name for name in first.iloc[0].tolist() if name])
+    row = pd.read_csv(path, sep=separator, encoding="utf-8-sig", nrows=1, dtype="str", keep_default_na=False)
+    if not isinstance(row.index, pd.RangeIndex):  # later rows of more fields cannot be parsed
+        raise InputError(f"{path}: rows have more fields than the header's {len(row.columns)} names")
+    return [str(name) for name in row.columns]
 
 
 def _no_table(path: Path, error: Exception) -> InputError:
@@ -169,14 +200,17 @@ def _no_table(path: Path, error: Exception) -> InputError:
     return InputError(f"{path}: not a UTF-8 {kind} file: {' '.join(str(error).split())}")
 
 
-def _surplus(path: Path, names: int) -> InputError:
-    return InputError(f"{path}: rows have more fields than the header's {names} names")
-
-
 def unreadable(part: Path, error: Exception) -> InputError:
     """What pyarrow says of a file, as one line."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return InputError(f"{part}: not a readable Parquet file: {reason}")
+
+
+def check_different(path: Path, names: list[str]) -> None:
+    """``InputError`` for a name that several columns have."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{path}: column {name!r} stands there twice; expected different names")
 
 
 def check_same_columns(part: Path, names: list[str], first: Path, expected: list[str]) -> None:
@@ -188,8 +222,9 @@ def check_same_columns(part: Path, names: list[str], first: Path, expected: list
 def _read_parquet(parts: list[Path]) -> pd.DataFrame:
     frames: list[pd.DataFrame] = []
     for part in parts:
+        _parquet_names(part)
         try:
-            frames.append(pd.read_parquet(part, engine="pyarrow", partitioning=None))
+            frames.append(_frame_of(pq.read_table(part, partitioning=None)))
         except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's own errors derive from
             raise unreadable(part, error) from None
         check_same_columns(part, list(frames[-1].columns), parts[0], list(frames[0].columns))

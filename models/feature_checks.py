@@ -34,10 +34,10 @@ def warnings_of(
     """
     judged = bool(positive.any()) and not bool(positive.all())
     for at, number in enumerate(features.numeric):
-        if judged and (auc := _auc_of_numbers(rows.numeric[:, at], positive)) > LEAKING_AUC:
-            yield _leaks(number.name, auc)
         values = rows.numeric[:, at]
-        if np.isnan(values).all() or np.nanmin(values) == np.nanmax(values):
+        if judged and (auc := _auc_of_numbers(values, number.edges, positive)) > LEAKING_AUC:
+            yield _leaks(number.name, auc)
+        if len(np.unique(values)) == 1:  # none counts as a value
             yield f"feature {number.name!r} is the same in all training rows"
     for at, column in enumerate(features.categorical):
         ids = rows.categorical[:, at]
@@ -55,12 +55,19 @@ def _leaks(name: str, auc: float) -> str:
     return f"feature {name!r} alone ranks the labels with AUC {auc:.3f}: is it known before what the label tells of?"
 
 
-def _auc_of_numbers(values: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:
-    """Of a number, in whichever direction it is better; missing ones in the middle."""
+def _auc_of_numbers(values: NDArray[np.float32], edges: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:
+    """Of a number, in whichever direction it is better, missing ones in the middle; or of the piece that it is in, if
+    that is more: that it is missing, or far from the middle, may tell the label too."""
     ranks = rankdata(values, nan_policy="omit")
     ranks[np.isnan(values)] = np.nanmean(ranks) if not np.isnan(values).all() else 0.0
     auc = float(roc_auc_score(positive, ranks))
-    return max(auc, 1 - auc)
+    return max(auc, 1 - auc, _auc_of_ids(_piece_of(values, edges), positive))
+
+
+def _piece_of(values: NDArray[np.float32], edges: NDArray[np.float32]) -> NDArray[np.int32]:
+    """(rows,) ids: of each edge, as many rows may have that very value, of what is between two, and of no value."""
+    place = np.searchsorted(edges, values, "left") + np.searchsorted(edges, values, "right")
+    return np.where(np.isnan(values), 2 * len(edges) + 1, place).astype(np.int32)
 
 
 def _auc_of_ids(ids: NDArray[np.int32], positive: NDArray[np.bool_]) -> float:

@@ -27,6 +27,8 @@ FIRST_BUCKET: Final = 2
 BINS: Final = 16
 BUCKETS: Final = 50_000
 MIN_COUNT: Final = 2
+LEAST_PIECE: Final = 1e-37
+"""Length of a piece from which on one over it is a float32."""
 _COLUMNS: Final = "columns"
 
 
@@ -72,8 +74,23 @@ class NumericColumn:
         """From (rows,) training values, NaN where one is missing."""
         known = numbers[~np.isnan(numbers)]
         quantiles = np.quantile(known, np.linspace(0, 1, bins + 1)) if len(known) else np.zeros(1)
-        edges = np.unique(quantiles.astype(np.float32))
-        return cls(name, edges if len(edges) > 1 else np.array([edges[0], edges[0] + 1], np.float32))
+        edges = _apart(np.unique(quantiles.astype(np.float32)))
+        return cls(name, edges if len(edges) > 1 else _beside(edges[0]))
+
+
+def _apart(edges: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Those that rise by enough."""
+    kept = [edges[0]]
+    for edge in edges[1:]:
+        if edge - kept[-1] >= LEAST_PIECE:
+            kept.append(edge)
+    return np.array(kept, np.float32)
+
+
+def _beside(edge: np.float32) -> NDArray[np.float32]:
+    """Two edges about the only value of a column: one apart, or as far as numbers of that size must be."""
+    low = min(edge, np.nextafter(np.finfo(np.float32).max, np.float32(0)))
+    return np.array([low, max(low + np.float32(1), np.nextafter(low, np.float32(np.inf)))], np.float32)
 
 
 @dataclass(frozen=True, eq=False)

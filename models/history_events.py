@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
@@ -14,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sparsefront.models.data_file import frame_sha256, read_frame
-from sparsefront.models.feature_columns import text_of
+from sparsefront.models.feature_columns import is_exact, text_of
 from sparsefront.models.histories import Behaviours
 from sparsefront.models.history_spec import HistorySpec
 from sparsefront.models.history_texts import is_blank, joined_texts, shown
@@ -135,7 +134,7 @@ def _user(value: Any) -> str:
     if isinstance(value, str):
         return text_of(value)
     whole = isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_)
-    return text_of(value) if whole and math.isfinite(value) else ""
+    return text_of(value) if whole and is_exact(value) else ""
 
 
 def _comparable(

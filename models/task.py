@@ -87,7 +87,7 @@ class Task:
         )
         self.features: Final = features
         self._feature_rows: Final = encoded if len(features) else None
-        self._besides: Final = read_besides(frame, spec, self._feature_rows, origin)
+        self._besides: Final = read_besides(frame, spec, self._feature_rows, origin, train=self.split == TRAIN)
         tables = tables or {}
         self.histories: Final = read_histories(frame, spec, tables, origin)
         self._events_sha256: Final = {name: table.sha256 for name, table in tables.items()}

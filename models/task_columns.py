@@ -69,9 +69,10 @@ def check_texts(frame: pd.DataFrame, spec: TaskFile, origin: str) -> None:
 
 
 def read_besides(
-    frame: pd.DataFrame, spec: TaskFile, features: FeatureRows | None, origin: str
+    frame: pd.DataFrame, spec: TaskFile, features: FeatureRows | None, origin: str, *, train: NDArray[np.bool_]
 ) -> dict[str, NDArray[Any]]:
-    """What rows have beside text and label, under the names of :meth:`TokenRows.to_arrays`."""
+    """What rows have beside text and label, under the names of :meth:`TokenRows.to_arrays`; ``train``: (rows,), some of
+    which must have weight."""
     found: dict[str, NDArray[Any]] = {}
     if features is not None:
         found |= {"numeric": features.numeric, "categorical": features.categorical}
@@ -83,6 +84,10 @@ def read_besides(
             shown = shown_value(frame[spec.weight].iloc[row])
             raise InputError(f"{origin}: row {row + 1}: weight {spec.weight!r} is {shown}; expected at least 0")
         found["weight"] = weight.astype(np.float32)
+        if not found["weight"][train].any():
+            raise InputError(
+                f"{origin}: weight {spec.weight!r} is 0 in all {int(train.sum())} training rows; expected some above 0"
+            )
     if spec.user is not None:
         found["user"] = pd.factorize(pd.Series(named(frame[spec.user], "user", spec.user, origin)))[0].astype(np.int32)
     return found

@@ -10,7 +10,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sparsefront.models.data_file import SEPARATORS, check_same_columns, parts_of, separated_pieces, unreadable
+from sparsefront.models.data_file import (
+    SEPARATORS,
+    check_different,
+    check_same_columns,
+    parts_of,
+    separated_pieces,
+    unreadable,
+)
 from sparsefront.spaces import InputError
 
 PIECE_ROWS = 65_536
@@ -127,8 +134,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _chosen(path: Path, there: list[str], names: Sequence[str], others: list[str]) -> tuple[str, ...]:
-    if twice := sorted({name for name in there if there.count(name) > 1}):
-        raise InputError(f"{path}: column {twice[0]!r} stands there twice")
+    check_different(path, there)
     for name in names:
         if name not in there:
             raise InputError(f"{path}: no column {name!r}; there are {', '.join(there)}")

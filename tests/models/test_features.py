@@ -8,13 +8,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from tests.models.tiny import make_config
 
+from sparsefront.models.batching import FeatureTensors
+from sparsefront.models.bert4ctr_config import Bert4CtrConfig
+from sparsefront.models.feature_branch import FeatureEmbedding
 from sparsefront.models.feature_columns import hash_of
-from sparsefront.models.features import BINS, BUCKETS, FIRST_BUCKET, MIN_COUNT, MISSING, UNSEEN, FeatureRows, Features
-from sparsefront.spaces import InputError
+from sparsefront.models.features import (
+    BINS,
+    BUCKETS,
+    FIRST_BUCKET,
+    LEAST_PIECE,
+    MIN_COUNT,
+    MISSING,
+    UNSEEN,
+    FeatureRows,
+    Features,
+)
+from sparsefront.spaces import Genome, InputError
 
+LARGEST = (float(np.finfo(np.float32).max), float(np.finfo(np.float32).min))
 FRAME = pd.DataFrame(
     {
         "age": [20.0, 30.0, np.nan, 50.0, 40.0, 60.0],
@@ -35,10 +51,32 @@ def test_edges_are_quantiles_of_what_is_known_without_repeats() -> None:
     assert clicks.edges.tolist() == [0, 0.75, 100]
 
 
-@pytest.mark.parametrize("values", [[np.nan, np.nan], [7.0, 7.0]])
-def test_a_number_that_never_differs_still_has_a_scale(values: list[float]) -> None:
-    (column,) = Features.fit(pd.DataFrame({"x": values}), numeric=["x"], origin="rows").numeric
+@pytest.mark.parametrize("value", [np.nan, 7.0, 2.0**24, 20240115, 1.7e9, -1.7e9, 3.4e38, -3.4e38, *LARGEST])
+def test_a_number_that_never_differs_still_has_a_scale(value: float) -> None:
+    frame = pd.DataFrame({"x": [value, value]})
+    features = Features.fit(frame, numeric=["x"], origin="rows")
+    (column,) = features.numeric
     assert len(column.edges) == 2 and np.isfinite(column.edges).all() and column.edges[1] > column.edges[0]
+    assert np.isfinite(encoded(features, frame)).all()
+
+
+@pytest.mark.parametrize("values", [[0, 1e-40], [0, 1e-40, 1.0], [0, 6e-38, 1.2e-37, 1e-36], [-1e-45, 0, 1, 2]])
+def test_numbers_that_hardly_differ_are_one_edge(values: list[float]) -> None:
+    frame = pd.DataFrame({"x": values})
+    features = Features.fit(frame, numeric=["x"], origin="rows")
+    assert (np.diff(features.numeric[0].edges) >= np.float32(LEAST_PIECE)).all()
+    assert np.isfinite(encoded(features, pd.DataFrame({"x": [*values, -1, 3e38, np.nan]}))).all()
+
+
+def encoded(features: Features, frame: pd.DataFrame) -> NDArray[np.float32]:
+    """Tokens of the rows' features."""
+    config = Bert4CtrConfig.of(make_config(Genome.uniform(2, heads=2, ffn_units=8)), features)
+    embedding = FeatureEmbedding(config)
+    embedding.draw(0.02)
+    rows = features.encode(frame, "rows")
+    tensors = FeatureTensors(torch.from_numpy(rows.numeric), torch.from_numpy(rows.categorical).long())
+    found: NDArray[np.float32] = embedding(tensors).detach().numpy()
+    return found
 
 
 def test_rare_unseen_and_missing_values_have_ids_of_their_own() -> None:

@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -119,6 +122,24 @@ def test_what_is_wrong_is_said_of_the_rows_that_were_drawn(tmp_path: Path) -> No
             Task.from_file(write(tmp_path, name))
     with pytest.raises(InputError, match=r"task\.yaml: max_rows: got 2; "):
         Task.from_file(write(tmp_path, "parts", max_rows=2))
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_rows": None}])
+def test_columns_of_one_name_are_refused_by_it(tmp_path: Path, changes: dict[str, Any]) -> None:
+    frame = frame_of(1000)
+    twice = pd.concat([frame, frame[["price"]]], axis=1)
+    twice.to_csv(tmp_path / "rows.csv", index=False)
+    twice.to_csv(tmp_path / "rows.tsv", index=False, sep="\t")
+    columns = [pa.Array.from_pandas(twice.iloc[:, place]) for place in range(7)]
+    pq.write_table(pa.Table.from_arrays(columns, names=list(twice.columns)), tmp_path / "rows.parquet")
+    for name in ("rows.csv", "rows.tsv", "rows.parquet"):
+        with pytest.raises(InputError) as caught:
+            Task.from_file(write(tmp_path, name, **changes))
+        line = f"{tmp_path}/{name}: column 'price' stands there twice; expected different names"
+        assert str(caught.value) == line
+    frame.rename(columns={"place": ""}).assign(**{"price.1": 1}).to_csv(tmp_path / "rows.csv")
+    names = list(Task.from_file(write(tmp_path, "rows.csv", **changes)).frame.columns)
+    assert names == ["Unnamed: 0", "query", "title", "click", "price", "shop", "Unnamed: 6", "price.1"]
 
 
 PROGRAM = """

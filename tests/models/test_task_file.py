@@ -452,8 +452,11 @@ def test_files_that_cannot_be_read(tmp_path: Path, frame: pd.DataFrame) -> None:
     assert refused(write(tmp_path)) == "rows.csv: the file is empty; expected rows"
     data.write_text("query,title,click\n")
     assert refused(write(tmp_path)) == "rows.csv: there are no rows; expected at least 3"
-    data.write_text("query,title,click\na,b,1,surplus\n")
-    assert refused(write(tmp_path)) == "rows.csv: rows have more fields than the header's 3 names"
+    for rows in ("a,b,1,surplus\n", "0,a,b,1\n1,a,b,0\n", "3,a,b,1\n", ",a,b,1\n", "a,b,1,\na,b,0,\n"):
+        data.write_text(f"query,title,click\n{rows}")
+        for content in (FILE, {**FILE, "max_rows": 3}):
+            line = "rows.csv: rows have more fields than the header's 3 names"
+            assert refused(write(tmp_path, content=content)) == line
     data.write_text("query,title,click\na,b,1\na,b,1,surplus\n")
     line = "rows.csv: not a UTF-8 CSV file: Error tokenizing data. C error: Expected 3 fields in line 3, saw 4"
     assert refused(write(tmp_path)) == line

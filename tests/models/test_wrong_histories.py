@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ def seen() -> pd.DataFrame:
         ("who", None, "user 'who' is missing"),
         ("who", True, "user 'who' is True; expected text or a number"),
         ("who", np.inf, "user 'who' is inf; expected text or a number"),
+        ("who", Decimal("1E+28"), "user 'who' is Decimal('1E+28'); expected text or a number"),
+        ("who", Decimal("Infinity"), "user 'who' is Decimal('Infinity'); expected text or a number"),
         ("who", " ", "user 'who' is ' '; expected text or a number"),
         ("who", ["a"], "user 'who' is ['a']; expected text or a number"),
         ("at", "soon", "time 'at' is 'soon'; expected a number or an ISO 8601 date"),
