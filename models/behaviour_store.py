@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -45,12 +46,14 @@ class BehaviourStore:
     appended to, ``keys/`` is an LMDB environment with the row of each text's hash and the number of rows. A batch is
     written to ``vectors.f16`` and flushed before one transaction adds its keys and the new number of rows. So whatever
     ends a process, the rows that are counted are whole; what stands behind them belongs to nobody and is cut off by the
-    next writer. Readers need no lock and see new batches as they are committed. Open a store with :meth:`open`.
+    next writer. Readers need no lock and see new batches as they are committed. Threads may share a store, also to
+    write. Open one with :meth:`open`.
     """
 
     def __init__(self, path: Path, *, width: int, fingerprint: str, keys: TextKeys, lock: WriterLock | None) -> None:
         self.path, self.width, self.encoder_fingerprint = path, width, fingerprint
         self._keys, self._lock = keys, lock
+        self._putting = threading.Lock()
         self._row_bytes = 2 * width
         self._hits = self._misses = 0
         self._mapped: Halves = np.zeros((0, width), np.float16)
@@ -179,26 +182,27 @@ class BehaviourStore:
         if vectors.shape != (len(texts), self.width):
             raise ValueError(f"vectors must be ({len(texts)}, {self.width}), got {vectors.shape}")
         keys = [key_of(text) for text in texts]
-        known, count = self._keys.rows(keys)
-        first = {key: at for at, key in reversed(list(enumerate(keys))) if known[at] < 0}
-        new = np.sort(np.fromiter(first.values(), np.int64, len(first)))
-        if not len(new):
-            return 0
-        with np.errstate(over="ignore"):
-            halves = np.ascontiguousarray(vectors[new], "<f2")
-        if not np.isfinite(halves).all():
-            row = int(new[~np.isfinite(halves).all(axis=1)][0])
-            raise InputError(
-                f"{self.path}: the vector of {_shown(texts[row])} is not finite in half precision; expected finite ones"
-            )
-        with _told_full(self.path):
-            try:
-                _append(self.path / VECTORS, count * self._row_bytes, halves)
-                self._keys.add([keys[at] for at in new.tolist()], count=count)
-            except (OSError, DiskFull):
-                self._cut(count)
-                raise
-        return len(new)
+        with self._putting:  # another thread's batch would begin at the same row
+            known, count = self._keys.rows(keys)
+            first = {key: at for at, key in reversed(list(enumerate(keys))) if known[at] < 0}
+            new = np.sort(np.fromiter(first.values(), np.int64, len(first)))
+            if not len(new):
+                return 0
+            with np.errstate(over="ignore"):
+                halves = np.ascontiguousarray(vectors[new], "<f2")
+            if not np.isfinite(halves).all():
+                text = texts[int(new[~np.isfinite(halves).all(axis=1)][0])]
+                raise InputError(
+                    f"{self.path}: the vector of {_shown(text)} is not finite in half precision; expected finite ones"
+                )
+            with _told_full(self.path):
+                try:
+                    _append(self.path / VECTORS, count * self._row_bytes, halves)
+                    self._keys.add([keys[at] for at in new.tolist()], count=count)
+                except (OSError, DiskFull):
+                    self._cut(count)
+                    raise
+            return len(new)
 
     def get(self, texts: Sequence[str], encode: Callable[[list[str]], Halves] | None = None) -> Halves:
         """``(texts, width)`` vectors; what is missing is encoded, and kept where the store was opened to write.

@@ -217,6 +217,41 @@ def test_threads_read_while_one_writes(tmp_path: Path, monkeypatch: pytest.Monke
     assert not failures and len(BehaviourStore.open(path)) == 5_000
 
 
+def test_threads_that_write_through_one_store_keep_each_texts_own_vector(tmp_path: Path) -> None:
+    path, failures, interval = tmp_path / "store", list[BaseException](), sys.getswitchinterval()
+    batches = [[named(3, start=3 * (30 * thread + call)) for call in range(30)] for thread in range(4)]
+
+    def write(store: BehaviourStore, own: list[list[str]]) -> None:
+        try:
+            for texts in own:
+                np.testing.assert_array_equal(store.get(texts, vectors_of), vectors_of(texts))
+        except BaseException as error:
+            failures.append(error)
+
+    sys.setswitchinterval(1e-5)
+    try:
+        with writer(path) as store:
+            threads = [threading.Thread(target=write, args=(store, own), daemon=True) for own in batches]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+            assert not failures and len(store) == 4 * 30 * 3
+    finally:
+        sys.setswitchinterval(interval)
+    check_whole(path, named(4 * 30 * 3))
+
+
+def test_keys_are_not_added_behind_another_number_of_rows(tmp_path: Path) -> None:
+    path = made(tmp_path / "store", named(3))
+    keys = TextKeys.open(path / "keys")
+    for count in (2, 4):
+        with pytest.raises(InputError, match=f"keys: 3 rows are committed; expected {count}$"):
+            keys.add([key_of("new")], count=count)
+    assert keys.rows([key_of("new")])[0].tolist() == [-1] and keys.count() == 3
+    keys.close()
+
+
 WRITER = """
 import sys, os, signal
 from pathlib import Path
