@@ -103,15 +103,20 @@ class BehaviourStore:
             lock.release()
             raise
 
+    @staticmethod
+    def is_made(path: Path) -> bool:
+        """Whether there is a store to read, whole or damaged; what an interrupted creation has left is none yet."""
+        return (path / RECORD).exists() and not _is_unwritten(path)
+
     @classmethod
     def _opened(cls, path: Path, own: StoreRecord, *, lock: WriterLock | None) -> Self:
         vectors = path / VECTORS
-        size = vectors.stat().st_size if vectors.exists() else 0
-        if lock is not None and not size and not (path / KEYS).exists():  # nobody has ever written here
+        if lock is not None and _is_unwritten(path):
             with _told_full(path):
                 vectors.touch()
                 TextKeys.make(path / KEYS)
                 sync_folder(path)
+        size = _size(vectors)
         keys = TextKeys.open(path / KEYS)
         try:
             expected = keys.count() * 2 * own.width
@@ -296,6 +301,16 @@ class BehaviourStore:
         """Give back the room of a batch that did not fit."""
         with suppress(OSError):  # what is left is overwritten, or cut off by the next writer
             os.truncate(self.path / VECTORS, count * self._row_bytes)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def _is_unwritten(path: Path) -> bool:
+    """Whether a store has neither keys nor vectors: nobody has ever written to it."""
+    return not _size(path / VECTORS) and not (path / KEYS).exists()
 
 
 def _shown(text: str) -> str:
