@@ -78,7 +78,7 @@ class BehaviourStore:
 
         Raises:
             InputError: no store, one of another encoder, width or version, a truncated or damaged one, or one that
-                another process is writing to; nothing is changed then.
+                another process is writing to; nothing is changed then. Or the disk is full.
         """
         path = Path(path)
         if not write:
@@ -88,8 +88,9 @@ class BehaviourStore:
             own.check(path, encoder=encoder_fingerprint, width=width)
             return cls._opened(path, own, lock=None)
         check_place(path)
-        path.mkdir(parents=True, exist_ok=True)
-        lock = WriterLock.take(path)
+        with _told_full(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = WriterLock.take(path)
         try:
             if (path / RECORD).exists():
                 own = StoreRecord.read(path)

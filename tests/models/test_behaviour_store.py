@@ -379,6 +379,31 @@ def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path, limit: int) -> 
     check_whole(path, [*named(there), "goes on"])
 
 
+WITHOUT_ROOM = """
+import sys, resource
+from tests.models.test_behaviour_store import *
+path = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+print(refused(path, write=True))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+made(path, named(4))
+"""
+
+
+@pytest.mark.parametrize("there", [0, 3])
+def test_a_disk_without_room_for_the_lock_is_one_line_and_the_lock_is_free(tmp_path: Path, there: int) -> None:
+    if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY:
+        pytest.skip("files are limited here already")
+    path = tmp_path / "store"
+    if there:
+        made(path, named(there))
+    command = [sys.executable, "-c", WITHOUT_ROOM, str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(f"{path}: no room left on the disk (") and ran.stdout.count("\n") == 1
+    check_whole(path, named(4))
+
+
 def test_stores_of_others_are_refused_and_left_alone(tmp_path: Path) -> None:
     path = made(tmp_path / "store", named(3))
     before = files_of(path)
