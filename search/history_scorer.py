@@ -68,12 +68,12 @@ class HistoryScorer:
                 f"{folder / ENCODER}: is encoder {encoder.fingerprint[:12]}, the model reads vectors of "
                 f"{model.encoder_fingerprint[:12]}"
             )
-        path, opened = store or folder / STORE, None
+        session = runtime_of(MachineFingerprint.from_json(config.fingerprint)).load_export(folder)
+        path, opened = store or folder / STORE, None  # the last that may fail: nobody would close it
         if store is not None or write or path.exists():
             opened = BehaviourStore.open(
                 path, encoder_fingerprint=encoder.fingerprint, width=encoder.width, write=write
             )
-        session = runtime_of(MachineFingerprint.from_json(config.fingerprint)).load_export(folder)
         return cls(session, encoder, opened, histories=model.histories, most=model.max_position_embeddings - 1)
 
     def vectors(self, texts: Sequence[str]) -> Halves:

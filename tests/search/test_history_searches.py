@@ -148,6 +148,15 @@ def test_what_does_not_fit_is_said(cli: Cli, made: Path, run: Path, tmp_path: Pa
         HistoryScorer.open(other)
 
 
+def test_a_graph_that_cannot_be_loaded_leaves_the_store_to_others(run: Path, tmp_path: Path) -> None:
+    export = tmp_path / "export"
+    shutil.copytree(run / "export", export)
+    (export / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(InputError, match="cannot load it"):
+        HistoryScorer.open(export, write=True)
+    BehaviourStore.open(export / "behaviours", write=True).close()
+
+
 def test_a_shared_store_serves_runs_and_is_not_copied(cli: Cli, made: Path, run: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     told = searched(cli, made, "--prepared", run, "--store", store, out=tmp_path / "second")
