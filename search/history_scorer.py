@@ -17,6 +17,7 @@ from sparsefront.models.behaviour_store import BehaviourStore, Halves
 from sparsefront.models.encoder_folder import load_encoder
 from sparsefront.models.features import FeatureRows
 from sparsefront.models.histories import Behaviours, Histories
+from sparsefront.models.history_texts import is_blank
 from sparsefront.models.ragged import offsets_of
 from sparsefront.models.ranker import load_ranker
 from sparsefront.models.rows import VECTORS, TokenRows
@@ -30,7 +31,7 @@ class HistoryScorer:
 
     A text that the store lacks is encoded on the spot, and kept where the store was opened to write. A user without
     behaviours and an item that nobody has seen are scored like any other; of a history that is too long the newest
-    behaviours count.
+    behaviours count. Behaviours in which nothing stands are left out, as a task leaves them out.
 
     Attributes:
         histories: of a row.
@@ -117,9 +118,10 @@ class HistoryScorer:
             self._store.close()
 
     def _read(self, histories: Sequence[Sequence[Sequence[str]]], number: int) -> Behaviours:
-        """One history of all rows, cut."""
-        kept = [own[number][: self.most] for own in histories]
-        self.behaviours_cut += sum(len(own[number]) for own in histories) - sum(map(len, kept))
+        """One history of all rows, without blank texts, cut; what is no text is refused where it is looked up."""
+        told = [[text for text in own[number] if not isinstance(text, str) or not is_blank(text)] for own in histories]
+        kept = [texts[: self.most] for texts in told]
+        self.behaviours_cut += sum(map(len, told)) - sum(map(len, kept))
         place: dict[str, int] = {}
         numbers = [place.setdefault(text, len(place)) for texts in kept for text in texts]
         return Behaviours(

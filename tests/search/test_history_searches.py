@@ -102,6 +102,16 @@ def test_texts_are_scored_as_rows_are(made: Path, run: Path) -> None:
     assert scorer.behaviours_cut == sum(max(0, len(own[0]) - scorer.most) for own in newest_first) > 0
 
 
+def test_blank_behaviours_push_no_real_ones_out(run: Path) -> None:
+    scorer = HistoryScorer.open(run / "export")
+    seen = ["red hat", "blue lamp", "red shoe", "green hat", "blue shoe"][: scorer.most]
+    told = scorer.score([[seen]], ["red hat"])
+    assert scorer.score([[["", " \t", *seen[:1], "\n", *seen[1:], ""]]], ["red hat"]).tolist() == told.tolist()
+    assert scorer.behaviours_cut == scorer.texts_encoded == 0
+    with pytest.raises(ValueError, match="a behaviour must be text, got NoneType"):
+        scorer.score([[[None]]], ["red hat"])  # type: ignore[list-item]
+
+
 def test_new_texts_cold_users_and_cold_items_are_scored_and_what_is_new_is_kept(run: Path, tmp_path: Path) -> None:
     export = tmp_path / "export"
     shutil.copytree(run / "export", export)
