@@ -210,12 +210,15 @@ class BehaviourStore:
                     raise
             return len(new)
 
-    def get(self, texts: Sequence[str], encode: Callable[[list[str]], Halves] | None = None) -> Halves:
+    def get(
+        self, texts: Sequence[str], encode: Callable[[list[str]], Halves] | None = None, *, keep: bool = True
+    ) -> Halves:
         """``(texts, width)`` vectors; what is missing is encoded, and kept where the store was opened to write.
 
         Args:
             texts: any, also twice.
             encode: makes the vectors of texts that are all different.
+            keep: False leaves :meth:`put` to the caller, who wants the vectors whatever becomes of it.
 
         Raises:
             InputError: a vector is missing and there is nothing to encode with.
@@ -231,7 +234,7 @@ class BehaviourStore:
             )
         fresh = list(dict.fromkeys(texts[at] for at in missing.tolist()))
         encoded = np.asarray(encode(fresh), np.float16)
-        if self._lock is not None:
+        if keep and self._lock is not None:
             self.put(fresh, encoded)
         found = np.empty((len(texts), self.width), np.float16)
         there = np.flatnonzero(rows >= 0)

@@ -21,6 +21,7 @@ from sparsefront.models.history_texts import is_blank
 from sparsefront.models.ragged import offsets_of
 from sparsefront.models.ranker import load_ranker
 from sparsefront.models.rows import VECTORS, TokenRows
+from sparsefront.models.text_keys import DiskFull
 from sparsefront.search.export import SparseConfig, serve_rows
 from sparsefront.search.rows import ENCODER, STORE
 from sparsefront.spaces import InputError
@@ -29,7 +30,8 @@ from sparsefront.spaces import InputError
 class HistoryScorer:
     """Texts of histories and items in, logits out; made with :meth:`open`.
 
-    A text that the store lacks is encoded on the spot, and kept where the store was opened to write. A user without
+    A text that the store lacks is encoded on the spot, and kept where the store was opened to write. On a full disk it
+    is scored all the same and encoded again the next time; a server should look at ``texts_unsaved``. A user without
     behaviours and an item that nobody has seen are scored like any other; of a history that is too long the newest
     behaviours count. Behaviours in which nothing stands are left out, as a task leaves them out.
 
@@ -37,6 +39,7 @@ class HistoryScorer:
         histories: of a row.
         most: behaviours of a history that are read.
         texts_encoded: how many texts the store has lacked so far.
+        texts_unsaved: how many of them were to be kept and were not, as the disk was full.
         behaviours_cut: how many behaviours were too old to be read.
     """
 
@@ -45,7 +48,7 @@ class HistoryScorer:
     ) -> None:
         self._session, self._encoder, self._store = session, encoder, store
         self.histories, self.most = histories, most
-        self.texts_encoded = self.behaviours_cut = 0
+        self.texts_encoded = self.texts_unsaved = self.behaviours_cut = 0
 
     @classmethod
     def open(cls, folder: Path, *, store: Path | None = None, write: bool = False) -> Self:
@@ -81,7 +84,19 @@ class HistoryScorer:
         """``(texts, width)``."""
         if self._store is None:
             return self._encoded(list(texts))
-        return self._store.get(texts, encode=self._encoded)
+        new: list[tuple[list[str], Halves]] = []
+
+        def encode(missing: list[str]) -> Halves:
+            new.append((missing, self._encoded(missing)))
+            return new[-1][1]
+
+        found = self._store.get(texts, encode, keep=False)
+        for missing, encoded in new if self._store.writable else ():
+            try:
+                self._store.put(missing, encoded)
+            except DiskFull:
+                self.texts_unsaved += len(missing)
+        return found
 
     def score(
         self,

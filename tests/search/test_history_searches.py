@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,30 @@ def test_new_texts_cold_users_and_cold_items_are_scored_and_what_is_new_is_kept(
     without = HistoryScorer.open(export)
     assert without.score(seen, items) == pytest.approx(told, abs=1e-3)
     assert without.texts_encoded == 5
+
+
+def test_new_texts_are_scored_on_a_full_disk_and_kept_when_there_is_room(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = tmp_path / "export"
+    shutil.copytree(run / "export", export)
+    seen, items = [[["a new lamp", "red hat"]], [["blue lamp"]]], ["red shoe", "an item that nobody knows"]
+    scorer = HistoryScorer.open(export, write=True)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        told = scorer.score(seen, items)
+        assert (scorer.texts_encoded, scorer.texts_unsaved) == (2, 2)
+        assert scorer.score(seen, items) == pytest.approx(told, abs=1e-6)
+        assert (scorer.texts_encoded, scorer.texts_unsaved) == (4, 4)
+    for _ in range(2):
+        assert scorer.score(seen, items) == pytest.approx(told, abs=1e-6)
+        assert (scorer.texts_encoded, scorer.texts_unsaved) == (6, 4)
+    scorer.close()
+    assert HistoryScorer.open(run / "export").score(seen, items) == pytest.approx(told, abs=1e-6)
 
 
 def test_what_does_not_fit_is_said(cli: Cli, made: Path, run: Path, tmp_path: Path) -> None:
