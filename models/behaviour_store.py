@@ -260,26 +260,25 @@ class BehaviourStore:
     def compact(self, keep_texts: Iterable[str], path: Path | str) -> int:
         """Write another store with the vectors of these texts only, as far as they have one; returns how many.
 
-        The new store appears under its name when it is whole.
+        The new store appears under its name when it is whole; what a call that fails has written is removed.
 
         Raises:
-            InputError: something stands at ``path``, or the disk is full.
+            InputError: something stands at ``path``, the disk is full, or another call writes a store of that name.
         """
         path = Path(path)
-        if path.exists():
-            raise InputError(f"{path}: exists already; expected the name of a new store")
-        partial = path.with_name(f".{path.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        with BehaviourStore.open(
-            partial, encoder_fingerprint=self.encoder_fingerprint, width=self.width, write=True
-        ) as other:
-            kept_texts = iter(keep_texts)
-            while texts := list(islice(kept_texts, _CHUNK)):
-                rows, _ = self._keys.rows([key_of(text) for text in texts])
-                there = np.flatnonzero(rows >= 0)
-                other.put([texts[at] for at in there.tolist()], self.vectors(rows[there]))
-            kept = len(other)
-        os.replace(partial, path)
+        _check_free(path)
+        with _workshop(path) as partial:
+            _check_free(path)  # a call that ended just now has made it
+            with BehaviourStore.open(
+                partial, encoder_fingerprint=self.encoder_fingerprint, width=self.width, write=True
+            ) as other:
+                kept_texts = iter(keep_texts)
+                while texts := list(islice(kept_texts, _CHUNK)):
+                    rows, _ = self._keys.rows([key_of(text) for text in texts])
+                    there = np.flatnonzero(rows >= 0)
+                    other.put([texts[at] for at in there.tolist()], self.vectors(rows[there]))
+                kept = len(other)
+            os.replace(partial, path)
         return kept
 
     def close(self) -> None:
@@ -315,6 +314,26 @@ def _size(path: Path) -> int:
 def _is_unwritten(path: Path) -> bool:
     """Whether a store has neither keys nor vectors: nobody has ever written to it."""
     return not _size(path / VECTORS) and not (path / KEYS).exists()
+
+
+def _check_free(path: Path) -> None:
+    if path.exists():
+        raise InputError(f"{path}: exists already; expected the name of a new store")
+
+
+@contextmanager
+def _workshop(path: Path) -> Iterator[Path]:
+    """A folder's place until it is whole, beside its name: one call's at a time, and removed however that ends."""
+    around = path.with_name(f".{path.name}.partial")
+    with _told_full(around):
+        around.mkdir(parents=True, exist_ok=True)
+        lock = WriterLock.take(around)
+    try:
+        shutil.rmtree(around / "store", ignore_errors=True)  # of a call that was killed
+        yield around / "store"
+    finally:
+        shutil.rmtree(around, ignore_errors=True)
+        lock.release()
 
 
 def _shown(text: str) -> str:
