@@ -117,14 +117,14 @@ class BehaviourStore:
                 vectors.touch()
                 TextKeys.make(path / KEYS)
                 sync_folder(path)
-        size = _size(vectors)
         keys = TextKeys.open(path / KEYS)
         try:
-            expected = keys.count() * 2 * own.width
+            count = keys.count()
+            expected, size = count * 2 * own.width, _size(vectors)  # in this order: a writer may be adding to both
             if size < expected:
                 raise InputError(
                     f"{vectors}: truncated: it holds {size} bytes, expected {expected} for the "
-                    f"{keys.count()} behaviours that {KEYS} knows"
+                    f"{count} behaviours that {KEYS} knows"
                 )
             if lock is not None and size > expected:  # left by a writer that was killed
                 os.truncate(vectors, expected)

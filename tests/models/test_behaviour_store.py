@@ -220,6 +220,20 @@ def test_threads_read_while_one_writes(tmp_path: Path, monkeypatch: pytest.Monke
     assert not failures and len(BehaviourStore.open(path)) == 5_000
 
 
+def test_a_batch_that_is_committed_while_a_reader_opens_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, opened = made(tmp_path / "store", named(3)), TextKeys.open
+    with writer(path) as store:
+
+        def late(folder: Path) -> TextKeys:
+            store.put(named(9), vectors_of(named(9)))
+            return opened(folder)
+
+        monkeypatch.setattr(TextKeys, "open", late)
+        check_whole(path, named(9))
+
+
 def test_threads_that_write_through_one_store_keep_each_texts_own_vector(tmp_path: Path) -> None:
     path, failures, interval = tmp_path / "store", list[BaseException](), sys.getswitchinterval()
     batches = [[named(3, start=3 * (30 * thread + call)) for call in range(30)] for thread in range(4)]
