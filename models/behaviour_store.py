@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -45,12 +46,14 @@ class BehaviourStore:
     appended to, ``keys/`` is an LMDB environment with the row of each text's hash and the number of rows. A batch is
     written to ``vectors.f16`` and flushed before one transaction adds its keys and the new number of rows. So whatever
     ends a process, the rows that are counted are whole; what stands behind them belongs to nobody and is cut off by the
-    next writer. Readers need no lock and see new batches as they are committed. Open a store with :meth:`open`.
+    next writer. Readers need no lock and see new batches as they are committed. Threads may share a store, also to
+    write. Open one with :meth:`open`.
     """
 
     def __init__(self, path: Path, *, width: int, fingerprint: str, keys: TextKeys, lock: WriterLock | None) -> None:
         self.path, self.width, self.encoder_fingerprint = path, width, fingerprint
         self._keys, self._lock = keys, lock
+        self._putting = threading.Lock()
         self._row_bytes = 2 * width
         self._hits = self._misses = 0
         self._mapped: Halves = np.zeros((0, width), np.float16)
@@ -75,7 +78,7 @@ class BehaviourStore:
 
         Raises:
             InputError: no store, one of another encoder, width or version, a truncated or damaged one, or one that
-                another process is writing to; nothing is changed then.
+                another process is writing to; nothing is changed then. Or the disk is full.
         """
         path = Path(path)
         if not write:
@@ -85,8 +88,9 @@ class BehaviourStore:
             own.check(path, encoder=encoder_fingerprint, width=width)
             return cls._opened(path, own, lock=None)
         check_place(path)
-        path.mkdir(parents=True, exist_ok=True)
-        lock = WriterLock.take(path)
+        with _told_full(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = WriterLock.take(path)
         try:
             if (path / RECORD).exists():
                 own = StoreRecord.read(path)
@@ -100,22 +104,27 @@ class BehaviourStore:
             lock.release()
             raise
 
+    @staticmethod
+    def is_made(path: Path) -> bool:
+        """Whether there is a store to read, whole or damaged; what an interrupted creation has left is none yet."""
+        return (path / RECORD).exists() and not _is_unwritten(path)
+
     @classmethod
     def _opened(cls, path: Path, own: StoreRecord, *, lock: WriterLock | None) -> Self:
         vectors = path / VECTORS
-        size = vectors.stat().st_size if vectors.exists() else 0
-        if lock is not None and not size and not (path / KEYS).exists():  # nobody has ever written here
+        if lock is not None and _is_unwritten(path):
             with _told_full(path):
                 vectors.touch()
                 TextKeys.make(path / KEYS)
                 sync_folder(path)
         keys = TextKeys.open(path / KEYS)
         try:
-            expected = keys.count() * 2 * own.width
+            count = keys.count()
+            expected, size = count * 2 * own.width, _size(vectors)  # in this order: a writer may be adding to both
             if size < expected:
                 raise InputError(
                     f"{vectors}: truncated: it holds {size} bytes, expected {expected} for the "
-                    f"{keys.count()} behaviours that {KEYS} knows"
+                    f"{count} behaviours that {KEYS} knows"
                 )
             if lock is not None and size > expected:  # left by a writer that was killed
                 os.truncate(vectors, expected)
@@ -179,33 +188,37 @@ class BehaviourStore:
         if vectors.shape != (len(texts), self.width):
             raise ValueError(f"vectors must be ({len(texts)}, {self.width}), got {vectors.shape}")
         keys = [key_of(text) for text in texts]
-        known, count = self._keys.rows(keys)
-        first = {key: at for at, key in reversed(list(enumerate(keys))) if known[at] < 0}
-        new = np.sort(np.fromiter(first.values(), np.int64, len(first)))
-        if not len(new):
-            return 0
-        with np.errstate(over="ignore"):
-            halves = np.ascontiguousarray(vectors[new], "<f2")
-        if not np.isfinite(halves).all():
-            row = int(new[~np.isfinite(halves).all(axis=1)][0])
-            raise InputError(
-                f"{self.path}: the vector of {_shown(texts[row])} is not finite in half precision; expected finite ones"
-            )
-        with _told_full(self.path):
-            try:
-                _append(self.path / VECTORS, count * self._row_bytes, halves)
-                self._keys.add([keys[at] for at in new.tolist()], count=count)
-            except (OSError, DiskFull):
-                self._cut(count)
-                raise
-        return len(new)
+        with self._putting:  # another thread's batch would begin at the same row
+            known, count = self._keys.rows(keys)
+            first = {key: at for at, key in reversed(list(enumerate(keys))) if known[at] < 0}
+            new = np.sort(np.fromiter(first.values(), np.int64, len(first)))
+            if not len(new):
+                return 0
+            with np.errstate(over="ignore"):
+                halves = np.ascontiguousarray(vectors[new], "<f2")
+            if not np.isfinite(halves).all():
+                text = texts[int(new[~np.isfinite(halves).all(axis=1)][0])]
+                raise InputError(
+                    f"{self.path}: the vector of {_shown(text)} is not finite in half precision; expected finite ones"
+                )
+            with _told_full(self.path):
+                try:
+                    _append(self.path / VECTORS, count * self._row_bytes, halves)
+                    self._keys.add([keys[at] for at in new.tolist()], count=count)
+                except (OSError, DiskFull):
+                    self._cut(count)
+                    raise
+            return len(new)
 
-    def get(self, texts: Sequence[str], encode: Callable[[list[str]], Halves] | None = None) -> Halves:
+    def get(
+        self, texts: Sequence[str], encode: Callable[[list[str]], Halves] | None = None, *, keep: bool = True
+    ) -> Halves:
         """``(texts, width)`` vectors; what is missing is encoded, and kept where the store was opened to write.
 
         Args:
             texts: any, also twice.
             encode: makes the vectors of texts that are all different.
+            keep: False leaves :meth:`put` to the caller, who wants the vectors whatever becomes of it.
 
         Raises:
             InputError: a vector is missing and there is nothing to encode with.
@@ -221,7 +234,7 @@ class BehaviourStore:
             )
         fresh = list(dict.fromkeys(texts[at] for at in missing.tolist()))
         encoded = np.asarray(encode(fresh), np.float16)
-        if self._lock is not None:
+        if keep and self._lock is not None:
             self.put(fresh, encoded)
         found = np.empty((len(texts), self.width), np.float16)
         there = np.flatnonzero(rows >= 0)
@@ -247,26 +260,25 @@ class BehaviourStore:
     def compact(self, keep_texts: Iterable[str], path: Path | str) -> int:
         """Write another store with the vectors of these texts only, as far as they have one; returns how many.
 
-        The new store appears under its name when it is whole.
+        The new store appears under its name when it is whole; what a call that fails has written is removed.
 
         Raises:
-            InputError: something stands at ``path``, or the disk is full.
+            InputError: something stands at ``path``, the disk is full, or another call writes a store of that name.
         """
         path = Path(path)
-        if path.exists():
-            raise InputError(f"{path}: exists already; expected the name of a new store")
-        partial = path.with_name(f".{path.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        with BehaviourStore.open(
-            partial, encoder_fingerprint=self.encoder_fingerprint, width=self.width, write=True
-        ) as other:
-            kept_texts = iter(keep_texts)
-            while texts := list(islice(kept_texts, _CHUNK)):
-                rows, _ = self._keys.rows([key_of(text) for text in texts])
-                there = np.flatnonzero(rows >= 0)
-                other.put([texts[at] for at in there.tolist()], self.vectors(rows[there]))
-            kept = len(other)
-        os.replace(partial, path)
+        _check_free(path)
+        with _workshop(path) as partial:
+            _check_free(path)  # a call that ended just now has made it
+            with BehaviourStore.open(
+                partial, encoder_fingerprint=self.encoder_fingerprint, width=self.width, write=True
+            ) as other:
+                kept_texts = iter(keep_texts)
+                while texts := list(islice(kept_texts, _CHUNK)):
+                    rows, _ = self._keys.rows([key_of(text) for text in texts])
+                    there = np.flatnonzero(rows >= 0)
+                    other.put([texts[at] for at in there.tolist()], self.vectors(rows[there]))
+                kept = len(other)
+            os.replace(partial, path)
         return kept
 
     def close(self) -> None:
@@ -292,6 +304,36 @@ class BehaviourStore:
         """Give back the room of a batch that did not fit."""
         with suppress(OSError):  # what is left is overwritten, or cut off by the next writer
             os.truncate(self.path / VECTORS, count * self._row_bytes)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def _is_unwritten(path: Path) -> bool:
+    """Whether a store has neither keys nor vectors: nobody has ever written to it."""
+    return not _size(path / VECTORS) and not (path / KEYS).exists()
+
+
+def _check_free(path: Path) -> None:
+    if path.exists():
+        raise InputError(f"{path}: exists already; expected the name of a new store")
+
+
+@contextmanager
+def _workshop(path: Path) -> Iterator[Path]:
+    """A folder's place until it is whole, beside its name: one call's at a time, and removed however that ends."""
+    around = path.with_name(f".{path.name}.partial")
+    with _told_full(around):
+        around.mkdir(parents=True, exist_ok=True)
+        lock = WriterLock.take(around)
+    try:
+        shutil.rmtree(around / "store", ignore_errors=True)  # of a call that was killed
+        yield around / "store"
+    finally:
+        shutil.rmtree(around, ignore_errors=True)
+        lock.release()
 
 
 def _shown(text: str) -> str:

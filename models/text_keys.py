@@ -122,7 +122,7 @@ class TextKeys:
 
         Raises:
             DiskFull: there is no room for them; none is added.
-            InputError: the environment is damaged or the disk fails.
+            InputError: the environment is damaged or the disk fails, or another number of rows is committed.
         """
         order = sorted(range(len(keys)), key=keys.__getitem__)  # neighbours share pages
         items = [(keys[at], (count + at).to_bytes(_ROW_BYTES, "little")) for at in order]
@@ -132,6 +132,9 @@ class TextKeys:
                 environment = self._own.environment
                 try:
                     with environment.begin(write=True) as transaction:
+                        stored = int.from_bytes(transaction.get(_COUNT, b""), "little")
+                        if stored != count:
+                            raise InputError(f"{self.folder}: {stored} rows are committed; expected {count}")
                         with transaction.cursor() as cursor:
                             cursor.putmulti(items)
                         transaction.put(_COUNT, total)

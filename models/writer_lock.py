@@ -27,21 +27,29 @@ class WriterLock:
         """The lock of a folder that exists.
 
         Raises:
-            InputError: another process, or another place in this one, holds it; the line says which process.
+            InputError: another process, or another place in this one, holds it; the line says which process. Or the
+                folder was removed meanwhile.
+            OSError: the disk is full, for one; the lock is free then.
         """
         path = folder / NAME
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        gone = InputError(f"{folder}: was removed just now; the same call may begin again")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _holder(handle)
-            os.close(handle)
-            raise InputError(f"{folder}: {holder} is writing to it; expected one writer at a time") from None
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            raise gone from None
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                line = f"{folder}: {_holder(handle)} is writing to it; expected one writer at a time"
+                raise InputError(line) from None
+            if not os.fstat(handle).st_nlink:  # a lock on a file that has no name keeps nobody out
+                raise gone
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
         except BaseException:
             os.close(handle)
             raise
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
         return cls(handle)
 
     def release(self) -> None:

@@ -107,8 +107,8 @@ def _print(values: dict[str, Any], *, columns: str, compact_to: Path | None) -> 
     lines = [
         f"{columns}: {values['texts']:,} texts in {values['rows']:,} rows{already}",
         f"encoded: {values['encoded']:,} in {values['seconds']:.1f} s"
-        + ("" if rate is None else f", {rate:,.0f} vectors/s")
         + (f", {values['recovered']:,} of them by an interrupted call" if values["recovered"] else "")
+        + ("" if rate is None else f", {rate:,.0f} vectors/s")
         + (f"; {values['cut']:,} were cut to the encoder's tokens" if values["cut"] else ""),
         f"store: {values['store']}: {values['distinct']:,} texts, {values['bytes']:,} bytes"
         + ("" if not values["distinct"] else f", {values['bytes_per_vector']:.0f} per text"),

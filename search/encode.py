@@ -53,14 +53,19 @@ class EncodeReport:
     damaged_shards: tuple[str, ...] = ()
 
     @property
+    def encoded_here(self) -> int:
+        """Without those recovered, which need not be in the table."""
+        return self.encoded - self.recovered
+
+    @property
     def hit_rate(self) -> float | None:
-        """Share of the texts that had a vector, or got one as an earlier text's."""
-        return 1 - self.encoded / self.texts if self.texts else None
+        """Share of the texts that had a vector, also by an interrupted call, or got one as an earlier text's."""
+        return 1 - self.encoded_here / self.texts if self.texts else None
 
     @property
     def vectors_per_second(self) -> float | None:
-        """Of those that were encoded."""
-        return self.encoded / self.seconds if self.encoded else None
+        """Of those that this call has encoded itself."""
+        return self.encoded_here / self.seconds if self.encoded_here else None
 
 
 def encode_columns(

@@ -17,9 +17,11 @@ from sparsefront.models.behaviour_store import BehaviourStore, Halves
 from sparsefront.models.encoder_folder import load_encoder
 from sparsefront.models.features import FeatureRows
 from sparsefront.models.histories import Behaviours, Histories
+from sparsefront.models.history_texts import is_blank
 from sparsefront.models.ragged import offsets_of
 from sparsefront.models.ranker import load_ranker
 from sparsefront.models.rows import VECTORS, TokenRows
+from sparsefront.models.text_keys import DiskFull
 from sparsefront.search.export import SparseConfig, serve_rows
 from sparsefront.search.rows import ENCODER, STORE
 from sparsefront.spaces import InputError
@@ -28,14 +30,16 @@ from sparsefront.spaces import InputError
 class HistoryScorer:
     """Texts of histories and items in, logits out; made with :meth:`open`.
 
-    A text that the store lacks is encoded on the spot, and kept where the store was opened to write. A user without
+    A text that the store lacks is encoded on the spot, and kept where the store was opened to write. On a full disk it
+    is scored all the same and encoded again the next time; a server should look at ``texts_unsaved``. A user without
     behaviours and an item that nobody has seen are scored like any other; of a history that is too long the newest
-    behaviours count.
+    behaviours count. Behaviours in which nothing stands are left out, as a task leaves them out.
 
     Attributes:
         histories: of a row.
         most: behaviours of a history that are read.
         texts_encoded: how many texts the store has lacked so far.
+        texts_unsaved: how many of them were to be kept and were not, as the disk was full.
         behaviours_cut: how many behaviours were too old to be read.
     """
 
@@ -44,7 +48,7 @@ class HistoryScorer:
     ) -> None:
         self._session, self._encoder, self._store = session, encoder, store
         self.histories, self.most = histories, most
-        self.texts_encoded = self.behaviours_cut = 0
+        self.texts_encoded = self.texts_unsaved = self.behaviours_cut = 0
 
     @classmethod
     def open(cls, folder: Path, *, store: Path | None = None, write: bool = False) -> Self:
@@ -68,19 +72,31 @@ class HistoryScorer:
                 f"{folder / ENCODER}: is encoder {encoder.fingerprint[:12]}, the model reads vectors of "
                 f"{model.encoder_fingerprint[:12]}"
             )
-        path, opened = store or folder / STORE, None
+        session = runtime_of(MachineFingerprint.from_json(config.fingerprint)).load_export(folder)
+        path, opened = store or folder / STORE, None  # the last that may fail: nobody would close it
         if store is not None or write or path.exists():
             opened = BehaviourStore.open(
                 path, encoder_fingerprint=encoder.fingerprint, width=encoder.width, write=write
             )
-        session = runtime_of(MachineFingerprint.from_json(config.fingerprint)).load_export(folder)
         return cls(session, encoder, opened, histories=model.histories, most=model.max_position_embeddings - 1)
 
     def vectors(self, texts: Sequence[str]) -> Halves:
         """``(texts, width)``."""
         if self._store is None:
             return self._encoded(list(texts))
-        return self._store.get(texts, encode=self._encoded)
+        new: list[tuple[list[str], Halves]] = []
+
+        def encode(missing: list[str]) -> Halves:
+            new.append((missing, self._encoded(missing)))
+            return new[-1][1]
+
+        found = self._store.get(texts, encode, keep=False)
+        for missing, encoded in new if self._store.writable else ():
+            try:
+                self._store.put(missing, encoded)
+            except DiskFull:
+                self.texts_unsaved += len(missing)
+        return found
 
     def score(
         self,
@@ -117,9 +133,10 @@ class HistoryScorer:
             self._store.close()
 
     def _read(self, histories: Sequence[Sequence[Sequence[str]]], number: int) -> Behaviours:
-        """One history of all rows, cut."""
-        kept = [own[number][: self.most] for own in histories]
-        self.behaviours_cut += sum(len(own[number]) for own in histories) - sum(map(len, kept))
+        """One history of all rows, without blank texts, cut; what is no text is refused where it is looked up."""
+        told = [[text for text in own[number] if not isinstance(text, str) or not is_blank(text)] for own in histories]
+        kept = [texts[: self.most] for texts in told]
+        self.behaviours_cut += sum(map(len, told)) - sum(map(len, kept))
         place: dict[str, int] = {}
         numbers = [place.setdefault(text, len(place)) for texts in kept for text in texts]
         return Behaviours(

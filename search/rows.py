@@ -38,7 +38,7 @@ def rows_of(task: Task, backbone: Backbone, store: Path, reporter: Reporter) -> 
 
 def vectors_of(texts: Sequence[str], below: BehaviourEncoder, store: Path, reporter: Reporter) -> Halves:
     """``(texts, width)``, from the store, which is opened for writing only where texts are missing."""
-    if store.exists():
+    if BehaviourStore.is_made(store):
         with BehaviourStore.open(store, encoder_fingerprint=below.fingerprint, width=below.width) as opened:
             if (opened.rows(texts) >= 0).all():
                 return opened.get(texts)

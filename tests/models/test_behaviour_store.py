@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsefront.models import text_keys
+from sparsefront.models import behaviour_store, text_keys
 from sparsefront.models.behaviour_store import VECTORS, BehaviourStore
 from sparsefront.models.store_record import RECORD
 from sparsefront.models.text_keys import DATA, TextKeys, key_of
 from sparsefront.models.writer_lock import NAME as LOCK
+from sparsefront.models.writer_lock import WriterLock
 from sparsefront.spaces import InputError
 
 WIDTH = 8
@@ -217,6 +220,55 @@ def test_threads_read_while_one_writes(tmp_path: Path, monkeypatch: pytest.Monke
     assert not failures and len(BehaviourStore.open(path)) == 5_000
 
 
+def test_a_batch_that_is_committed_while_a_reader_opens_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, opened = made(tmp_path / "store", named(3)), TextKeys.open
+    with writer(path) as store:
+
+        def late(folder: Path) -> TextKeys:
+            store.put(named(9), vectors_of(named(9)))
+            return opened(folder)
+
+        monkeypatch.setattr(TextKeys, "open", late)
+        check_whole(path, named(9))
+
+
+def test_threads_that_write_through_one_store_keep_each_texts_own_vector(tmp_path: Path) -> None:
+    path, failures, interval = tmp_path / "store", list[BaseException](), sys.getswitchinterval()
+    batches = [[named(3, start=3 * (30 * thread + call)) for call in range(30)] for thread in range(4)]
+
+    def write(store: BehaviourStore, own: list[list[str]]) -> None:
+        try:
+            for texts in own:
+                np.testing.assert_array_equal(store.get(texts, vectors_of), vectors_of(texts))
+        except BaseException as error:
+            failures.append(error)
+
+    sys.setswitchinterval(1e-5)
+    try:
+        with writer(path) as store:
+            threads = [threading.Thread(target=write, args=(store, own), daemon=True) for own in batches]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+            assert not failures and len(store) == 4 * 30 * 3
+    finally:
+        sys.setswitchinterval(interval)
+    check_whole(path, named(4 * 30 * 3))
+
+
+def test_keys_are_not_added_behind_another_number_of_rows(tmp_path: Path) -> None:
+    path = made(tmp_path / "store", named(3))
+    keys = TextKeys.open(path / "keys")
+    for count in (2, 4):
+        with pytest.raises(InputError, match=f"keys: 3 rows are committed; expected {count}$"):
+            keys.add([key_of("new")], count=count)
+    assert keys.rows([key_of("new")])[0].tolist() == [-1] and keys.count() == 3
+    keys.close()
+
+
 WRITER = """
 import sys, os, signal
 from pathlib import Path
@@ -344,6 +396,31 @@ def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path, limit: int) -> 
     check_whole(path, [*named(there), "goes on"])
 
 
+WITHOUT_ROOM = """
+import sys, resource
+from tests.models.test_behaviour_store import *
+path = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+print(refused(path, write=True))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+made(path, named(4))
+"""
+
+
+@pytest.mark.parametrize("there", [0, 3])
+def test_a_disk_without_room_for_the_lock_is_one_line_and_the_lock_is_free(tmp_path: Path, there: int) -> None:
+    if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY:
+        pytest.skip("files are limited here already")
+    path = tmp_path / "store"
+    if there:
+        made(path, named(there))
+    command = [sys.executable, "-c", WITHOUT_ROOM, str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(f"{path}: no room left on the disk (") and ran.stdout.count("\n") == 1
+    check_whole(path, named(4))
+
+
 def test_stores_of_others_are_refused_and_left_alone(tmp_path: Path) -> None:
     path = made(tmp_path / "store", named(3))
     before = files_of(path)
@@ -431,6 +508,69 @@ def test_compaction_keeps_what_is_asked_for(tmp_path: Path) -> None:
     check_whole(tmp_path / "smaller", named(15, start=50))
     with writer(tmp_path / "smaller") as smaller:
         assert len(smaller) == 15 and smaller.put(["new"], vectors_of(["new"])) == 1
+
+
+def test_a_compaction_that_fails_leaves_nothing_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = made(tmp_path / "store", named(100))
+    pwrite, left = os.pwrite, 0
+
+    def full(handle: int, data: Any, offset: int) -> int:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(handle, data, offset)
+
+    def stopped() -> Iterator[str]:
+        yield from named(behaviour_store._CHUNK)
+        raise KeyboardInterrupt
+
+    with BehaviourStore.open(path) as store:
+        for written in (1, 2):  # the new store's lock does not fit; its vectors do not fit
+            left = written
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "pwrite", full)
+                with pytest.raises(InputError, match="no room left on the disk"):
+                    store.compact(named(10), tmp_path / "smaller")
+            assert [child.name for child in tmp_path.iterdir()] == ["store"]
+        with pytest.raises(KeyboardInterrupt):
+            store.compact(stopped(), tmp_path / "smaller")
+        assert [child.name for child in tmp_path.iterdir()] == ["store"]
+        assert store.compact(named(10), tmp_path / "smaller") == 10
+    check_whole(tmp_path / "smaller", named(10))
+
+
+def test_of_two_compactions_to_one_name_the_first_is_left_alone(tmp_path: Path) -> None:
+    path = made(tmp_path / "store", named(100))
+    with BehaviourStore.open(path) as store:
+
+        def texts() -> Iterator[str]:
+            yield from named(5)
+            with pytest.raises(InputError, match=rf"process {os.getpid()} is writing to it; expected one writer"):
+                store.compact(named(50), tmp_path / "smaller")
+            yield from named(5, start=5)
+
+        assert store.compact(texts(), tmp_path / "smaller") == 10
+    check_whole(tmp_path / "smaller", named(10))
+    assert sorted(child.name for child in tmp_path.iterdir()) == ["smaller", "store"]
+
+
+def test_a_folder_that_is_removed_while_its_lock_is_taken_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="none: was removed just now"):
+        WriterLock.take(tmp_path / "none")
+    flock = fcntl.flock
+
+    def late(handle: int, operation: int) -> None:
+        (tmp_path / LOCK).unlink()
+        flock(handle, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", late)
+        with pytest.raises(InputError, match="was removed just now"):
+            WriterLock.take(tmp_path)
+    WriterLock.take(tmp_path).release()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -22,7 +22,7 @@ from sparsefront.models.backbone import load_backbone
 from sparsefront.models.behaviour_encoder import BehaviourEncoder
 from sparsefront.models.behaviour_store import BehaviourStore
 from sparsefront.models.text_columns import TextColumns
-from sparsefront.search.encode import encode_columns
+from sparsefront.search.encode import EncodeReport, encode_columns
 from sparsefront.spaces import InputError
 
 TEXTS = [f"{first} {second} {third}" for first in WORDS[:4] for second in WORDS for third in WORDS[:8]]
@@ -122,6 +122,13 @@ def test_a_full_disk_ends_it_and_the_same_call_goes_on(
         report = encode_columns(columns, store, encoder, batch_texts=100, advance=lambda *_: None)
         assert report.encoded == len(TEXTS) - 300
     check(tmp_path / "store", encoder, TEXTS)
+
+
+def test_what_an_interrupted_call_has_encoded_counts_as_there() -> None:
+    report = EncodeReport(rows=2, texts=7, encoded=107, cut=0, seconds=2.0, recovered=100)
+    assert report.hit_rate == 0 and report.vectors_per_second == 3.5
+    nothing_new = EncodeReport(rows=2, texts=7, encoded=100, cut=0, seconds=2.0, recovered=100)
+    assert nothing_new.hit_rate == 1 and nothing_new.vectors_per_second is None
 
 
 def test_the_command_says_what_it_did(tmp_path: Path, encoder: BehaviourEncoder, backbone: Path, cli: Cli) -> None:

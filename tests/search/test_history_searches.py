@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,16 @@ def test_texts_are_scored_as_rows_are(made: Path, run: Path) -> None:
     assert scorer.behaviours_cut == sum(max(0, len(own[0]) - scorer.most) for own in newest_first) > 0
 
 
+def test_blank_behaviours_push_no_real_ones_out(run: Path) -> None:
+    scorer = HistoryScorer.open(run / "export")
+    seen = ["red hat", "blue lamp", "red shoe", "green hat", "blue shoe"][: scorer.most]
+    told = scorer.score([[seen]], ["red hat"])
+    assert scorer.score([[["", " \t", *seen[:1], "\n", *seen[1:], ""]]], ["red hat"]).tolist() == told.tolist()
+    assert scorer.behaviours_cut == scorer.texts_encoded == 0
+    with pytest.raises(ValueError, match="a behaviour must be text, got NoneType"):
+        scorer.score([[[None]]], ["red hat"])  # type: ignore[list-item]
+
+
 def test_new_texts_cold_users_and_cold_items_are_scored_and_what_is_new_is_kept(run: Path, tmp_path: Path) -> None:
     export = tmp_path / "export"
     shutil.copytree(run / "export", export)
@@ -124,6 +136,30 @@ def test_new_texts_cold_users_and_cold_items_are_scored_and_what_is_new_is_kept(
     without = HistoryScorer.open(export)
     assert without.score(seen, items) == pytest.approx(told, abs=1e-3)
     assert without.texts_encoded == 5
+
+
+def test_new_texts_are_scored_on_a_full_disk_and_kept_when_there_is_room(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = tmp_path / "export"
+    shutil.copytree(run / "export", export)
+    seen, items = [[["a new lamp", "red hat"]], [["blue lamp"]]], ["red shoe", "an item that nobody knows"]
+    scorer = HistoryScorer.open(export, write=True)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        told = scorer.score(seen, items)
+        assert (scorer.texts_encoded, scorer.texts_unsaved) == (2, 2)
+        assert scorer.score(seen, items) == pytest.approx(told, abs=1e-6)
+        assert (scorer.texts_encoded, scorer.texts_unsaved) == (4, 4)
+    for _ in range(2):
+        assert scorer.score(seen, items) == pytest.approx(told, abs=1e-6)
+        assert (scorer.texts_encoded, scorer.texts_unsaved) == (6, 4)
+    scorer.close()
+    assert HistoryScorer.open(run / "export").score(seen, items) == pytest.approx(told, abs=1e-6)
 
 
 def test_what_does_not_fit_is_said(cli: Cli, made: Path, run: Path, tmp_path: Path) -> None:
@@ -150,6 +186,15 @@ def test_what_does_not_fit_is_said(cli: Cli, made: Path, run: Path, tmp_path: Pa
     (other / "behaviours" / "store.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="000000000000"):
         HistoryScorer.open(other)
+
+
+def test_a_graph_that_cannot_be_loaded_leaves_the_store_to_others(run: Path, tmp_path: Path) -> None:
+    export = tmp_path / "export"
+    shutil.copytree(run / "export", export)
+    (export / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(InputError, match="cannot load it"):
+        HistoryScorer.open(export, write=True)
+    BehaviourStore.open(export / "behaviours", write=True).close()
 
 
 def test_a_shared_store_serves_runs_and_is_not_copied(cli: Cli, made: Path, run: Path, tmp_path: Path) -> None:
