@@ -201,6 +201,9 @@ class Bench:
         whole = {"budget_share": SHARES[share]}
         if self.whole_us is not None:
             whole = {"budget_us": SHARES[share] * self.whole_us}
+        about = dict(METHODS[method])
+        if not self.sweeps_all and "uniform" in about:
+            about["uniform"] = "largest"
         settings = SearchSettings(
             **whole,
             evaluations=self.evaluations,
@@ -210,7 +213,7 @@ class Bench:
             keep_percents=KEEP_PERCENTS,
             finetune=self.finetune,
             seed=self.seed,
-            **METHODS[method],
+            **about,
         )
         name = f"{method.replace(' ', '-')}-{share.replace('/', '-')}"
         run = Run(
@@ -224,6 +227,12 @@ class Bench:
         )
         run.lookup_us = self.lookup_us
         return run
+
+    @property
+    def sweeps_all(self) -> bool:
+        """Whether all uniform genomes are evaluated: with how many behaviours they read there are too many of them, and
+        per budget only those are that no other within it exceeds."""
+        return self.task.histories is None
 
     @cached_property
     def lookup_us(self) -> float:
@@ -285,7 +294,12 @@ class Bench:
         return self.work / f"cell-{self.run(method, share).folder.name}"
 
     def explored(self, run: Run, prepared: Prepared, budget_us: float, method: str) -> list[Evaluated]:
-        """What a method evaluated. One sweep, within the largest budget, serves all budgets."""
+        """What a method evaluated. One sweep of all uniform genomes, within the largest budget, serves all budgets."""
+        if method == "best uniform" and not self.sweeps_all:
+            with fitness_pool(prepared, run.settings) as pool:
+                return sweep_uniform(
+                    run.folder, prepared, run.settings, (budget_us,), pool=pool, reporter=self.reporter
+                )
         if method == "best uniform":
             swept = self.swept()
             latency_us = prepared.measured.predict_many([one.genome for one in swept])
@@ -353,10 +367,11 @@ class Bench:
         return rows
 
     def costs(self, cell: Cell) -> dict[str, float]:
-        """Seconds of a search, from its study; the sweep over uniform genomes is that of the largest budget."""
+        """Seconds of a search, from its study; the sweep over all uniform genomes is that of the largest budget."""
         run = self.run(*cell)
         if cell[0] == "best uniform":
-            study = open_study(self.run("best uniform", next(iter(SHARES))).folder / STUDY_FILE, name="uniform")
+            swept = self.run("best uniform", next(iter(SHARES))) if self.sweeps_all else run
+            study = open_study(swept.folder / STUDY_FILE, name="uniform")
         else:
             study = open_study(run.folder / STUDY_FILE, name="search")
         found = costs(run.shared, run.table_folder, [], study, None)
