@@ -13,6 +13,7 @@ from tests.search.conftest import Cli, Outcome
 from tests.search.tiny import write_backbone, write_history_task, write_task
 
 from sparsefront.latency.statistic import Statistic
+from sparsefront.models.backbone import load_backbone
 from sparsefront.models.bahe import Bahe
 from sparsefront.models.behaviour_store import BehaviourStore
 from sparsefront.models.encoder_folder import load_encoder
@@ -192,6 +193,22 @@ def test_more_behaviours_than_places_are_refused(cli: Cli, made: Path, tmp_path:
     task = write_history_task(tmp_path / "task", histories=[{"column": "seen", "max": 40}])
     found = cli("search", task, "--backbone", made / "backbone", "--out", tmp_path / "run", *OPTIONS)
     assert found.status == 2 and "behaviours must be between 1 and 31" in " ".join(found.err.split())
+
+
+def test_a_store_that_encode_has_made_serves_a_search(cli: Cli, made: Path, tmp_path: Path) -> None:
+    store, backbone = tmp_path / "store", made / "backbone"
+    task = Task.from_file(made / "task" / "task.yaml")
+    encoded = cli(
+        *("encode", made / "task" / "rows.parquet", "--column", "seen", "--column", "item", "--max-tokens", "32"),
+        *("--backbone", backbone, "--store", store, "--json"),
+    )
+    assert encoded.status == 0, encoded.err
+    below = load_backbone(str(backbone)).serving(task).below
+    assert below is not None and below.layers == 1, "half of three layers, rounded down"
+    assert encoded.json["encoder"] == below.fingerprint
+    assert task.histories is not None
+    with BehaviourStore.open(store, encoder_fingerprint=below.fingerprint) as opened:
+        assert (opened.rows(task.histories.texts) >= 0).all()
 
 
 def test_schedules_of_words_are_not_learnt_of_histories(cli: Cli, made: Path, tmp_path: Path) -> None:
