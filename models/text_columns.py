@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparsefront.models.data_file import SEPARATORS, check_same_columns, parts_of, separated_pieces, unreadable
+from sparsefront.models.history_lists import list_of
+from sparsefront.models.history_texts import is_unicode, shown
 from sparsefront.spaces import InputError
 
 PIECE_ROWS = 65_536
@@ -82,8 +84,19 @@ class TextColumns:
 
     def _separated(self, part: Path) -> Iterator[TextPiece]:
         for piece in separated_pieces(part):
-            cells = (text for name in self.names for text in piece[name].tolist())
-            yield TextPiece([text for text in cells if isinstance(text, str)], len(piece))
+            cells = (cell for name in self.names for cell in piece[name].tolist() if isinstance(cell, str))
+            yield TextPiece([text for cell in cells for text in _texts_in(cell, part)], len(piece))
+
+
+def _texts_in(cell: str, part: Path) -> list[str]:
+    """The texts of a list in JSON, as CSV and TSV need it, or the one text that a cell is."""
+    listed = list_of(cell) if cell.lstrip().startswith("[") else None
+    if listed is None or not all(isinstance(one, str) for one in listed):
+        return [cell]
+    for text in listed:
+        if not is_unicode(text):
+            raise InputError(f"{part}: a list holds {shown(text)}; expected texts")
+    return listed
 
 
 def parquet_pieces(

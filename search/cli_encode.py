@@ -28,7 +28,8 @@ def encode(
     column: Annotated[
         list[str] | None,
         typer.Option(
-            help="Column of texts, or of lists of texts; may be given several times. The only one by default."
+            help="Column of texts, or of lists of texts (of CSV and TSV in JSON); may be given several times. The only "
+            "one by default."
         ),
     ] = None,
     backbone: Backbone = "minilm",

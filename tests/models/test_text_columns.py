@@ -74,6 +74,18 @@ def test_cells_of_separated_files_are_texts_whatever_they_look_like(tmp_path: Pa
     assert TextColumns.of(path).names == ("query",)
 
 
+def test_cells_that_are_lists_in_json_are_as_many_texts(tmp_path: Path) -> None:
+    cells = ['["red hat", "blue, cheap hat"]', "[]", "", ' ["é"]', "[red] hat", "[1]", '["a", null]', '"a"']
+    path = tmp_path / "rows.csv"
+    pd.DataFrame({"history": cells, "item": "green hat"}).to_csv(path, index=False)
+    expected = ["red hat", "blue, cheap hat", "", "é", "[red] hat", "[1]", '["a", null]', '"a"']
+    assert texts_of(TextColumns.of(path, ["history"])) == expected
+    assert texts_of(TextColumns.of(path, ["item", "history"])) == [*["green hat"] * len(cells), *expected]
+    path.write_text('history\n"[""\\ud800""]"\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"rows\.csv: a list holds .*ud800.*; expected texts"):
+        texts_of(TextColumns.of(path))
+
+
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     with pytest.raises(InputError, match="no such file or folder"):
