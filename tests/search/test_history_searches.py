@@ -169,6 +169,7 @@ def test_a_shared_store_serves_runs_and_is_not_copied(cli: Cli, made: Path, run:
         (("--frozen-layers", "3"), "backbone"),
         (("--frozen-layers", "0"), "--frozen-layers: must be at least 1, got 0"),
         (("--pooling", "max"), "--pooling: must be mean or cls, got 'max'"),
+        (("--max-tokens", "2"), "max_tokens must be from 3 to the model's 32, got 2"),
         (("--rank-weight", "0.3"), "rank weight: must be 0 where a task has histories, got 0.3"),
         (("--budget-us", "1"), "give a budget"),
     ],
@@ -209,6 +210,18 @@ def test_a_store_that_encode_has_made_serves_a_search(cli: Cli, made: Path, tmp_
     assert task.histories is not None
     with BehaviourStore.open(store, encoder_fingerprint=below.fingerprint) as opened:
         assert (opened.rows(task.histories.texts) >= 0).all()
+
+
+def test_a_search_may_cut_texts_as_encode_may_and_tells_how_many(cli: Cli, made: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    told = searched(cli, made, "--max-tokens", "3", "--store", store, out=tmp_path / "run")
+    assert told.status == 0, told.err
+    assert "18 texts were cut to 3 tokens" in told.err
+    encoded = cli(
+        *("encode", made / "task" / "rows.parquet", "--column", "seen", "--column", "item", "--max-tokens", "3"),
+        *("--backbone", made / "backbone", "--store", store, "--json"),
+    )
+    assert encoded.status == 0 and encoded.json["encoded"] == 0 < encoded.json["texts"]
 
 
 def test_schedules_of_words_are_not_learnt_of_histories(cli: Cli, made: Path, tmp_path: Path) -> None:
