@@ -164,7 +164,7 @@ def random_rows(model: CrossEncoder, length_tokens: int) -> TokenRows:
     types = [np.arange(one) > one // 2 for one in lengths]
     words = rng.integers(1, config.vocab_size, total)
     if histories := config.histories:  # a row ends with its item
-        types = [np.arange(one) * histories // max(1, one - 1) for one in lengths]
+        types = [np.append(np.arange(one - 1) * histories // max(1, one - 1), histories) for one in lengths]
         words = rng.integers(0, VECTORS, total)
     return TokenRows(
         input_ids=words.astype(np.int32),

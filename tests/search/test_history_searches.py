@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.models.test_bahe import make_bahe
 from tests.search.conftest import Cli, Outcome
 from tests.search.tiny import write_backbone, write_history_task, write_task
 
@@ -25,6 +26,7 @@ from sparsefront.search.history_scorer import HistoryScorer
 from sparsefront.search.lookup import lookup_us
 from sparsefront.search.progress import Silent
 from sparsefront.search.rows import vectors_of
+from sparsefront.search.verify import random_rows
 from sparsefront.spaces import InputError
 
 OPTIONS = "--budget-share 0.8 --evaluations 6 --workers 1 --finalists 1 --uniform none --frozen-layers 1".split()
@@ -91,6 +93,14 @@ def test_an_export_keeps_its_promises_with_its_rows_and_without(cli: Cli, made: 
         (alone / name).write_bytes(b"junk")
         found = cli("verify", alone, "--tolerance", "9")
         assert found.status == 2 and name.split("/")[0] in found.err and line in " ".join(found.err.split())
+
+
+def test_a_random_row_of_one_token_is_an_item_alone() -> None:
+    model = make_bahe(histories=2)
+    rows = random_rows(model, 6)
+    assert (rows.lengths == 1).any() and (rows.token_type_ids[rows.offsets[1:] - 1] == 2).all()
+    assert set(rows.token_type_ids) == {0, 1, 2} and (rows.token_type_ids == 2).sum() == len(rows)
+    assert np.isfinite(score_rows(model, random_rows(model, 1), precision="fp32")).all()
 
 
 def test_texts_are_scored_as_rows_are(made: Path, run: Path) -> None:
