@@ -79,6 +79,9 @@ def test_an_export_keeps_its_promises_with_its_rows_and_without(cli: Cli, made: 
     found = cli("verify", run / "export", "--tolerance", "9", "--json")
     assert found.status == 0, found
     assert found.json["parity_holds"] and found.json["test_quality"] == pytest.approx(promised, abs=1e-3)
+    stated = SparseConfig.read(run / "export")
+    assert stated.lookup_us is not None and found.json["budget_us"] == stated.budget_us + stated.lookup_us
+    assert 0 < found.json["lookup_us"] != stated.lookup_us
     alone = made / "alone"
     shutil.copytree(run / "export", alone)
     config = json.loads((alone / "sparse_config.json").read_text())
@@ -86,6 +89,7 @@ def test_an_export_keeps_its_promises_with_its_rows_and_without(cli: Cli, made: 
     (alone / "sparse_config.json").write_text(json.dumps(config))
     found = cli("verify", alone, "--tolerance", "9", "--json")
     assert found.status == 0 and found.json["parity_holds"] and found.json["test_quality"] is None
+    assert found.json["lookup_us"] == stated.lookup_us
     bench = cli("bench", run / "export", "--seconds", "0.1", "--json")
     assert bench.status == 0, bench.err
     assert bench.json["dense"], bench.json
@@ -93,6 +97,16 @@ def test_an_export_keeps_its_promises_with_its_rows_and_without(cli: Cli, made: 
         (alone / name).write_bytes(b"junk")
         found = cli("verify", alone, "--tolerance", "9")
         assert found.status == 2 and name.split("/")[0] in found.err and line in " ".join(found.err.split())
+
+
+def test_what_looking_up_takes_where_an_export_is_verified_counts(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsefront.search.verify.lookup_us", lambda *_, **__: 1e6)
+    monkeypatch.setattr("sparsefront.search.verify.PAUSE_SECONDS", 0.0)
+    found = cli("verify", run / "export", "--tolerance", "9")
+    told = " ".join(found.out.split())
+    assert found.status == 1 and "OVER the budget" in told and "1000000 us of it to look behaviours up" in told
 
 
 def test_a_random_row_of_one_token_is_an_item_alone() -> None:
