@@ -24,6 +24,7 @@ from sparsefront.models.task import Task
 from sparsefront.search.export import SparseConfig
 from sparsefront.search.history_scorer import HistoryScorer
 from sparsefront.search.lookup import lookup_us
+from sparsefront.search.measured import check_length
 from sparsefront.search.progress import Silent
 from sparsefront.search.rows import vectors_of
 from sparsefront.search.verify import random_rows
@@ -212,6 +213,15 @@ def test_a_budget_that_lookups_spend_alone_is_refused(cli: Cli, made: Path, tmp_
         "search", made / "task" / "task.yaml", "--backbone", made / "backbone", "--out", tmp_path / "run", *words
     )
     assert found.status == 2 and "to look the behaviours up alone takes" in " ".join(found.err.split())
+
+
+def test_one_behaviour_is_enough_for_a_history(made: Path, tmp_path: Path) -> None:
+    task = Task.from_file(write_history_task(tmp_path / "task", histories=[{"column": "seen", "max": 1}]))
+    text = load_backbone(str(made / "backbone"))
+    assert task.length_tokens == 2
+    check_length(text.serving(task), task.length_tokens)
+    with pytest.raises(InputError, match=f"max_length must be between 3 and 32 for backbone {text.name}, got 2"):
+        check_length(text, 2)
 
 
 def test_more_behaviours_than_places_are_refused(cli: Cli, made: Path, tmp_path: Path) -> None:
