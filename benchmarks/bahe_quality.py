@@ -89,7 +89,7 @@ METHODS = {
 
 
 class Bench:
-    """Trained models by method, rate and seed, on disk as JSON of the logits that they gave.
+    """Trained models by method, rate and seed, and by rows, films and epochs, on disk as JSON of the logits they gave.
 
     ``rates``: that were chosen before, by method.
     """
@@ -123,7 +123,8 @@ class Bench:
 
     def cell(self, name: str, rate: float, seed: int, share: float = 1.0) -> dict[str, Any]:
         """Logits of validation and test rows, and what the training took; made once. ``share``: of the epochs."""
-        path = self.work / f"{_slug(name)}-{rate:g}-seed{seed}{'' if share == 1 else '-short'}.json"
+        about = f"{self.about}-epochs{share * self.most_epochs:g}"
+        path = self.work / f"{_slug(name)}-{rate:g}-seed{seed}-{about}.json"
         if not path.exists():
             method = METHODS[name]
             epochs, rows = share * self.epochs(name, seed), self.rows(method)
@@ -156,13 +157,22 @@ class Bench:
 
     def epochs(self, name: str, seed: int) -> float:
         """Of a training; of one that may take so many seconds, by what a whole one of the same model took."""
-        epochs = QUICK_EPOCHS if self.quick else EPOCHS
-        allowed = METHODS[name].as_long_as
+        epochs, allowed = self.most_epochs, METHODS[name].as_long_as
         if allowed is None:
             return epochs
         own, other = (self.cell(one, self.chosen_rate(one), seed) for one in (EQUAL_EPOCHS, allowed))
         seconds = other["training_seconds"] + other["encoding_seconds"]
         return float(epochs * min(1.0, seconds / own["training_seconds"]))
+
+    @property
+    def most_epochs(self) -> float:
+        """Of a training that may take as long as it does."""
+        return QUICK_EPOCHS if self.quick else EPOCHS
+
+    @property
+    def about(self) -> str:
+        """How many rows there are, and films of each: what is kept of others is not taken for these."""
+        return f"rows{QUICK_ROWS if self.quick else ROWS}-films{MOST_FILMS}"
 
     # -- models and rows -----------------------------------------------------------------------------------------------
 
@@ -220,7 +230,7 @@ class Bench:
 
     def store(self, method: Method) -> Path:
         """Folder of the method's vectors."""
-        return self.work / f"vectors-{method.form}-{method.layers}-{method.pooling}"
+        return self.work / f"vectors-{method.form}-{method.layers}-{method.pooling}-{self.about}"
 
 
 def _texts(task: Task) -> list[str]:

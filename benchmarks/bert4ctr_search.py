@@ -30,7 +30,7 @@ def rows_of(work: Path, data: Path, quick: bool, seed: int, *, only_there: bool)
     cells: list[Cell] = [(method, share) for method in (OURS, UNIFORM) for share in SHARES]
     task = clicks.movielens(data, count)
     rows = rows_of_seed(work / "features", task, quick, seed, cells, only_there=only_there)
-    budgets_us = {row["budget"]: row["budget_us"] for row in rows if "budget" in row}
+    budgets_us = {row["budget"]: row["budget_us"] for row in rows if "budget_us" in row}
     if not budgets_us:
         return rows
     share, budget_us = next(iter(budgets_us.items()))

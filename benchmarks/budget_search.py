@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,17 @@ from sparsefront.search.anchor import anchor_at
 from sparsefront.search.costs import costs
 from sparsefront.search.explore import STUDY_FILE, explore, fitness_pool, space_of, sweep_uniform
 from sparsefront.search.front import Evaluated
+from sparsefront.search.lookup import LOOKUP, lookup_step
 from sparsefront.search.measured import Measured
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Rich
+from sparsefront.search.rows import STORE
 from sparsefront.search.run import Run
 from sparsefront.search.run_result import FINALISTS
 from sparsefront.search.settings import PrepareSettings, SearchSettings
 from sparsefront.search.steps import run_step, step_seconds
 from sparsefront.search.studies import open_study
+from sparsefront.spaces import InputError
 
 REPOSITORY = Path(__file__).parent.parent
 SHARES = {"1/3": 1 / 3, "1/6": 1 / 6, "1/12": 1 / 12}
@@ -128,11 +132,14 @@ def rows_of_seed(
     memory = PeakMemory(work / f"peak_memory_gib-seed{seed}.txt")
     with memory:
         bench = Bench(work / f"seed{seed}", task, quick, seed, whole_us, evaluations)
+        left_out = {cell: why for cell in cells if (why := bench.left_out(*cell)) is not None}
+        cells = [cell for cell in cells if cell not in left_out]
         if only_there:
             cells = [cell for cell in cells if bench.folder(*cell).exists()]
         for cell in cells:
             bench.cell(*cell)
         rows = bench.rows(cells)
+        rows += [{"cell": method, "at": share, "left_out": why} for (method, share), why in left_out.items()]
     rows.append({"cell": "run", **bench.walls, "peak_memory_gib": memory.peak_gib, **about_this_machine()})
     return [{"seed": seed, **row} for row in rows]
 
@@ -145,7 +152,7 @@ class Bench:
         task: what is searched for.
         quick: few evaluations, hardly any training.
         seed: of everything.
-        whole_us: latency that budgets are shares of; by default the dense model's.
+        whole_us: latency that budgets are shares of; by default the dense model's, behaviours looked up.
         evaluations: of a search.
     """
 
@@ -194,6 +201,9 @@ class Bench:
         whole = {"budget_share": SHARES[share]}
         if self.whole_us is not None:
             whole = {"budget_us": SHARES[share] * self.whole_us}
+        about = dict(METHODS[method])
+        if not self.sweeps_all and "uniform" in about:
+            about["uniform"] = "largest"
         settings = SearchSettings(
             **whole,
             evaluations=self.evaluations,
@@ -203,10 +213,10 @@ class Bench:
             keep_percents=KEEP_PERCENTS,
             finetune=self.finetune,
             seed=self.seed,
-            **METHODS[method],
+            **about,
         )
         name = f"{method.replace(' ', '-')}-{share.replace('/', '-')}"
-        return Run(
+        run = Run(
             self.work / name,
             task=self.task,
             backbone=self.backbone,
@@ -215,11 +225,38 @@ class Bench:
             shared=self.work / "prepared",
             reporter=self.reporter,
         )
+        run.lookup_us = self.lookup_us
+        return run
+
+    @property
+    def sweeps_all(self) -> bool:
+        """Whether all uniform genomes are evaluated: with how many behaviours they read there are too many of them, and
+        per budget only those are that no other within it exceeds."""
+        return self.task.histories is None
+
+    @cached_property
+    def lookup_us(self) -> float:
+        """What it takes to look the behaviours of a call up: measured once, so that all cells of a share have one
+        budget; 0 where there are none."""
+        shared, statistic = self.work / "prepared", Statistic.of_length(self.task.length_tokens)
+        return lookup_step(shared / LOOKUP, shared / STORE, self.task, self.backbone, statistic, self.reporter)
+
+    def budget_us(self, method: str, share: str) -> float:
+        """What a model of a cell may take; ``InputError`` where none meets that, or looking up leaves none of it."""
+        (budget_us,) = self.run(method, share).budgets_us(self.prepared.measured)
+        return budget_us
+
+    def left_out(self, method: str, share: str) -> str | None:
+        """Why a cell cannot be searched for, if it cannot."""
+        try:
+            self.budget_us(method, share)
+        except InputError as error:
+            return str(error)
+        return None
 
     def cell(self, method: str, share: str) -> dict[str, Any]:
         """Search, fine-tune, choose on validation rows; done once."""
-        run = self.run(method, share)
-        (budget_us,) = run.budgets_us(self.prepared.measured)
+        run, budget_us = self.run(method, share), self.budget_us(method, share)
         self.reporter.say(f"{method}, {share} of the dense latency ({budget_us:.0f} us), seed {self.seed}")
 
         def build(target: Path) -> dict[str, Any]:
@@ -257,7 +294,12 @@ class Bench:
         return self.work / f"cell-{self.run(method, share).folder.name}"
 
     def explored(self, run: Run, prepared: Prepared, budget_us: float, method: str) -> list[Evaluated]:
-        """What a method evaluated. One sweep, within the largest budget, serves all budgets."""
+        """What a method evaluated. One sweep of all uniform genomes, within the largest budget, serves all budgets."""
+        if method == "best uniform" and not self.sweeps_all:
+            with fitness_pool(prepared, run.settings) as pool:
+                return sweep_uniform(
+                    run.folder, prepared, run.settings, (budget_us,), pool=pool, reporter=self.reporter
+                )
         if method == "best uniform":
             swept = self.swept()
             latency_us = prepared.measured.predict_many([one.genome for one in swept])
@@ -270,8 +312,8 @@ class Bench:
         """Every uniform genome within the largest budget."""
         if self._swept is not None:
             return self._swept
-        run = self.run("best uniform", next(iter(SHARES)))
-        (budget_us,) = run.budgets_us(self.prepared.measured)
+        largest = "best uniform", next(iter(SHARES))
+        run, budget_us = self.run(*largest), self.budget_us(*largest)
         with fitness_pool(self.prepared, run.settings) as pool:
             self._swept = sweep_uniform(
                 run.folder, self.prepared, run.settings, (budget_us,), pool=pool, reporter=self.reporter
@@ -297,11 +339,13 @@ class Bench:
             method, share = cell
             result = found[cell]
             auc, *draws = self.tested(load_ranker(folders[cell]))
+            budget_us = self.budget_us(*cell)
+            slower = dense_us / self.prepared.measured.dense_us  # now than when budgets were set
             rows.append(
                 {
                     "cell": method,
                     "budget": share,
-                    "budget_us": SHARES[share] * (self.whole_us or self.prepared.measured.dense_us),
+                    "budget_us": budget_us,
                     "test_auc": auc,
                     "valid_auc": result["winner"]["valid_quality"],
                     "supernet_auc": result["winner"]["supernet_quality"],
@@ -310,11 +354,12 @@ class Bench:
                     "remeasured_us": stats.median_us,
                     "remeasured_p95_us": stats.p95_us,
                     "speed_up": dense_us / stats.median_us,
-                    "share_of_budget": stats.median_us / (SHARES[share] * dense_us),
+                    "share_of_budget": stats.median_us / (slower * budget_us),
                     "parameters": result["winner"]["parameters"],
                     "genome": result["winner"]["genome"],
                     "evaluations": result["evaluations"],
                     "finalist_seconds": result["finalist_seconds"],
+                    **({"lookup_us": self.lookup_us} if self.lookup_us else {}),
                     **self.costs(cell),
                     "auc_draws": draws,
                 }
@@ -322,10 +367,11 @@ class Bench:
         return rows
 
     def costs(self, cell: Cell) -> dict[str, float]:
-        """Seconds of a search, from its study; the sweep over uniform genomes is that of the largest budget."""
+        """Seconds of a search, from its study; the sweep over all uniform genomes is that of the largest budget."""
         run = self.run(*cell)
         if cell[0] == "best uniform":
-            study = open_study(self.run("best uniform", next(iter(SHARES))).folder / STUDY_FILE, name="uniform")
+            swept = self.run("best uniform", next(iter(SHARES))) if self.sweeps_all else run
+            study = open_study(swept.folder / STUDY_FILE, name="uniform")
         else:
             study = open_study(run.folder / STUDY_FILE, name="search")
         found = costs(run.shared, run.table_folder, [], study, None)

@@ -13,7 +13,8 @@ import onnx
 
 from sparsefront.latency.runtime import Feeds, Logits, Runtime, Session, Takes
 from sparsefront.models.bahe_graph import MASK, VECTORS
-from sparsefront.models.onnx_graph import INPUTS, STATIC_SHAPE, build_graph, onnx_file, properties_of
+from sparsefront.models.branch_graph import CATEGORICAL, NUMERIC
+from sparsefront.models.onnx_graph import HISTORY_INPUTS, INPUTS, STATIC_SHAPE, build_graph, onnx_file, properties_of
 from sparsefront.models.parameters import random_arrays
 from sparsefront.spaces import InputError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sparsefront.models.config import CrossEncoderConfig
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
+_KNOWN = frozenset({*INPUTS, *HISTORY_INPUTS, NUMERIC, CATEGORICAL})
 
 
 class OpenVino(Runtime):
@@ -117,9 +119,15 @@ def _filled(name: str, values: npt.NDArray[Any], batch: int, tokens: int) -> npt
     return np.pad(values, more)
 
 
+def _name_of(port: Any) -> str:
+    """What the graph calls an input: OpenVINO adds the name of a node that it folded into it."""
+    name: str = next((name for name in port.get_names() if name in _KNOWN), port.get_any_name())
+    return name
+
+
 def _static(port: Any, shape: tuple[int, int]) -> list[int]:
     """The shape of an input where rows and tokens are so many."""
-    own, name = port.partial_shape, port.get_any_name()
+    own, name = port.partial_shape, _name_of(port)
     tokens_at = _tokens_axis(name, len(own))
     return [
         shape[0] if axis == 0 else shape[1] if axis == tokens_at else own[axis].get_length() for axis in range(len(own))
@@ -157,7 +165,7 @@ class _OpenVinoSession:
         try:
             graph = core.read_model(model)
             if shape is not None:
-                graph.reshape({port.get_any_name(): _static(port, shape) for port in graph.inputs})
+                graph.reshape({_name_of(port): _static(port, shape) for port in graph.inputs})
             compiled = core.compile_model(graph, "CPU", options)
         except Exception as error:
             source = model if isinstance(model, str) else "graph in memory"
@@ -165,10 +173,8 @@ class _OpenVinoSession:
         self._request = compiled.create_infer_request()
         self._tensor = openvino.Tensor
         # What no layer reads is not an input any more: a model without heads needs no mask.
-        shapes = {port.get_any_name(): port.partial_shape for port in compiled.inputs}
-        numbers, categories = [
-            shapes[name][1].get_length() if name in shapes else 0 for name in ("numeric", "categorical")
-        ]
+        shapes = {_name_of(port): port.partial_shape for port in compiled.inputs}
+        numbers, categories = [shapes[name][1].get_length() if name in shapes else 0 for name in (NUMERIC, CATEGORICAL)]
         vectors = shapes.get(VECTORS)
         histories, width = (0, 0) if vectors is None else (vectors[1].get_length(), vectors[3].get_length())
         self.takes = Takes(numbers, categories, histories, width)

@@ -29,7 +29,7 @@ def read_lists(values: pd.Series[Any], spec: HistorySpec, origin: str) -> Behavi
     lengths = np.zeros(len(values), np.int64)
     found = blank = cut = 0
     for row, cell in enumerate(values.tolist(), start=1):
-        texts = _list_of(cell)
+        texts = list_of(cell)
         if texts is None:
             raise InputError(
                 f"{origin}: row {row}: history {spec.name!r} is {shown(cell)}; expected a list of texts"
@@ -60,8 +60,8 @@ def read_lists(values: pd.Series[Any], spec: HistorySpec, origin: str) -> Behavi
     )
 
 
-def _list_of(cell: Any) -> list[Any] | None:
-    """``None`` for what is no list."""
+def list_of(cell: Any) -> list[Any] | None:
+    """What a cell lists, in JSON where it is a text; ``None`` for what is no list."""
     if isinstance(cell, str):
         if is_blank(cell):
             return []

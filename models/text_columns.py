@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -18,14 +19,21 @@ from sparsefront.models.data_file import (
     separated_pieces,
     unreadable,
 )
+from sparsefront.models.history_lists import list_of
+from sparsefront.models.history_texts import is_unicode, shown
 from sparsefront.spaces import InputError
 
 PIECE_ROWS = 65_536
+PIECE_TEXTS = 131_072
+"""At most in a piece: a row of a history may have thousands."""
 
 
 @dataclass(frozen=True)
 class TextPiece:
-    """Texts of so many ``rows`` of a table, in their order, without missing ones."""
+    """Texts of so many ``rows`` of a table, in their order, without missing ones.
+
+    Where rows have more than ``PIECE_TEXTS`` they are several pieces, and count with the last.
+    """
 
     texts: list[str]
     rows: int
@@ -89,8 +97,19 @@ class TextColumns:
 
     def _separated(self, part: Path) -> Iterator[TextPiece]:
         for piece in separated_pieces(part):
-            cells = (text for name in self.names for text in piece[name].tolist())
-            yield TextPiece([text for text in cells if isinstance(text, str)], len(piece))
+            cells = (cell for name in self.names for cell in piece[name].tolist() if isinstance(cell, str))
+            yield from _pieces((text for cell in cells for text in _texts_in(cell, part)), len(piece))
+
+
+def _texts_in(cell: str, part: Path) -> list[str]:
+    """The texts of a list in JSON, as CSV and TSV need it, or the one text that a cell is."""
+    listed = list_of(cell) if cell.lstrip().startswith("[") else None
+    if listed is None or not all(isinstance(one, str) for one in listed):
+        return [cell]
+    for text in listed:
+        if not is_unicode(text):
+            raise InputError(f"{part}: a list holds {shown(text)}; expected texts")
+    return listed
 
 
 def parquet_pieces(
@@ -103,22 +122,45 @@ def parquet_pieces(
     """
     try:
         with pq.ParquetFile(part) as file:
-            groups = None if group is None else [group]
-            for batch in file.iter_batches(piece_rows, row_groups=groups, columns=list(names)):
-                texts = [text for name in names for text in texts_of(batch.column(name))]
-                yield TextPiece(texts, batch.num_rows)
+            groups = list(range(file.num_row_groups)) if group is None else [group]
+            rows = min(piece_rows, _rows_of_a_piece(file.metadata, names, groups))
+            for batch in file.iter_batches(rows, row_groups=groups, columns=list(names)):
+                yield from _pieces((text for name in names for text in texts_of(batch.column(name))), batch.num_rows)
     except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's own errors derive from
         raise unreadable(part, error) from None
 
 
-def texts_of(column: pa.Array) -> list[str]:
+def _rows_of_a_piece(metadata: pq.FileMetaData, names: Sequence[str], groups: Sequence[int]) -> int:
+    """Rows that have ``PIECE_TEXTS`` texts, if all have as many as they have on average."""
+    rows = values = 0
+    for group in groups:
+        about = metadata.row_group(group)
+        rows += about.num_rows
+        for number in range(about.num_columns):
+            column = about.column(number)
+            if column.path_in_schema.startswith(tuple(f"{name}." for name in names)):  # what lists hold
+                values += column.num_values
+    return max(1, PIECE_TEXTS * rows // max(values, rows, 1))
+
+
+def _pieces(texts: Iterator[str], rows: int) -> Iterator[TextPiece]:
+    """These texts of so many rows, ``PIECE_TEXTS`` at a time."""
+    piece = list(islice(texts, PIECE_TEXTS))
+    while following := list(islice(texts, PIECE_TEXTS)):
+        yield TextPiece(piece, 0)
+        piece = following
+    yield TextPiece(piece, rows)
+
+
+def texts_of(column: pa.Array) -> Iterator[str]:
     """The texts of a column of texts or of lists of texts, without missing ones."""
     kind = column.type
     while _is_list(kind):
         column = column.flatten()
         kind = column.type
-    texts: list[str] = column.drop_null().to_pylist()
-    return texts
+    there = column.drop_null()
+    for start in range(0, len(there), PIECE_TEXTS):
+        yield from there.slice(start, PIECE_TEXTS).to_pylist()
 
 
 def _is_list(kind: pa.DataType) -> bool:

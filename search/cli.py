@@ -201,10 +201,11 @@ def verify(
         for line in found.machine_differences:
             out.print(f"another machine than the export's: {line}", highlight=False)
         budget = "within" if found.within_budget else "OVER"
+        looking_up = "" if found.lookup_us is None else f", {found.lookup_us:.0f} us of it to look behaviours up"
         parity = "equal to torch" if found.parity_holds else "NOT EQUAL to torch"
         out.print(
             f"{found.statistic}: {found.measured_us:.0f} us (p95 {found.measured_p95_us:.0f}), {budget} the budget of "
-            f"{found.budget_us:.0f} us",
+            f"{found.budget_us:.0f} us{looking_up}",
             highlight=False,
         )
         out.print(f"{parity}: largest difference of a logit {found.parity:.1e}", highlight=False)

@@ -28,12 +28,14 @@ def encode(
     column: Annotated[
         list[str] | None,
         typer.Option(
-            help="Column of texts, or of lists of texts; may be given several times. The only one by default."
+            help="Column of texts, or of lists of texts (of CSV and TSV in JSON); may be given several times. The only "
+            "one by default."
         ),
     ] = None,
     backbone: Backbone = "minilm",
     layers: Annotated[
-        int | None, typer.Option(help="Layers of the backbone that a text goes through; the first half by default.")
+        int | None,
+        typer.Option(help="Layers of the backbone that a text goes through; the first half, rounded down, by default."),
     ] = None,
     pooling: Annotated[str, typer.Option(help="What a vector is: mean of a text's tokens, or cls.")] = "mean",
     max_tokens: Annotated[int, typer.Option(help="Tokens to which longer texts are cut.")] = 64,
@@ -57,6 +59,7 @@ def encode(
     from sparsefront.models.backbone import load_backbone
     from sparsefront.models.behaviour_encoder import BehaviourEncoder
     from sparsefront.models.behaviour_store import BehaviourStore
+    from sparsefront.models.frozen_layers import FrozenLayers
     from sparsefront.models.text_columns import TextColumns
     from sparsefront.search.encode import all_texts, encode_columns
 
@@ -67,7 +70,7 @@ def encode(
         raise InputError(f"--compact-to: {compact_to} exists already; expected the name of a new store")
     columns = TextColumns.of(texts, column or ())
     lower = load_backbone(backbone)
-    depth = (lower.config.num_hidden_layers + 1) // 2 if layers is None else layers
+    depth = FrozenLayers(layers).count(lower.config.num_hidden_layers)
     try:
         encoder = BehaviourEncoder.of(lower, layers=depth, pooling=pooling, max_tokens=max_tokens)  # type: ignore[arg-type]
     except ValueError as error:

@@ -62,6 +62,12 @@ FrozenLayersOption = Annotated[
     ),
 ]
 PoolingOption = Annotated[str, typer.Option("--pooling", help="What they take of a text's tokens: mean or cls.")]
+MaxTokensOption = Annotated[
+    int,
+    typer.Option(
+        "--max-tokens", help="Tokens to which longer texts are cut; the backbone's places where it has fewer."
+    ),
+]
 StoreOption = Annotated[
     Path | None, typer.Option("--store", help="Store of behaviours (sparsefront encode); one in the run by default.")
 ]
@@ -130,7 +136,7 @@ def options(name: str, **changes: Any) -> Any:
         raise InputError(f"--{name}-epochs: {error}") from error
 
 
-def frozen_of(layers: int | None, pooling: str) -> Any:
+def frozen_of(layers: int | None, pooling: str, max_tokens: int) -> Any:
     """Which layers make vectors of behaviours; a bad value becomes one line."""
     from sparsefront.models.frozen_layers import FrozenLayers
 
@@ -138,7 +144,7 @@ def frozen_of(layers: int | None, pooling: str) -> Any:
         raise InputError(f"--pooling: must be mean or cls, got {pooling!r}")
     if layers is not None and layers < 1:
         raise InputError(f"--frozen-layers: must be at least 1, got {layers}")
-    return FrozenLayers(layers=layers, pooling="cls" if pooling == "cls" else "mean")
+    return FrozenLayers(layers=layers, pooling="cls" if pooling == "cls" else "mean", max_tokens=max_tokens)
 
 
 def print_json(value: Any) -> None:

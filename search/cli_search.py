@@ -14,6 +14,7 @@ from sparsefront.search.cli_options import (
     Batch,
     FrozenLayersOption,
     Json,
+    MaxTokensOption,
     PercentileOption,
     PoolingOption,
     PrecisionOption,
@@ -114,6 +115,7 @@ def search(
     rank_weight: RankWeight = 0.0,
     frozen_layers: FrozenLayersOption = None,
     pooling: PoolingOption = "mean",
+    max_tokens: MaxTokensOption = 64,
     store: StoreOption = None,
     finetune_epochs: Annotated[float, typer.Option(help="Epochs of each finalist.")] = 1.0,
     effort: Annotated[str, typer.Option(help="Profiling effort: quick or normal.")] = "quick",
@@ -156,7 +158,7 @@ def search(
     check_asked(settings)
     reporter = reporter_for(as_json)
     rows = Task.builtin() if task is None else Task.from_file(task)
-    own, frozen = load_backbone(backbone), frozen_of(frozen_layers, pooling)
+    own, frozen = load_backbone(backbone), frozen_of(frozen_layers, pooling, max_tokens)
     budget = f"{budget_us}us" if budget_us is not None else f"{budget_share}"
     folder = out_dir or Path("runs") / f"{rows.name}-{budget.replace(',', '-')}"
     if runtime == AUTO and (folder / RUN).is_file():  # an interrupted run goes on as it began

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 from threadpoolctl import threadpool_limits
@@ -25,6 +26,7 @@ from sparsefront.search.settings import SearchSettings
 from sparsefront.search.studies import open_study
 from sparsefront.search.watch import Watch
 from sparsefront.spaces import Genome, InputError, SearchSpace, Widths
+from sparsefront.spaces.genome import FIELDS
 
 STUDY_FILE = "study.db"
 
@@ -131,23 +133,19 @@ def sweep_uniform(
 
 def largest_only(genomes: Sequence[Genome]) -> tuple[Genome, ...]:
     """Uniform genomes that no other of them matches or exceeds in every field."""
-    genes = [genome.layers[0] for genome in genomes]
-    best: dict[tuple[int, int], int] = {}
-    for gene in genes:
-        at = (gene.heads, gene.keep_percent)
-        best[at] = max(best.get(at, -1), gene.ffn_units)
-    kept = []
-    for genome, gene in zip(genomes, genes, strict=True):
-        if best[gene.heads, gene.keep_percent] != gene.ffn_units:
-            continue
-        exceeded = any(
-            heads >= gene.heads and keep >= gene.keep_percent and ffn >= gene.ffn_units
-            for (heads, keep), ffn in best.items()
-            if (heads, keep) != (gene.heads, gene.keep_percent)
-        )
-        if not exceeded:
-            kept.append(genome)
-    return tuple(kept)
+    others = [field for field in FIELDS if field != "ffn_units"]
+    widest: dict[tuple[int, ...], Genome] = {}
+    for genome in genomes:
+        at = tuple(getattr(genome.layers[0], field) for field in others)
+        if at not in widest or widest[at].layers[0].ffn_units < genome.layers[0].ffn_units:
+            widest[at] = genome
+    values = np.array([[*at, genome.layers[0].ffn_units] for at, genome in widest.items()])
+    kept = {
+        genome
+        for genome, own in zip(widest.values(), values, strict=True)
+        if (values >= own).all(axis=1).sum() == 1  # itself alone
+    }
+    return tuple(genome for genome in genomes if genome in kept)
 
 
 def ahead_of(pool: EvaluationPool) -> int:

@@ -94,9 +94,11 @@ class Measured:
 
 def check_length(backbone: Backbone, length_tokens: int) -> None:
     """Refuse rows that are longer than the backbone's positions."""
-    upper = backbone.config.max_position_embeddings
-    if not 3 <= length_tokens <= upper:
-        raise InputError(f"max_length must be between 3 and {upper} for backbone {backbone.name}, got {length_tokens}")
+    least, upper = 2 if backbone.below else 3, backbone.config.max_position_embeddings  # a behaviour behind [CLS]
+    if not least <= length_tokens <= upper:
+        raise InputError(
+            f"max_length must be between {least} and {upper} for backbone {backbone.name}, got {length_tokens}"
+        )
 
 
 def measure(

@@ -98,6 +98,8 @@ def prepare(
     reporter.say(task_line(task.report()))
     for line in task.warnings:
         reporter.say(line)
+    if backbone.below is not None and backbone.below.texts_cut:
+        reporter.say(f"{backbone.below.texts_cut:,} texts were cut to {backbone.below.max_tokens} tokens")
     if backbone.below and settings.rank_weight:
         raise InputError(f"rank weight: must be 0 where a task has histories, got {settings.rank_weight:g}")
     trainings = _Trainings(folder, task, backbone, settings, rows, reporter)

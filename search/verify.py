@@ -16,6 +16,7 @@ from sparsefront.latency.runtimes import runtime_of
 from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.timing import LatencyStats
 from sparsefront.latency.two_sides import TwoSides
+from sparsefront.models.behaviour_store import BehaviourStore
 from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.features import FeatureRows, Features
@@ -27,12 +28,16 @@ from sparsefront.models.task import Task
 from sparsefront.models.task_file import TaskFile
 from sparsefront.search.export import FEATURES, SparseConfig, serve_rows
 from sparsefront.search.history_scorer import HistoryScorer
+from sparsefront.search.lookup import lookup_us
+from sparsefront.search.rows import STORE
 from sparsefront.search.shipped_features import encoded, feature_differences
 from sparsefront.spaces import Genome, InputError
 
 PARITY_LIMITS = {"fp32": 1e-4, "bf16": 0.25, "int8": 0.5}
 """Largest difference of a logit to torch in fp32, by the precision of the export."""
 PARITY_ROWS = 64
+LOOKUPS = 3
+"""Measurements of a lookup: a slow moment breaks no promise."""
 VECTORS = 256
 """Random ones, of which histories are made where there is no data."""
 
@@ -46,6 +51,8 @@ class Verification:
         statistic: which that is, in words.
         measured_p95_us: 95th percentile now.
         budget_us: what was promised.
+        lookup_us: what is in these three to look the behaviours of a call up: in the first two what it takes here, or
+            took where the export was made if the texts or the store are not there; ``None`` without histories.
         within_budget: whether it is kept, up to ``tolerance``.
         parity: largest difference of a logit between the serving runtime and torch, on ragged padded rows.
         parity_holds: whether it is at most 1e-4.
@@ -63,6 +70,7 @@ class Verification:
     statistic: str
     measured_p95_us: float
     budget_us: float
+    lookup_us: float | None
     within_budget: bool
     parity: float
     parity_holds: bool
@@ -119,17 +127,20 @@ def verify(folder: Path, *, task: Task | None = None, tolerance: float = 0.0) ->
     expected = score_rows(model, sample, precision="fp32")
     parity = float(np.abs(serve_rows(session, sample) - expected).max())
     sides_parity = None if sides is None else float(np.abs(serve_rows(sides, sample) - expected).max())
-    limit_us = config.budget_us * (1 + tolerance)
-    stats = _fastest(session, config.statistic, within_us=limit_us)
-    value_us = config.statistic.value_us(stats)
+    budget_us = config.budget_us + (config.lookup_us or 0)
+    looked_up_us = _lookup_us(folder, config, task)
+    spent_us, limit_us = looked_up_us or 0, budget_us * (1 + tolerance)
+    stats = _fastest(session, config.statistic, within_us=limit_us - spent_us)
+    value_us = config.statistic.value_us(stats) + spent_us
     test_quality = None
     if rows is not None:
         test_quality = quality(config.metric, rows.positive, rows.target, serve_rows(session, rows))
     return Verification(
         measured_us=value_us,
         statistic=config.statistic.in_words,
-        measured_p95_us=stats.p95_us,
-        budget_us=config.budget_us,
+        measured_p95_us=stats.p95_us + spent_us,
+        budget_us=budget_us,
+        lookup_us=looked_up_us,
         within_budget=value_us <= limit_us,
         parity=parity,
         parity_holds=parity <= PARITY_LIMITS[stated.precision],
@@ -155,6 +166,19 @@ def _fastest(session: Session, statistic: Statistic, *, within_us: float, attemp
     return min(found, key=statistic.value_us)
 
 
+def _lookup_us(folder: Path, config: SparseConfig, task: Task | None) -> float | None:
+    """What looking the behaviours of a call up takes here, the fastest of a few; what the export says where the store
+    or the texts are not there; ``None`` without histories."""
+    path = folder / STORE
+    if config.lookup_us is None or task is None or task.histories is None or not path.exists():
+        return config.lookup_us
+    texts, histories = task.histories.texts, len(task.histories.behaviours)
+    with BehaviourStore.open(path) as store:
+        if (store.rows(texts) < 0).any():
+            return config.lookup_us
+        return min(lookup_us(store, texts, config.statistic, histories=histories) for _ in range(LOOKUPS))
+
+
 def random_rows(model: CrossEncoder, length_tokens: int) -> TokenRows:
     """Ragged pairs of random words, or histories of random vectors, for parity where there is no data."""
     rng, config = np.random.default_rng(0), model.config
@@ -164,7 +188,7 @@ def random_rows(model: CrossEncoder, length_tokens: int) -> TokenRows:
     types = [np.arange(one) > one // 2 for one in lengths]
     words = rng.integers(1, config.vocab_size, total)
     if histories := config.histories:  # a row ends with its item
-        types = [np.arange(one) * histories // max(1, one - 1) for one in lengths]
+        types = [np.append(np.arange(one - 1) * histories // max(1, one - 1), histories) for one in lengths]
         words = rng.integers(0, VECTORS, total)
     return TokenRows(
         input_ids=words.astype(np.int32),

@@ -63,7 +63,7 @@ class SearchSpace:
         Args:
             name: ``weights`` (heads and FFN units per layer), ``tokens`` (keep shares only), ``joint`` (all three)
                 or ``uniform`` (all three, one choice for all layers). Where features read the text, their heads are
-                searched with the other heads. Where there are histories, ``tokens`` and ``joint`` also search how many
+                searched with the other heads. Where there are histories, all but ``weights`` also search how many
                 behaviours are read.
             widths: the backbone.
             head_granule: heads are offered in multiples of this.
@@ -83,7 +83,7 @@ class SearchSpace:
         if name == "tokens":
             heads, ffn_units, reading = (widths.heads,), (widths.ffn_units,), (widths.feature_heads,)
         behaviours: tuple[int, ...] = (widths.behaviours,)
-        if name in ("tokens", "joint"):
+        if name != "weights":
             behaviours = tuple(sorted({math.ceil(share * widths.behaviours) for share in BEHAVIOUR_SHARES}))
         body = widths.layers - 1
         choices: dict[Field, tuple[tuple[int, ...], ...]] = {

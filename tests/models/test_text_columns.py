@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,35 @@ def test_cells_of_separated_files_are_texts_whatever_they_look_like(tmp_path: Pa
         TextColumns.of(path)
     path.write_text("query\n0042\n", encoding="utf-8")
     assert TextColumns.of(path).names == ("query",)
+
+
+def test_cells_that_are_lists_in_json_are_as_many_texts(tmp_path: Path) -> None:
+    cells = ['["red hat", "blue, cheap hat"]', "[]", "", ' ["é"]', "[red] hat", "[1]", '["a", null]', '"a"']
+    path = tmp_path / "rows.csv"
+    pd.DataFrame({"history": cells, "item": "green hat"}).to_csv(path, index=False)
+    expected = ["red hat", "blue, cheap hat", "", "é", "[red] hat", "[1]", '["a", null]', '"a"']
+    assert texts_of(TextColumns.of(path, ["history"])) == expected
+    assert texts_of(TextColumns.of(path, ["item", "history"])) == [*["green hat"] * len(cells), *expected]
+    path.write_text('history\n"[""\\ud800""]"\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"rows\.csv: a list holds .*ud800.*; expected texts"):
+        texts_of(TextColumns.of(path))
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_long_lists_are_several_pieces_whose_rows_are_counted_once(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsefront.models.text_columns.PIECE_TEXTS", 10)
+    lists = [[f"{row} {place}" for place in range(length)] for row, length in enumerate([35, 2, 0, 10, 10, 1, 4])]
+    path = tmp_path / f"rows.{ending}"
+    if ending == "csv":
+        pd.DataFrame({"words": [json.dumps(one) for one in lists]}).to_csv(path, index=False)
+    else:
+        pq.write_table(pa.table({"words": lists}), path)
+    pieces = list(TextColumns.of(path).pieces())
+    assert [text for piece in pieces for text in piece.texts] == [text for one in lists for text in one]
+    assert sum(piece.rows for piece in pieces) == len(lists)
+    assert max(len(piece.texts) for piece in pieces) == 10
 
 
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sparsefront.search.explore import explore, largest_only, space_of, sweep_uniform
+from sparsefront.search.feasible import ENUMERABLE
 from sparsefront.search.fitness import Fitness, FitnessData
 from sparsefront.search.pool import SerialPool
 from sparsefront.search.prepare import Prepared
@@ -68,6 +69,20 @@ def test_the_largest_are_those_that_nothing_exceeds() -> None:
     genomes = [Genome.from_columns(heads=[h, h], ffn_units=[f, f], keep_percent=[k, 100]) for h, f, k in triples]
     assert set(largest_only(genomes)) == {genomes[0], genomes[1], genomes[2], genomes[6]}
     assert largest_only([]) == ()
+
+
+def test_of_the_largest_more_behaviours_or_heads_for_features_make_up_for_less_of_something_else() -> None:
+    values = [(64, 2, 9), (64, 1, 9), (32, 3, 9), (64, 2, 50), (32, 2, 50), (96, 0, 4)]
+    genomes = [
+        Genome.from_columns([1, 1], [ffn] * 2, [50, 100], feature_heads=[reading] * 2, behaviours=[newest, 0])
+        for ffn, reading, newest in values
+    ]
+    assert largest_only(genomes) == (genomes[2], genomes[3], genomes[5])
+
+
+def test_the_uniform_genomes_of_a_real_backbone_with_features_and_histories_can_be_listed() -> None:
+    widths = Widths(layers=3, heads=12, ffn_units=1536, feature_heads=3, behaviours=50)
+    assert space_of(widths, SearchSettings(), "uniform").size <= ENUMERABLE
 
 
 def test_a_granule_that_does_not_fit_is_bad_input() -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.models.test_bahe import make_bahe
 from tests.search.conftest import Cli, Outcome
 from tests.search.tiny import write_backbone, write_history_task, write_task
 
 from sparsefront.latency.statistic import Statistic
+from sparsefront.models.backbone import load_backbone
 from sparsefront.models.bahe import Bahe
 from sparsefront.models.behaviour_store import BehaviourStore
 from sparsefront.models.encoder_folder import load_encoder
@@ -24,8 +26,10 @@ from sparsefront.models.task import Task
 from sparsefront.search.export import SparseConfig
 from sparsefront.search.history_scorer import HistoryScorer
 from sparsefront.search.lookup import lookup_us
+from sparsefront.search.measured import check_length
 from sparsefront.search.progress import Silent
 from sparsefront.search.rows import vectors_of
+from sparsefront.search.verify import random_rows
 from sparsefront.spaces import InputError
 
 OPTIONS = "--budget-share 0.8 --evaluations 6 --workers 1 --finalists 1 --uniform none --frozen-layers 1".split()
@@ -78,6 +82,9 @@ def test_an_export_keeps_its_promises_with_its_rows_and_without(cli: Cli, made: 
     found = cli("verify", run / "export", "--tolerance", "9", "--json")
     assert found.status == 0, found
     assert found.json["parity_holds"] and found.json["test_quality"] == pytest.approx(promised, abs=1e-3)
+    stated = SparseConfig.read(run / "export")
+    assert stated.lookup_us is not None and found.json["budget_us"] == stated.budget_us + stated.lookup_us
+    assert 0 < found.json["lookup_us"] != stated.lookup_us
     alone = made / "alone"
     shutil.copytree(run / "export", alone)
     config = json.loads((alone / "sparse_config.json").read_text())
@@ -85,6 +92,7 @@ def test_an_export_keeps_its_promises_with_its_rows_and_without(cli: Cli, made: 
     (alone / "sparse_config.json").write_text(json.dumps(config))
     found = cli("verify", alone, "--tolerance", "9", "--json")
     assert found.status == 0 and found.json["parity_holds"] and found.json["test_quality"] is None
+    assert found.json["lookup_us"] == stated.lookup_us
     bench = cli("bench", run / "export", "--seconds", "0.1", "--json")
     assert bench.status == 0, bench.err
     assert bench.json["dense"], bench.json
@@ -92,6 +100,24 @@ def test_an_export_keeps_its_promises_with_its_rows_and_without(cli: Cli, made: 
         (alone / name).write_bytes(b"junk")
         found = cli("verify", alone, "--tolerance", "9")
         assert found.status == 2 and name.split("/")[0] in found.err and line in " ".join(found.err.split())
+
+
+def test_what_looking_up_takes_where_an_export_is_verified_counts(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsefront.search.verify.lookup_us", lambda *_, **__: 1e6)
+    monkeypatch.setattr("sparsefront.search.verify.PAUSE_SECONDS", 0.0)
+    found = cli("verify", run / "export", "--tolerance", "9")
+    told = " ".join(found.out.split())
+    assert found.status == 1 and "OVER the budget" in told and "1000000 us of it to look behaviours up" in told
+
+
+def test_a_random_row_of_one_token_is_an_item_alone() -> None:
+    model = make_bahe(histories=2)
+    rows = random_rows(model, 6)
+    assert (rows.lengths == 1).any() and (rows.token_type_ids[rows.offsets[1:] - 1] == 2).all()
+    assert set(rows.token_type_ids) == {0, 1, 2} and (rows.token_type_ids == 2).sum() == len(rows)
+    assert np.isfinite(score_rows(model, random_rows(model, 1), precision="fp32")).all()
 
 
 def test_texts_are_scored_as_rows_are(made: Path, run: Path) -> None:
@@ -213,6 +239,7 @@ def test_a_shared_store_serves_runs_and_is_not_copied(cli: Cli, made: Path, run:
         (("--frozen-layers", "3"), "backbone"),
         (("--frozen-layers", "0"), "--frozen-layers: must be at least 1, got 0"),
         (("--pooling", "max"), "--pooling: must be mean or cls, got 'max'"),
+        (("--max-tokens", "2"), "max_tokens must be from 3 to the model's 32, got 2"),
         (("--rank-weight", "0.3"), "rank weight: must be 0 where a task has histories, got 0.3"),
         (("--budget-us", "1"), "give a budget"),
     ],
@@ -233,10 +260,47 @@ def test_a_budget_that_lookups_spend_alone_is_refused(cli: Cli, made: Path, tmp_
     assert found.status == 2 and "to look the behaviours up alone takes" in " ".join(found.err.split())
 
 
+def test_one_behaviour_is_enough_for_a_history(made: Path, tmp_path: Path) -> None:
+    task = Task.from_file(write_history_task(tmp_path / "task", histories=[{"column": "seen", "max": 1}]))
+    text = load_backbone(str(made / "backbone"))
+    assert task.length_tokens == 2
+    check_length(text.serving(task), task.length_tokens)
+    with pytest.raises(InputError, match=f"max_length must be between 3 and 32 for backbone {text.name}, got 2"):
+        check_length(text, 2)
+
+
 def test_more_behaviours_than_places_are_refused(cli: Cli, made: Path, tmp_path: Path) -> None:
     task = write_history_task(tmp_path / "task", histories=[{"column": "seen", "max": 40}])
     found = cli("search", task, "--backbone", made / "backbone", "--out", tmp_path / "run", *OPTIONS)
     assert found.status == 2 and "behaviours must be between 1 and 31" in " ".join(found.err.split())
+
+
+def test_a_store_that_encode_has_made_serves_a_search(cli: Cli, made: Path, tmp_path: Path) -> None:
+    store, backbone = tmp_path / "store", made / "backbone"
+    task = Task.from_file(made / "task" / "task.yaml")
+    encoded = cli(
+        *("encode", made / "task" / "rows.parquet", "--column", "seen", "--column", "item", "--max-tokens", "32"),
+        *("--backbone", backbone, "--store", store, "--json"),
+    )
+    assert encoded.status == 0, encoded.err
+    below = load_backbone(str(backbone)).serving(task).below
+    assert below is not None and below.layers == 1, "half of three layers, rounded down"
+    assert encoded.json["encoder"] == below.fingerprint
+    assert task.histories is not None
+    with BehaviourStore.open(store, encoder_fingerprint=below.fingerprint) as opened:
+        assert (opened.rows(task.histories.texts) >= 0).all()
+
+
+def test_a_search_may_cut_texts_as_encode_may_and_tells_how_many(cli: Cli, made: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    told = searched(cli, made, "--max-tokens", "3", "--store", store, out=tmp_path / "run")
+    assert told.status == 0, told.err
+    assert "18 texts were cut to 3 tokens" in told.err
+    encoded = cli(
+        *("encode", made / "task" / "rows.parquet", "--column", "seen", "--column", "item", "--max-tokens", "3"),
+        *("--backbone", made / "backbone", "--store", store, "--json"),
+    )
+    assert encoded.status == 0 and encoded.json["encoded"] == 0 < encoded.json["texts"]
 
 
 def test_schedules_of_words_are_not_learnt_of_histories(cli: Cli, made: Path, tmp_path: Path) -> None:

@@ -357,11 +357,15 @@ def test_choices_that_say_nothing_of_features_have_none() -> None:
 def test_how_much_of_a_history_is_read_is_searched_where_tokens_are() -> None:
     widths = Widths(3, 2, 20, behaviours=50)
     offered = {name: SearchSpace.preset(name, widths=widths).choices["behaviours"] for name in PRESETS}
-    assert offered["joint"] == offered["tokens"] == ((4, 7, 13, 19, 25, 38, 50), (0,), (0,))
-    assert offered["weights"] == offered["uniform"] == ((50,), (0,), (0,))
+    assert offered["joint"] == offered["tokens"] == offered["uniform"] == ((4, 7, 13, 19, 25, 38, 50), (0,), (0,))
+    assert offered["weights"] == ((50,), (0,), (0,))
     space = SearchSpace.preset("joint", widths=widths)
     assert (space.smallest.behaviours, space.largest.behaviours) == (4, 50)
     assert "layer0.behaviours" in space.distributions() and "layer1.behaviours" not in space.distributions()
+    uniform = SearchSpace.preset("uniform", widths=widths)
+    assert (uniform.smallest.behaviours, uniform.largest) == (4, space.largest)
+    cut = uniform.replace(uniform.largest, 0, "behaviours", 13)
+    assert cut.column("behaviours") == (13, 0, 0) and uniform.contains(cut)
 
 
 def test_only_the_first_layer_is_given_behaviours() -> None:
