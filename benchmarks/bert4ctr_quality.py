@@ -62,9 +62,9 @@ class Bench:
 
     def __init__(self, work: Path, name: str, data: Path, quick: bool, rates: Mapping[str, float]) -> None:
         self.name, self.quick, self.rates = name, quick, rates
-        self.folder = work / name
-        self.folder.mkdir(parents=True, exist_ok=True)
         count = QUICK_ROWS if quick else ROWS[name]
+        self.folder = work / f"{name}-{count}"
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.task: Task = clicks.movielens(data / "ml1m", count) if name == "movielens" else clicks.ad_log(count)
         self.backbone: Backbone = load_backbone("minilm")
         self.rows = self.task.tokenise(self.backbone.tokenizer)
