@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -201,12 +202,10 @@ def test_only_what_is_neither_done_nor_stopped_is_trained(
             if share == until:
                 raise KeyboardInterrupt
 
-        try:
+        with suppress(KeyboardInterrupt):
             logits = own.teacher_logits
             rows = own.rows["train"]
             one.train(own.supernet, rows, OPTIONS, teacher_logits=logits, progress=lambda *_: None, reached=reached)
-        except KeyboardInterrupt:
-            pass
 
     train(done, 2.0)
     train(stopped, 0.25)
