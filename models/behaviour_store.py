@@ -164,7 +164,8 @@ class BehaviourStore:
         if not len(rows):
             return np.zeros((0, self.width), np.float16) if out is None else out
         first, last = int(rows.min()), int(rows.max())
-        matrix = self._mapped if last < len(self._mapped) else self.matrix
+        mapped = self._mapped  # read once: another thread may map anew meanwhile
+        matrix = mapped if last < len(mapped) else self.matrix
         if first < 0 or last >= len(matrix):
             raise ValueError(f"rows must be from 0 to {len(matrix) - 1}, got {first} to {last}")
         if out is None:
@@ -296,9 +297,11 @@ class BehaviourStore:
         self.close()
 
     def _map(self, count: int) -> Halves:
-        if count > len(self._mapped):
-            self._mapped = np.memmap(self.path / VECTORS, "<f2", "r", shape=(count, self.width)).view(np.ndarray)
-        return self._mapped
+        mapped = self._mapped  # read once: another thread may map more, or less, meanwhile
+        if count > len(mapped):
+            mapped = np.memmap(self.path / VECTORS, "<f2", "r", shape=(count, self.width)).view(np.ndarray)
+            self._mapped = mapped
+        return mapped
 
     def _cut(self, count: int) -> None:
         """Give back the room of a batch that did not fit."""

@@ -74,7 +74,7 @@ class HistoryScorer:
             )
         session = runtime_of(MachineFingerprint.from_json(config.fingerprint)).load_export(folder)
         path, opened = store or folder / STORE, None  # the last that may fail: nobody would close it
-        if store is not None or write or path.exists():
+        if store is not None or write or BehaviourStore.is_made(path):
             opened = BehaviourStore.open(
                 path, encoder_fingerprint=encoder.fingerprint, width=encoder.width, write=write
             )
