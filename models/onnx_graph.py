@@ -63,9 +63,11 @@ def build_graph(
     first place of each, which is [CLS]'s, ``attention_mask``, int64 (batch, histories, tokens), and ``item``, float32
     (batch, width).
 
-    Output ``logits``: float32 (batch,) of one output, (batch, outputs) of several, (batch, tokens, 2) of spans. Raises
-    ``InputError`` for a type of model without a graph, and
-    ``ValueError`` for an array that is missing, not known, or not of the shape that the configuration asks for.
+    Output ``logits``: float32 (batch,) of one output, (batch, outputs) of several, (batch, tokens, 2) of spans.
+
+    Raises:
+        InputError: a type of model that has no graph.
+        ValueError: an array that is missing, not known, or not of the shape that the configuration asks for.
     """
     if config.model_type not in GRAPHS:
         raise InputError(f"a model of type {config.model_type} has no graph; expected one of {', '.join(GRAPHS)}")

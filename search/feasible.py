@@ -14,7 +14,7 @@ PredictMany = Callable[[Sequence[Genome]], NDArray[np.float64]]
 
 ENUMERABLE = 100_000
 """Spaces up to this size are listed in full when random draws no longer find anything new, and sweeps list all: the
-uniform space of MiniLM with features and histories has 91,000 genomes, listed in some ten seconds."""
+uniform space of MiniLM with features and histories has 91,000 genomes."""
 
 _BATCH = 64
 _ROUNDS = 8
