@@ -102,7 +102,7 @@ class TextColumns:
 
 
 def _texts_in(cell: str, part: Path) -> list[str]:
-    """The texts of a list in JSON, as CSV and TSV need it, or the one text that a cell is."""
+    """The texts of a list in JSON, as a history may stand in a column of texts, or the one text that a cell is."""
     listed = list_of(cell) if cell.lstrip().startswith("[") else None
     if listed is None or not all(isinstance(one, str) for one in listed):
         return [cell]
@@ -125,7 +125,10 @@ def parquet_pieces(
             groups = list(range(file.num_row_groups)) if group is None else [group]
             rows = min(piece_rows, _rows_of_a_piece(file.metadata, names, groups))
             for batch in file.iter_batches(rows, row_groups=groups, columns=list(names)):
-                yield from _pieces((text for name in names for text in texts_of(batch.column(name))), batch.num_rows)
+                texts = (text for name in names for text in texts_of(batch.column(name), part))
+                yield from _pieces(texts, batch.num_rows)
+    except InputError:
+        raise
     except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's own errors derive from
         raise unreadable(part, error) from None
 
@@ -152,15 +155,17 @@ def _pieces(texts: Iterator[str], rows: int) -> Iterator[TextPiece]:
     yield TextPiece(piece, rows)
 
 
-def texts_of(column: pa.Array) -> Iterator[str]:
-    """The texts of a column of texts or of lists of texts, without missing ones."""
+def texts_of(column: pa.Array, part: Path) -> Iterator[str]:
+    """The texts of a column of a file that holds texts, lists in JSON or lists of texts, without missing ones."""
     kind = column.type
+    cells = not _is_list(kind)
     while _is_list(kind):
         column = column.flatten()
         kind = column.type
     there = column.drop_null()
     for start in range(0, len(there), PIECE_TEXTS):
-        yield from there.slice(start, PIECE_TEXTS).to_pylist()
+        texts = there.slice(start, PIECE_TEXTS).to_pylist()
+        yield from (text for cell in texts for text in _texts_in(cell, part)) if cells else texts
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -15,6 +15,14 @@ from sparsefront.models.text_columns import TextColumns, parquet_pieces
 from sparsefront.spaces import InputError
 
 
+def write(path: Path, frame: pd.DataFrame) -> None:
+    """As CSV or as Parquet, by the name."""
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path)
+
+
 def texts_of(columns: TextColumns, piece_rows: int = 2) -> list[str]:
     return [text for piece in columns.pieces(piece_rows) for text in piece.texts]
 
@@ -75,15 +83,16 @@ def test_cells_of_separated_files_are_texts_whatever_they_look_like(tmp_path: Pa
     assert TextColumns.of(path).names == ("query",)
 
 
-def test_cells_that_are_lists_in_json_are_as_many_texts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_cells_that_are_lists_in_json_are_as_many_texts(ending: str, tmp_path: Path) -> None:
     cells = ['["red hat", "blue, cheap hat"]', "[]", "", ' ["é"]', "[red] hat", "[1]", '["a", null]', '"a"']
-    path = tmp_path / "rows.csv"
-    pd.DataFrame({"history": cells, "item": "green hat"}).to_csv(path, index=False)
+    path = tmp_path / f"rows.{ending}"
+    write(path, pd.DataFrame({"history": cells, "item": "green hat"}))
     expected = ["red hat", "blue, cheap hat", "", "é", "[red] hat", "[1]", '["a", null]', '"a"']
     assert texts_of(TextColumns.of(path, ["history"])) == expected
-    assert texts_of(TextColumns.of(path, ["item", "history"])) == [*["green hat"] * len(cells), *expected]
-    path.write_text('history\n"[""\\ud800""]"\n', encoding="utf-8")
-    with pytest.raises(InputError, match=r"rows\.csv: a list holds .*ud800.*; expected texts"):
+    assert texts_of(TextColumns.of(path, ["item", "history"]), len(cells)) == [*["green hat"] * len(cells), *expected]
+    write(path, pd.DataFrame({"history": ['["\\ud800"]']}))
+    with pytest.raises(InputError, match=rf"rows\.{ending}: a list holds .*ud800.*; expected texts"):
         texts_of(TextColumns.of(path))
 
 
