@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from sparsefront.models.history_texts import is_unicode, shown
 from sparsefront.spaces import InputError
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -74,9 +75,22 @@ def read_frame(
     return frame, digest.hexdigest()
 
 
-def frame_sha256(frame: pd.DataFrame) -> str:
-    """SHA-256 (hex) of rows in memory."""
-    return hashlib.sha256(frame.to_json(orient="split", date_format="iso").encode()).hexdigest()
+def frame_sha256(frame: pd.DataFrame, origin: str) -> str:
+    """SHA-256 (hex) of rows in memory.
+
+    Raises:
+        InputError: a text holds half of a character, which no file can.
+    """
+    try:
+        return hashlib.sha256(frame.to_json(orient="split", date_format="iso").encode()).hexdigest()
+    except UnicodeEncodeError as error:
+        for name in frame.columns:
+            for row, value in enumerate(frame[name].tolist(), start=1):
+                if isinstance(value, str) and not is_unicode(value):
+                    raise InputError(
+                        f"{origin}: row {row}: {name!r} is {shown(value)}; expected Unicode text"
+                    ) from None
+        raise InputError(f"{origin}: {shown(error.object)} is not Unicode") from None
 
 
 def parts_of(path: Path) -> list[Path]:

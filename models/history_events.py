@@ -45,7 +45,7 @@ class EventTable:
         if not len(frame):
             raise InputError(f"{name}: there are no rows; expected events")
         frame = frame.reset_index(drop=True)
-        return cls(frame, frame_sha256(frame), name)
+        return cls(frame, frame_sha256(frame, name), name)
 
 
 def read_events(frame: pd.DataFrame, table: EventTable, spec: HistorySpec, origin: str) -> Behaviours:

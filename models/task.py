@@ -132,7 +132,7 @@ class Task:
         return cls(
             spec=spec,
             frame=frame,
-            data_sha256=frame_sha256(frame),
+            data_sha256=frame_sha256(frame, origin),
             origin=origin,
             name=origin,
             source=source,

@@ -354,6 +354,17 @@ def test_bad_rows_are_named(
     frame.to_csv(tmp_path / "rows.csv", index=False)
 
 
+def test_half_a_character_is_no_text(frame: pd.DataFrame) -> None:
+    frame = frame.astype({"title": object})
+    frame.loc[2, "title"] = "hat \ud800"
+    content = {key: value for key, value in FILE.items() if key != "data"}
+    with pytest.raises(InputError, match=r"row 3: 'title' is 'hat \\ud800'; expected Unicode"):
+        Task.from_frame(frame, content)
+    lists = frame.assign(title="hat", liked=pd.Series([["hat \ud800"]] * len(frame)))
+    with pytest.raises(InputError, match=r"'hat \\ud800' is not Unicode"):
+        Task.from_frame(lists, {**content, "text": [], "item": "title", "histories": [LIKED]})
+
+
 def test_bad_cells_in_parquet(tmp_path: Path, frame: pd.DataFrame) -> None:
     content = {**FILE, "data": "rows.parquet"}
     for column, value, line in (
