@@ -123,8 +123,8 @@ def learn_schedule(
         progress: called with (steps done, steps in all).
 
     Raises:
-        InputError: if even a single token beside [CLS] after every layer costs more than the target.
-        ValueError: if the model has one layer only, there are no rows, or teacher logits are missing.
+        InputError: see :func:`check_reachable`.
+        ValueError: if there are no rows, or teacher logits are missing.
     """
     if not 0 < target_share < 1:
         raise ValueError(f"target_share must be between 0 and 1, got {target_share}")
@@ -133,18 +133,28 @@ def learn_schedule(
     if options.distil_share and teacher_logits is None:
         raise ValueError("distil_share is positive, but there are no teacher logits")
     whole = (model.genome if genome is None else model.encoder.check(genome)).keeping()
-    layers = len(whole) - 1 - options.first_layer
-    if layers < 1:
-        raise ValueError(f"no layer may prune: {len(whole)} layers, the first that may is {options.first_layer}")
-    costs = _Costs(cost_of, whole, options.first_layer)
-    if (least := costs.shares([(1,) * layers])[0]) > target_share:
-        raise InputError(
-            f"target {target_share:g}: even one token in a hundred after every layer costs {least:.3f} of keeping all"
-        )
+    check_reachable(cost_of, whole, target_share, first_layer=options.first_layer)
+    costs, layers = _Costs(cost_of, whole, options.first_layer), len(whole) - 1 - options.first_layer
     gates = TokenGates(layers=layers, first_layer=options.first_layer, shape=options.shape, bins=options.bins)
     losses = _fit(model, rows, costs, target_share, options, gates, teacher_logits, progress)
     percents = _within(costs, gates.keep_percents(), target_share)
     return TokenSchedule(costs.genome(percents), float(costs.shares([percents])[0]), tuple(losses))
+
+
+def check_reachable(cost_of: CostOf, whole: Genome, target_share: float, *, first_layer: int = 0) -> None:
+    """Refuse a share of the cost of keeping all tokens that no schedule is within; no model is needed to know.
+
+    Raises:
+        InputError: if even a single token beside [CLS] after every layer costs more, or no layer may prune.
+    """
+    layers = len(whole) - 1 - first_layer
+    if layers < 1:
+        raise InputError(f"no layer may prune: {len(whole)} layers, the first that may is {first_layer}")
+    least = float(_Costs(cost_of, whole, first_layer).shares([(1,) * layers])[0])
+    if least > target_share:
+        raise InputError(
+            f"target {target_share:g}: even one token in a hundred after every layer costs {least:.3f} of keeping all"
+        )
 
 
 class _Costs:
