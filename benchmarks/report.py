@@ -329,17 +329,17 @@ def token_pruning(result: dict[str, Any]) -> str:
         "|---|---|" + "---|" * len(measured),
     ]
     for task in dict.fromkeys(row["task"] for row in means):
-        cells = []
+        cells, dense = [], of[task, "dense"]
         for name in measured:
             row = of.get((task, name))
             cells.append(
                 "not run"
                 if row is None
                 else f"{row['target']:g}: **{row['score']:.1f}** ({row['loss']:+.1f}), "
+                f"{'' if row['seeds'] == dense['seeds'] else told_seeds(row['seeds'])}"
                 f"{row['flops_reduction']:.1f}x / {row['flops_reduction_padded']:.1f}x, "
                 f"{row['speed_up']:.1f}x / {row['speed_up_padded']:.1f}x / {row['speed_up_together']:.1f}x"
             )
-        dense = of[task, "dense"]
         lines.append(f"| {task}, {dense['seeds']} | {dense['score']:.1f} | " + " | ".join(cells) + " |")
     others = [name for name in methods if name not in (*measured, "dense")]
     if others:
@@ -351,6 +351,11 @@ def token_pruning(result: dict[str, Any]) -> str:
             cells = [f"{r['score']:.1f} ({r['behind_ranking']:+.1f}, {r['seeds']})" if r else "not run" for r in own]
             lines.append(f"| {task} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *missed_briefly(result), source(result)])
+
+
+def told_seeds(seeds: int) -> str:
+    """Of a cell whose seeds are not those of its line."""
+    return f"{seeds} seed, " if seeds == 1 else f"{seeds} seeds, "
 
 
 def movielens(result: dict[str, Any]) -> str:

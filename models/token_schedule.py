@@ -123,8 +123,8 @@ def learn_schedule(
         progress: called with (steps done, steps in all).
 
     Raises:
-        InputError: if even a single token beside [CLS] after every layer costs more than the target.
-        ValueError: if the model has one layer only, there are no rows, or teacher logits are missing.
+        InputError: see :func:`check_reachable`.
+        ValueError: if there are no rows, or teacher logits are missing.
     """
     if not 0 < target_share < 1:
         raise ValueError(f"target_share must be between 0 and 1, got {target_share}")
@@ -133,18 +133,28 @@ def learn_schedule(
     if options.distil_share and teacher_logits is None:
         raise ValueError("distil_share is positive, but there are no teacher logits")
     whole = (model.genome if genome is None else model.encoder.check(genome)).keeping()
-    layers = len(whole) - 1 - options.first_layer
+    check_reachable(cost_of, whole, target_share, first_layer=options.first_layer)
+    costs, layers = _Costs(cost_of, whole, options.first_layer), len(whole) - 1 - options.first_layer
+    gates = TokenGates(layers=layers, first_layer=options.first_layer, shape=options.shape, bins=options.bins)
+    losses = _fit(model, rows, costs, target_share, options, gates, teacher_logits, progress)
+    percents = _within(costs, gates, target_share)
+    return TokenSchedule(costs.genome(percents), float(costs.shares([percents])[0]), tuple(losses))
+
+
+def check_reachable(cost_of: CostOf, whole: Genome, target_share: float, *, first_layer: int = 0) -> None:
+    """Refuse a share of the cost of keeping all tokens that no schedule is within; no model is needed to know.
+
+    Raises:
+        InputError: if even a single token beside [CLS] after every layer costs more, or no layer may prune.
+    """
+    layers = len(whole) - 1 - first_layer
     if layers < 1:
-        raise ValueError(f"no layer may prune: {len(whole)} layers, the first that may is {options.first_layer}")
-    costs = _Costs(cost_of, whole, options.first_layer)
-    if (least := costs.shares([(1,) * layers])[0]) > target_share:
+        raise InputError(f"no layer may prune: {len(whole)} layers, the first that may is {first_layer}")
+    least = float(_Costs(cost_of, whole, first_layer).shares([(1,) * layers])[0])
+    if least > target_share:
         raise InputError(
             f"target {target_share:g}: even one token in a hundred after every layer costs {least:.3f} of keeping all"
         )
-    gates = TokenGates(layers=layers, first_layer=options.first_layer, shape=options.shape, bins=options.bins)
-    losses = _fit(model, rows, costs, target_share, options, gates, teacher_logits, progress)
-    percents = _within(costs, gates.keep_percents(), target_share)
-    return TokenSchedule(costs.genome(percents), float(costs.shares([percents])[0]), tuple(losses))
 
 
 class _Costs:
@@ -239,15 +249,24 @@ def _endless(rows: TokenRows, options: ScheduleOptions) -> Iterator[Batch]:
         )
 
 
-def _within(costs: _Costs, percents: Sequence[int], target_share: float) -> tuple[int, ...]:
-    """The schedule of this shape that fills the target: all that the layers drop, scaled by one factor."""
-    dropped = 100 - np.array(percents)
-    if not dropped.any():
-        dropped = np.ones_like(dropped)
-    factors = np.linspace(0, 100 / dropped.max(), 1001)
-    paths = np.clip(np.round(100 - factors[:, None] * dropped), 1, 100).astype(np.int64)
-    # Where the layer that drops most is at its end, the others go on.
-    ends = np.clip(paths[-1:] - np.arange(1, 100)[:, None], 1, 100)
-    path = [tuple(int(one) for one in row) for row in np.concatenate([paths, ends])]
-    fits = np.flatnonzero(costs.shares(path) <= target_share)
-    return path[int(fits[0])]
+def _within(costs: _Costs, gates: TokenGates, target_share: float) -> tuple[int, ...]:
+    """The schedule of the learned shape that fills the target: all that the layers drop, scaled by one factor.
+
+    What they drop is what their gates decide. Where no factor is enough for that, the cost that the gates expected is
+    that of layers which they have not decided on; then it is what all layers drop in the mean over draws.
+    """
+    decided = 100.0 - np.array(gates.keep_percents())
+    if decided.any():
+        path = _path(decided, np.linspace(0, 100 / decided.max(), 1001))
+        fits = np.flatnonzero(costs.shares(path) <= target_share)
+        if len(fits):
+            return path[int(fits[0])]
+    with torch.no_grad():
+        expected = 100 * (1 - gates.expected_shares().double().numpy())
+    path = _path(expected, np.geomspace(0.5 / expected.max(), 100 / expected.min(), 2001))
+    return path[int(np.flatnonzero(costs.shares(path) <= target_share)[0])]
+
+
+def _path(dropped: NDArray[np.float64], factors: NDArray[np.float64]) -> list[tuple[int, ...]]:
+    """Schedules that drop these percentages times each factor; every layer keeps one in a hundred."""
+    return [tuple(row) for row in np.clip(np.round(100 - factors[:, None] * dropped), 1, 100).astype(int).tolist()]

@@ -41,7 +41,7 @@ from sparsefront.search.run_result import (
     front_rows,
     read_result,
 )
-from sparsefront.search.schedules import By, LearnedSchedule, learn, schedules_in
+from sparsefront.search.schedules import By, LearnedSchedule, check_target, learn, schedules_in
 from sparsefront.search.settings import PrepareSettings, SearchSettings
 from sparsefront.search.steps import difference, read_record, write_json
 from sparsefront.search.studies import open_study
@@ -279,7 +279,10 @@ class Run:
         with self._locked():
             if not (self.folder / RUN).exists():
                 write_json(self.folder / RUN, self.record().model_dump(mode="json"))
-            prepared = self.prepare(self.measure())
+            measured = self.measure()
+            lengths = self.task.lengths(self.backbone.tokenizer)[self.task.indices("valid")]
+            check_target(target_share, by=by, measured=measured, valid_lengths=lengths, config=self.backbone.config)
+            prepared = self.prepare(measured)
             return learn(self.shared, prepared, target_share, options, by=by, reporter=self.reporter)
 
     def supernet(self) -> CrossEncoder:

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sparsefront.models.config import CrossEncoderConfig
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.metrics import quality
 from sparsefront.models.multiply_adds import multiply_adds
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
-from sparsefront.models.token_schedule import ScheduleOptions, learn_schedule
+from sparsefront.models.token_schedule import CostOf, ScheduleOptions, check_reachable, learn_schedule
+from sparsefront.search.measured import Measured
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Reporter
 from sparsefront.search.steps import read_record, run_step
@@ -58,15 +60,30 @@ class LearnedSchedule:
         return Genome.parse(self.key)
 
 
+def check_target(
+    target_share: float, *, by: By, measured: Measured, valid_lengths: NDArray[np.int64], config: CrossEncoderConfig
+) -> None:
+    """Refuse a target that no schedule is within before anything is trained for it; ``InputError`` says why."""
+    cost_of = adds_of_rows(valid_lengths, config) if by == "multiply-adds" else measured.predict_roughly
+    check_reachable(cost_of, config.genome.keeping(), target_share)
+
+
+def adds_of_rows(lengths: NDArray[np.int64], config: CrossEncoderConfig) -> CostOf:
+    """What gives the multiply-adds of a mean row of genomes, for rows of these lengths."""
+    each, counts = np.unique(lengths, return_counts=True)
+
+    def adds_of(genomes: Sequence[Genome]) -> NDArray[np.float64]:
+        return np.asarray(multiply_adds(genomes, each, config) @ (counts / counts.sum()), np.float64)
+
+    return adds_of
+
+
 def learn(
     folder: Path, prepared: Prepared, target_share: float, options: ScheduleOptions, *, by: By, reporter: Reporter
 ) -> LearnedSchedule:
     """The schedule within a share of the dense model's latency or multiply-adds; learned once per target."""
     rows, valid, config = prepared.rows["train"], prepared.rows["valid"], prepared.backbone.config
-    lengths, counts = np.unique(valid.lengths, return_counts=True)
-
-    def adds_of(genomes: Sequence[Genome]) -> NDArray[np.float64]:
-        return np.asarray(multiply_adds(genomes, lengths, config) @ (counts / counts.sum()), np.float64)
+    adds_of = adds_of_rows(valid.lengths, config)
 
     def build(_: Path) -> dict[str, Any]:
         supernet = prepared.supernet

@@ -68,6 +68,17 @@ def test_bad_input_is_one_line(cli: Cli, task_file: Path, deep: Path, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
+def test_what_no_schedule_meets_is_refused_before_anything_is_trained(
+    cli: Cli, task_file: Path, backbone: Path, tmp_path: Path
+) -> None:
+    for layers, told in ((2, "target 0.01: even one token in a hundred"), (1, "no layer may prune: 1 layers")):
+        out = tmp_path / f"run{layers}"
+        of = backbone if layers == 2 else write_backbone(tmp_path / "shallow", layers=layers)
+        ended = cli("tokens", task_file, "--backbone", of, "--out", out, "--target", 0.01)
+        assert ended.status == 2 and told in ended.err.splitlines()[-1], ended.err
+        assert not any((out / name).exists() for name in ("teacher", "supernet", "schedules"))
+
+
 def test_a_search_of_what_was_prepared_begins_with_the_schedule(
     cli: Cli, task_file: Path, deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
