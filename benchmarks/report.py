@@ -322,8 +322,9 @@ def token_pruning(result: dict[str, Any]) -> str:
     lines = [
         "**Token pruning** (MiniLM 6x384, ONNX Runtime fp32, 1 thread, batch 1; official dev rows, of the reviews test "
         "rows; schedules learned for three shares of dense latency). The share: score (loss in points), multiply-adds "
-        "saved without padding / over rows padded as in the paper, measured speed-up likewise / without padding, of "
-        "16 rows in a call. Every task was a call of its own, of which the command below is the latest:",
+        "saved without padding / over rows padded as in the paper, with every token in the last layer (the others need "
+        "[CLS] alone there), measured speed-up likewise / without padding, of 16 rows in a call. "
+        "Every task was a call of its own, of which the command below is the latest:",
         "",
         "| task, seeds | dense | " + " | ".join(measured) + " |",
         "|---|---|" + "---|" * len(measured),

@@ -81,7 +81,7 @@ def adds_of_rows(lengths: NDArray[np.int64], config: CrossEncoderConfig) -> Cost
 def learn(
     folder: Path, prepared: Prepared, target_share: float, options: ScheduleOptions, *, by: By, reporter: Reporter
 ) -> LearnedSchedule:
-    """The schedule within a share of the dense model's latency or multiply-adds; learned once per target."""
+    """The schedule within a share of the dense model's latency or multiply-adds; learned once per target and table."""
     rows, valid, config = prepared.rows["train"], prepared.rows["valid"], prepared.backbone.config
     adds_of = adds_of_rows(valid.lengths, config)
 
@@ -115,8 +115,9 @@ def learn(
         )
         return asdict(learned)
 
-    inputs = {"target_share": target_share, "by": by, "options": vars(options)}
-    name = f"{'' if by == 'latency' else by + '-'}{target_share:.4g}"
+    dense_us = float(prepared.measured.predict_roughly([config.genome.keeping()])[0])  # another table, another schedule
+    inputs = {"target_share": target_share, "by": by, "options": vars(options), "dense_us": dense_us}
+    name = f"{'' if by == 'latency' else by + '-'}{target_share:.4g}-of-{dense_us:.1f}us"
     return _read(run_step(folder / SCHEDULES / name, inputs, build), folder)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sparsefront.latency.statistic import Statistic
 from sparsefront.models.token_schedule import ScheduleOptions
 from sparsefront.search.explore import explore
 from sparsefront.search.fitness import Fitness, FitnessData
@@ -37,6 +39,15 @@ def test_a_schedule_is_learned_once_and_found_again(prepared: Prepared, folder: 
     assert learn(folder, prepared, 0.8, OPTIONS, by="multiply-adds", reporter=Silent()) == learned
     assert schedules_in(folder) == [learned]
     assert schedules_in(folder / "none") == []
+
+
+def test_another_length_or_runtime_has_a_schedule_of_its_own_in_the_same_folder(
+    prepared: Prepared, learned: LearnedSchedule, tmp_path: Path
+) -> None:
+    shorter = replace(prepared, measured=replace(prepared.measured, statistic=Statistic.of_length(4)))
+    both = [learn(tmp_path, one, 0.8, OPTIONS, by="multiply-adds", reporter=Silent()) for one in (prepared, shorter)]
+    assert both[0] == learned and both[1].predicted_us < learned.predicted_us
+    assert sorted(one.predicted_us for one in schedules_in(tmp_path)) == sorted(one.predicted_us for one in both)
 
 
 def test_mean_tokens_are_those_that_each_layer_sees(prepared: Prepared, learned: LearnedSchedule) -> None:
