@@ -62,7 +62,7 @@ def test_it_fills_its_target(trained: CrossEncoder, shape: str) -> None:
 
 @pytest.fixture(scope="module")
 def late() -> CrossEncoder:
-    """A model in which tokens are read by the second layer's attention alone: all must reach it, none is needed then."""
+    """A model whose second layer alone reads tokens: all must reach it, none is needed then."""
     torch.manual_seed(0)
     model = CrossEncoder(make_config(DENSE, initializer_range=0.1))
     with torch.no_grad():
