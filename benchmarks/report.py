@@ -339,7 +339,11 @@ def token_pruning(result: dict[str, Any]) -> str:
                 else f"{row['target']:g}: **{row['score']:.1f}** ({row['loss']:+.1f}), "
                 f"{'' if row['seeds'] == dense['seeds'] else told_seeds(row['seeds'])}"
                 f"{row['flops_reduction']:.1f}x / {row['flops_reduction_padded']:.1f}x, "
-                f"{row['speed_up']:.1f}x / {row['speed_up_padded']:.1f}x / {row['speed_up_together']:.1f}x"
+                + (
+                    f"{row['speed_up']:.1f}x / {row['speed_up_padded']:.1f}x / {row['speed_up_together']:.1f}x"
+                    if "speed_up" in row
+                    else "not timed"
+                )
             )
         lines.append(f"| {task}, {dense['seeds']} | {dense['score']:.1f} | " + " | ".join(cells) + " |")
     others = [name for name in methods if name not in (*measured, "dense")]
