@@ -66,10 +66,9 @@ def late() -> CrossEncoder:
     torch.manual_seed(0)
     model = CrossEncoder(make_config(DENSE, initializer_range=0.1))
     with torch.no_grad():
-        for number, layer in enumerate(model.encoder.layers):
-            if number != 1:
-                for parameter in layer.output.parameters():
-                    parameter.zero_().requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            if ".output." in name and "layers.1." not in name:
+                parameter.zero_().requires_grad_(False)
     train(model, toy_rows(600), TrainOptions(epochs=8, learning_rate=3e-3, tokens_per_batch=256, precision="fp32"))
     return model
 
