@@ -28,7 +28,9 @@ FUSED_FROM_TOKENS = 64
 """From here on the fused kernel trains faster than plain products, and needs no matrix of them in memory
 (``benchmarks/attention.py``)."""
 _LEAST_MASS = 1e-30
+"""Of the attention that goes to tokens that are there, so that nothing is divided by 0."""
 _LEAST_LEFT = 1e-3
+"""Share of it that a token leaves to the others, at least, when its slope is taken."""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 
 

@@ -17,7 +17,7 @@ from sparsefront.models.backbone import Backbone, load_backbone
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.ranker import load_ranker
 from sparsefront.models.task import Task
-from sparsefront.models.token_schedule import ScheduleOptions
+from sparsefront.models.token_schedule import CostOf, ScheduleOptions, check_reachable
 from sparsefront.search.anchor import anchor_at
 from sparsefront.search.budget import budgets_of, check_asked, feasible_budgets
 from sparsefront.search.contest import Contest
@@ -41,7 +41,7 @@ from sparsefront.search.run_result import (
     front_rows,
     read_result,
 )
-from sparsefront.search.schedules import By, LearnedSchedule, check_target, learn, schedules_in
+from sparsefront.search.schedules import By, LearnedSchedule, adds_of_rows, learn, schedules_in
 from sparsefront.search.settings import PrepareSettings, SearchSettings
 from sparsefront.search.steps import difference, read_record, write_json
 from sparsefront.search.studies import open_study
@@ -280,8 +280,12 @@ class Run:
             if not (self.folder / RUN).exists():
                 write_json(self.folder / RUN, self.record().model_dump(mode="json"))
             measured = self.measure()
-            lengths = self.task.lengths(self.backbone.tokenizer)[self.task.indices("valid")]
-            check_target(target_share, by=by, measured=measured, valid_lengths=lengths, config=self.backbone.config)
+            config = self.backbone.config
+            cost_of: CostOf = measured.predict_roughly
+            if by == "multiply-adds":  # the rows are tokenised for nothing else yet
+                lengths = self.task.lengths(self.backbone.tokenizer)[self.task.indices("valid")]
+                cost_of = adds_of_rows(lengths, config)
+            check_reachable(cost_of, config.genome.keeping(), target_share)
             prepared = self.prepare(measured)
             return learn(self.shared, prepared, target_share, options, by=by, reporter=self.reporter)
 

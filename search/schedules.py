@@ -17,8 +17,7 @@ from sparsefront.models.metrics import quality
 from sparsefront.models.multiply_adds import multiply_adds
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
-from sparsefront.models.token_schedule import CostOf, ScheduleOptions, check_reachable, learn_schedule
-from sparsefront.search.measured import Measured
+from sparsefront.models.token_schedule import CostOf, ScheduleOptions, learn_schedule
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Reporter
 from sparsefront.search.steps import read_record, run_step
@@ -58,14 +57,6 @@ class LearnedSchedule:
     def genome(self) -> Genome:
         """All heads and units, and the schedule."""
         return Genome.parse(self.key)
-
-
-def check_target(
-    target_share: float, *, by: By, measured: Measured, valid_lengths: NDArray[np.int64], config: CrossEncoderConfig
-) -> None:
-    """Refuse a target that no schedule is within before anything is trained for it; ``InputError`` says why."""
-    cost_of = adds_of_rows(valid_lengths, config) if by == "multiply-adds" else measured.predict_roughly
-    check_reachable(cost_of, config.genome.keeping(), target_share)
 
 
 def adds_of_rows(lengths: NDArray[np.int64], config: CrossEncoderConfig) -> CostOf:
