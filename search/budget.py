@@ -55,7 +55,7 @@ def feasible_budgets(
     *,
     dense_us: float,
     smallest: Genome,
-    smallest_us: float,
+    smallest_us: Callable[[float], float],
     skipped: Callable[[str], None] | None = None,
 ) -> tuple[float, ...]:
     """The budgets that something, but not the dense model, meets.
@@ -64,7 +64,7 @@ def feasible_budgets(
         budgets_us: what is asked.
         dense_us: measured latency of the dense model.
         smallest: cheapest genome of the space.
-        smallest_us: its predicted latency.
+        smallest_us: budget -> its latency as predicted for that budget.
         skipped: told about every budget that is left out; without it the first such budget is refused.
 
     Raises:
@@ -73,7 +73,7 @@ def feasible_budgets(
     kept = []
     for budget_us in budgets_us:
         try:
-            check_budget(budget_us, dense_us=dense_us, smallest=smallest, smallest_us=smallest_us)
+            check_budget(budget_us, dense_us=dense_us, smallest=smallest, smallest_us=smallest_us(budget_us))
             kept.append(budget_us)
         except InputError as error:
             if len(budgets_us) == 1:

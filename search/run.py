@@ -158,8 +158,9 @@ class Run:
                 self.reporter.say("this run is finished; here is its result")
                 return self.result()
             measured = self.measure()
-            budgets_us = self.budgets_us(measured)
-            prepared = self.prepare(self.anchored(measured, budgets_us))
+            anchored = self.anchored(measured, self.budgets_us(measured))
+            budgets_us = tuple(one.budget_us for one in anchored.anchors)
+            prepared = self.prepare(anchored)
             with fitness_pool(prepared, self.settings, address=self.address) as pool:
                 report, found = explore(
                     self.folder,
@@ -224,17 +225,20 @@ class Run:
 
     def budgets_us(self, measured: Measured) -> tuple[float, ...]:
         """The budgets, checked against what the dense and the smallest model take."""
+        return self._feasible(measured, budgets_of(self.settings, measured.dense_us, self.lookup_us))
+
+    def _feasible(self, measured: Measured, budgets_us: Sequence[float]) -> tuple[float, ...]:
         smallest = space_of(self.backbone.widths, self.settings).smallest
         return feasible_budgets(
-            budgets_of(self.settings, measured.dense_us, self.lookup_us),
+            budgets_us,
             dense_us=measured.dense_us,
             smallest=smallest,
-            smallest_us=float(measured.predict_roughly([smallest])[0]),
+            smallest_us=lambda budget_us: float(measured.at(budget_us).predict_many([smallest])[0]),
             skipped=self.reporter.say if self.settings.skip_infeasible else None,
         )
 
     def anchored(self, measured: Measured, budgets_us: Sequence[float]) -> Measured:
-        """The table, right where this run's budgets are."""
+        """The table, right where this run's budgets are; there it may say that nothing meets one of them."""
         space = space_of(self.backbone.widths, self.settings)
         anchors = tuple(
             anchor_at(
@@ -248,7 +252,8 @@ class Run:
             )
             for budget_us in budgets_us
         )
-        return replace(measured, anchors=anchors)
+        kept = self._feasible(replace(measured, anchors=anchors), budgets_us)
+        return replace(measured, anchors=tuple(one for one in anchors if one.budget_us in kept))
 
     def prepare(self, measured: Measured) -> Prepared:
         """Teacher, unit order and supernet."""

@@ -17,7 +17,7 @@ from sparsefront.search.run import LOCK, Run
 from sparsefront.search.run_file import RUN, RunFile
 from sparsefront.search.run_result import FINALISTS, RESULT, front_rows, read_result, read_run
 from sparsefront.search.settings import PrepareSettings, SearchSettings
-from sparsefront.search.steps import step_seconds
+from sparsefront.search.steps import read_record, step_seconds, write_json
 from sparsefront.spaces import Genome, InputError
 
 
@@ -152,6 +152,24 @@ def test_a_budget_that_cannot_be_is_told_before_anything_is_trained(finished: Fi
             run.execute()
     assert sorted(path.name for path in folder.iterdir()) == sorted([LOCK, "dense", "latency", RUN])
     run.check_same(RunFile.read(folder))  # no genome was evaluated, so the next budget may use the same folder
+
+
+def test_a_budget_that_the_anchored_table_calls_impossible_is_told_before_training_too(
+    finished: Finished, tmp_path: Path
+) -> None:
+    was, (anchor,) = Run.reopen(finished.folder), finished.folder.glob("anchor-*us")
+    for step in ("latency", "dense", anchor.name):
+        shutil.copytree(finished.folder / step, tmp_path / "run" / step)
+    shutil.copy(finished.folder / RUN, tmp_path / "run" / RUN)
+    record = read_record(tmp_path / "run" / anchor.name)
+    record["result"]["measured_us"] = [100 * us for us in record["result"]["measured_us"]]
+    write_json(tmp_path / "run" / anchor.name / "step.json", record)
+    run = Run(
+        tmp_path / "run", task=was.task, backbone=was.backbone, settings=was.settings, preparation=was.preparation
+    )
+    with pytest.raises(InputError, match="even the smallest genome"):
+        run.execute()
+    assert sorted(path.name for path in run.folder.iterdir()) == sorted([LOCK, "dense", "latency", anchor.name, RUN])
 
 
 @pytest.mark.parametrize(

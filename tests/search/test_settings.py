@@ -74,7 +74,7 @@ def test_of_several_budgets_those_that_cannot_be_are_named_and_may_be_left_out()
     sizes: dict[str, Any] = {
         "dense_us": 200.0,
         "smallest": Genome.uniform(1, heads=0, ffn_units=0),
-        "smallest_us": 50.0,
+        "smallest_us": lambda budget_us: 50.0,
     }
     assert feasible_budgets((80.0, 100.0), **sizes) == (80.0, 100.0)
     with pytest.raises(InputError, match=r"budget of 40 us: .*; --skip-infeasible goes on with the other budgets"):
