@@ -143,7 +143,7 @@ def learn_schedule(
         )
     gates = TokenGates(layers=layers, first_layer=options.first_layer, shape=options.shape, bins=options.bins)
     losses = _fit(model, rows, costs, target_share, options, gates, teacher_logits, progress)
-    percents = _within(costs, gates.keep_percents(), target_share)
+    percents = _within(costs, gates, target_share)
     return TokenSchedule(costs.genome(percents), float(costs.shares([percents])[0]), tuple(losses))
 
 
@@ -239,15 +239,24 @@ def _endless(rows: TokenRows, options: ScheduleOptions) -> Iterator[Batch]:
         )
 
 
-def _within(costs: _Costs, percents: Sequence[int], target_share: float) -> tuple[int, ...]:
-    """The schedule of this shape that fills the target: all that the layers drop, scaled by one factor."""
-    dropped = 100 - np.array(percents)
-    if not dropped.any():
-        dropped = np.ones_like(dropped)
-    factors = np.linspace(0, 100 / dropped.max(), 1001)
-    paths = np.clip(np.round(100 - factors[:, None] * dropped), 1, 100).astype(np.int64)
-    # Where the layer that drops most is at its end, the others go on.
-    ends = np.clip(paths[-1:] - np.arange(1, 100)[:, None], 1, 100)
-    path = [tuple(int(one) for one in row) for row in np.concatenate([paths, ends])]
-    fits = np.flatnonzero(costs.shares(path) <= target_share)
-    return path[int(fits[0])]
+def _within(costs: _Costs, gates: TokenGates, target_share: float) -> tuple[int, ...]:
+    """The schedule of the learned shape that fills the target: all that the layers drop, scaled by one factor.
+
+    What they drop is what their gates decide. Where no factor is enough for that, the cost that the gates expected is
+    that of layers which they have not decided on; then it is what all layers drop in the mean over draws.
+    """
+    decided = 100.0 - np.array(gates.keep_percents())
+    if decided.any():
+        path = _path(decided, np.linspace(0, 100 / decided.max(), 1001))
+        fits = np.flatnonzero(costs.shares(path) <= target_share)
+        if len(fits):
+            return path[int(fits[0])]
+    with torch.no_grad():
+        expected = 100 * (1 - gates.expected_shares().double().numpy())
+    path = _path(expected, np.geomspace(0.5 / expected.max(), 100 / expected.min(), 2001))
+    return path[int(np.flatnonzero(costs.shares(path) <= target_share)[0])]
+
+
+def _path(dropped: NDArray[np.float64], factors: NDArray[np.float64]) -> list[tuple[int, ...]]:
+    """Schedules that drop these percentages times each factor; every layer keeps one in a hundred."""
+    return [tuple(row) for row in np.clip(np.round(100 - factors[:, None] * dropped), 1, 100).astype(int).tolist()]

@@ -15,6 +15,7 @@ from tests.models.tiny import config_of, make_config, make_model
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.multiply_adds import multiply_adds
 from sparsefront.models.scoring import score_rows
+from sparsefront.models.token_gates import TokenGates
 from sparsefront.models.token_schedule import ScheduleOptions, TokenSchedule, learn_schedule
 from sparsefront.models.training import TrainOptions, train
 from sparsefront.spaces import Genome, InputError
@@ -73,6 +74,38 @@ def test_it_beats_the_same_shares_in_reverse(trained: CrossEncoder) -> None:
 def test_other_targets_cost_no_training_of_the_model(trained: CrossEncoder) -> None:
     shares = [learned(trained, target).cost_share for target in (0.8, 0.5)]
     assert shares[1] < 0.51 < shares[0] <= 0.8
+
+
+def test_layers_that_gates_are_undecided_of_share_what_is_to_be_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One gate a little more open than the others must not make its layer drop all there is."""
+
+    def undecided(*arguments: Any) -> list[float]:
+        (gates,) = (one for one in arguments if isinstance(one, TokenGates))
+        with torch.no_grad():
+            gates.layer_logits[:] = torch.tensor([-0.2, -0.2, 0.2])
+        return []
+
+    monkeypatch.setattr("sparsefront.models.token_schedule._fit", undecided)
+    found = learned(make_model(DENSE), 0.75)
+    assert found.cost_share <= 0.75
+    first, second, third = found.keep_percents[:3]
+    assert first == second and 0 < first - third < 15
+
+
+def test_the_constraint_alone_brings_the_gates_to_the_target(
+    trained: CrossEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before what they have learned is scaled to fill it."""
+    expected = list[float]()
+
+    def within(costs: Any, gates: TokenGates, target: float) -> tuple[int, ...]:
+        expected.append(float(costs.expected(gates.expected_shares().detach())))
+        return gates.keep_percents()
+
+    monkeypatch.setattr("sparsefront.models.token_schedule._within", within)
+    for target in (0.8, 0.5):
+        learned(trained, target)
+    assert expected == pytest.approx([0.8, 0.5], abs=0.05)
 
 
 def test_widths_are_those_asked_for(trained: CrossEncoder) -> None:
