@@ -27,6 +27,8 @@ from sparsefront.spaces import Genome
 FUSED_FROM_TOKENS = 64
 """From here on the fused kernel trains faster than plain products, and needs no matrix of them in memory
 (``benchmarks/attention.py``)."""
+_LEAST_MASS = 1e-30
+_LEAST_LEFT = 1e-3
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 
 
@@ -176,8 +178,7 @@ class ElasticLayer(nn.Module):
                 probabilities = logits.softmax(-1)
                 voters = mask
                 if presence is not None:
-                    present = probabilities * presence[:, None, None, :]
-                    probabilities = present / present.sum(-1, keepdim=True).clamp_min(1e-30)
+                    probabilities = among_present(probabilities, presence)
                     voters = mask & (presence > 0)
                 scores = attention_received(probabilities, voters) if score else None
                 context = probabilities.to(value.dtype) @ value
@@ -322,6 +323,28 @@ class ElasticEncoder(nn.Module):
                 widest = replace(own, keep_percent=100)
                 raise ValueError(f"layer {index} holds {widest} at most, got {gene} in genome {genome}")
         return genome
+
+
+def among_present(probabilities: Tensor, presence: Tensor) -> Tensor:
+    """Attention among the tokens that are there.
+
+    Backward a presence has the slope to what there would be without the token, or with it where it is gone, and not
+    the tangent: where most of the attention goes to tokens that are gone, that says many times what one of them could
+    change.
+
+    Args:
+        probabilities: ``(batch, heads, queries, tokens)`` among all.
+        presence: ``(batch, tokens)`` in [0, 1].
+    """
+    there = presence[:, None, None, :]
+    if presence.requires_grad:
+        with torch.no_grad():
+            mass = (probabilities * there).sum(-1, keepdim=True).clamp_min(_LEAST_MASS)
+            after = torch.where(there > 0.5, mass - probabilities * there, mass + probabilities * (1 - there))
+            slope = mass / after.clamp_min(mass * _LEAST_LEFT)
+        there = there.detach() + slope * (there - there.detach())
+    present = probabilities * there
+    return present / present.sum(-1, keepdim=True).clamp_min(_LEAST_MASS)
 
 
 def at_least_fp32(values: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from tests.models.tiny import LONGEST, config_of, make_feeds, make_model, state_
 from torch import Tensor
 
 from sparsefront.models.cross_encoder import CrossEncoder
-from sparsefront.models.encoder import Encoded
+from sparsefront.models.encoder import Encoded, among_present
 from sparsefront.models.gated_encoding import encode_gated
 from sparsefront.models.selection import PROTECTIONS, Protect
 from sparsefront.models.token_gates import GateSample, TokenGates
@@ -67,6 +68,23 @@ def test_a_gradient_reaches_gates_of_kept_and_of_dropped_tokens() -> None:
     assert torch.isfinite(keeps.grad).all()
 
 
+def test_a_gradient_says_what_a_token_changes_even_where_most_attention_goes_to_one_that_is_gone() -> None:
+    probabilities = torch.tensor([0.02, 0.03, 0.05, 0.9], dtype=torch.float64)[None, None, None]
+    values = torch.tensor([1.0, -2.0, 3.0, 4.0], dtype=torch.float64)
+
+    def mixed(presence: Tensor) -> Tensor:
+        return (among_present(probabilities, presence[None]) * values).sum()
+
+    for there in ([1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 1.0, 1.0]):
+        presence = torch.tensor(there, dtype=torch.float64, requires_grad=True)
+        mixed(presence).backward()
+        assert presence.grad is not None
+        for token in range(4):
+            one, none = presence.detach().clone(), presence.detach().clone()
+            one[token], none[token] = 1, 0
+            assert presence.grad[token].item() == pytest.approx(float(mixed(one) - mixed(none)))
+
+
 def test_without_gates_nothing_is_dropped() -> None:
     model = make_model(SUPERNET)
     feeds = to_torch(make_feeds([9, 4], seed=3))
@@ -83,3 +101,4 @@ def test_gates_learn_in_a_layer_without_heads() -> None:
     model.logits_of(encoded).sum().backward()
     assert gates.fine.grad is not None
     assert torch.isfinite(gates.fine.grad).all()
+    assert gates.fine.grad[0] != 0, "the layer without heads"
