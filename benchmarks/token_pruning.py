@@ -4,8 +4,9 @@ Per task and seed: a teacher; a supernet in which every layer may drop tokens, w
 distilled into its early layers; a schedule learned for each target, without training anything anew; and the model
 with that schedule tuned, on the teacher's states as well as its logits (but where answers are spans), and measured. The
 official dev rows are scored once, at the end; a tenth of the training rows is held back for everything else. At the
-high target the same without ranking distillation, and with other rules of choosing tokens at the same predicted latency
-(LTP: the same multiply-adds), tuned alike.
+high target the same without ranking distillation, and other rules at the same predicted latency, tuned alike: a fixed
+schedule, from the same supernet; first and random tokens, from that one too, without ranking; LTP at the same
+multiply-adds, from the supernet without ranking, its thresholds set before the tuning and not learned.
 
 A target is a share of what schedules can save at all: a call reads every weight, however few tokens are left. On a CPU
 that multiplies fast that alone takes more than half of the time of a row of thirty tokens.
@@ -39,7 +40,7 @@ import numpy as np
 import pandas as pd
 import squad
 from common import RESULTS, Target, about_this_machine, write_result
-from token_rivals import FirstTokens, RandomTokens, Thresholds, bisect, falling, tokens_seen
+from token_rivals import FirstTokens, RandomTokens, Thresholds, bisect, tokens_seen
 
 from sparsefront.latency.drift import measure_sessions
 from sparsefront.latency.runtime import Session
@@ -282,9 +283,9 @@ class Bench:
         rules = {"first tokens": FirstTokens(gates), "random tokens": RandomTokens(gates, self.seed)}
         if method in rules:
             return self.tuned(ranked, high, False, gates=rules[method])
-        plain = self.prepared(False)
         if method == "falling schedule":
-            return self.tuned(plain, self.fallen(plain, high), False)
+            return self.tuned(ranked, self.fallen(high), True)
+        plain = self.prepared(False)
         return self.tuned(plain, high, False, gates=self.thresholds(plain, high))
 
     def target(self, method: str) -> float:
@@ -385,13 +386,12 @@ class Bench:
             "dense_microseconds_together": dense_together.median_us / ROWS_TOGETHER,
         }
 
-    def fallen(self, prepared: Prepared, like: Genome) -> Genome:
-        """An evenly falling schedule of the same predicted latency."""
-        predict, layers = prepared.measured.predict_roughly, len(like) - 1
-        limit_us = float(predict([like])[0])
-        path = [like.keeping(falling(layers, percent)) for percent in range(99, 0, -1)]
-        fits = np.flatnonzero(predict(path) <= limit_us)
-        return path[int(fits[0])] if len(fits) else path[-1]
+    def fallen(self, like: Genome) -> Genome:
+        """A fixed schedule as PoWER-BERT has (arXiv 2001.08950), within the same predicted latency: each layer keeps
+        the same share."""
+        predict, layers = self.measured.predict_roughly, len(like) - 1
+        path = [like.keeping((percent,) * layers) for percent in range(99, 0, -1)]
+        return path[int(np.flatnonzero(predict(path) <= predict([like])[0])[0])]
 
     def thresholds(self, prepared: Prepared, like: Genome) -> Thresholds:
         """Thresholds that cost as many multiply-adds on the held-back rows."""

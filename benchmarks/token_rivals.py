@@ -72,12 +72,6 @@ class Thresholds:
         return stays.to(scores.dtype)
 
 
-def falling(layers: int, last_percent: int) -> tuple[int, ...]:
-    """PoWER-BERT's shape (arXiv 2001.08950) as a share of the tokens that are left, falling evenly to the last one."""
-    left = np.linspace(100, last_percent, layers + 1)
-    return tuple(int(one) for one in np.clip(np.round(100 * left[1:] / left[:-1]), 1, 100))
-
-
 @torch.inference_mode()
 def tokens_seen(model: CrossEncoder, rows: TokenRows, gates: Gates) -> NDArray[np.int64]:
     """(rows, layers) tokens that each layer's attention sees under a rule."""

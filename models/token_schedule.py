@@ -28,7 +28,7 @@ from sparsefront.spaces import Genome, InputError
 
 CostOf = Callable[[Sequence[Genome]], NDArray[np.float64]]
 """Genomes -> (genomes,) cost, in any unit."""
-_STEP = 3
+_STEP = 10
 """Percentage points to either side over which the slope of the cost is taken: a count of tokens is a staircase."""
 
 
