@@ -313,10 +313,6 @@ def rungs(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *missed_briefly(result), source(result)])
 
 
-SCHEDULES_MENDED = "2026-11-28T11:03"
-"""What was learned earlier is not what is learned today."""
-
-
 def token_pruning(result: dict[str, Any]) -> str:
     """What schedules lose and save per task, and the other ways of choosing tokens."""
     means = [row for row in result["rows"] if "seeds" in row]
@@ -359,8 +355,6 @@ def token_pruning(result: dict[str, Any]) -> str:
             own = [of.get((task, name)) for name in others]
             cells = [f"{r['score']:.1f} ({r['behind_ranking']:+.1f}, {r['seeds']})" if r else "not run" for r in own]
             lines.append(f"| {task} | " + " | ".join(cells) + " |")
-    if any(row["date"] < SCHEDULES_MENDED for row in result["rows"] if "target" in row and "date" in row):
-        lines += ["", "The schedules above were learned before two mends of the learning (docs/architecture.md, Open)."]
     return "\n".join([*lines, "", *missed_briefly(result), source(result)])
 
 
