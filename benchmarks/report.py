@@ -181,7 +181,7 @@ def main_job(result: dict[str, Any]) -> str:
         "|---|---|---|",
         *cells,
     ]
-    return "\n".join([*lines, "", source(result)])
+    return "\n".join([*lines, "", *missed_briefly(result), source(result)])
 
 
 def crash(result: dict[str, Any]) -> str:
