@@ -66,7 +66,7 @@ def task_of(data: Path, quick: bool) -> Task:
         "name": "movielens",
         "text": ["taste", "film"],
         "label": {"column": "liked", "kind": "binary"},
-        "split": {"group": "user", "valid": 0.15, "test": 0.15, "seed": 0},
+        "split": {"group": "user", "valid": 0.15, "test": 0.25, "seed": 0},
         "max_length": LENGTH,
         "metric": "auc",
     }
