@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from sparsefront.models.training import TrainOptions, train
 SEEDS = (0, 1, 2)
 EPOCHS, QUICK_EPOCHS = 2.0, 0.3
 RATES = (5e-5, 1.5e-4)
+TUNING_SHARE = 0.25
+"""Of the epochs, for the trainings that the rate is chosen by."""
 FEATURE_RATES = (1e-3, 3e-3)
 """Of what has no text to forget."""
 FEATURE_EPOCHS = 6.0
@@ -49,8 +52,17 @@ NO_HEADS, HEADS = [0] * 6, [3] * 6
 """Of the branch, per layer."""
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One training. ``share``: of the epochs."""
+
+    rate: float
+    seed: int
+    share: float = 1.0
+
+
 class Bench:
-    """One task: trained models by method, rate and seed, on disk as JSON of what they scored.
+    """One task: trained models by method and trial, on disk as JSON of what they scored.
 
     Args:
         work: folder of all tasks.
@@ -72,24 +84,25 @@ class Bench:
     def row(self, method: str, seed: int) -> dict[str, Any]:
         """What a method scores on test rows at its chosen rate."""
         rate = self.chosen_rate(method)
-        cell = self.cell(method, rate, seed)
+        cell = self.cell(method, Trial(rate, seed))
         best = {"best_possible_auc": clicks.best_of_ad_log(self.task)} if self.name == "ad_log" else {}
         about = {name: value for name, value in cell.items() if name not in ("valid", "test")}
         return {"task": self.name, "seed": seed, "method": method, "rate": rate, **cell["test"], **best, **about}
 
     def chosen_rate(self, method: str) -> float:
-        """The better of the rates by validation AUC for the first seed."""
+        """The better of the rates by validation AUC of shorter trainings with the first seed."""
         if method in self.rates:
             return self.rates[method]
         rates = FEATURE_RATES if method in WITHOUT_TEXT else RATES
         rates = rates[:1] if self.quick else rates
-        return max(rates, key=lambda rate: float(self.cell(method, rate, SEEDS[0])["valid"]["auc"]))
+        trials = [Trial(rate, SEEDS[0], TUNING_SHARE) for rate in rates]
+        return max(trials, key=lambda trial: float(self.cell(method, trial)["valid"]["auc"])).rate
 
-    def cell(self, method: str, rate: float, seed: int) -> dict[str, Any]:
+    def cell(self, method: str, trial: Trial) -> dict[str, Any]:
         """All metrics of validation and test rows; made once."""
-        path = self.folder / f"{_slug(method)}-{rate:g}-seed{seed}.json"
+        path = self.folder / f"{_slug(method)}-{trial.rate:g}-seed{trial.seed}-share{trial.share:g}.json"
         if not path.exists():
-            model, rows = self.trained(method, rate, seed)
+            model, rows = self.trained(method, trial)
             logits = {part: score_rows(model, rows[part], precision="fp32") for part in ("valid", "test")}
             scored: dict[str, Any] = {part: scorecard(rows[part], found) for part, found in logits.items()}
             scored["auc_draws"] = auc_draws(rows["test"], logits["test"])
@@ -101,79 +114,79 @@ class Bench:
 
     # -- methods ---------------------------------------------------------------------------------------------------
 
-    def trained(self, method: str, rate: float, seed: int) -> tuple[CrossEncoder | FeatureModel, dict[str, TokenRows]]:
+    def trained(self, method: str, trial: Trial) -> tuple[CrossEncoder | FeatureModel, dict[str, TokenRows]]:
         """The method's model and the rows as it sees them."""
-        makers: dict[str, Callable[[float, int], CrossEncoder | FeatureModel]] = {
-            "text only": lambda rate, seed: self.text(rate, seed, EPOCHS),
+        makers: dict[str, Callable[[Trial], CrossEncoder | FeatureModel]] = {
+            "text only": lambda trial: self.text(trial, EPOCHS),
             "features only": self.features_only,
-            "shallow interaction": lambda rate, seed: self.joint(rate, seed, NO_HEADS),
+            "shallow interaction": lambda trial: self.joint(trial, NO_HEADS),
             "NumBERT, tokens": self.numbert_tokens,
             "BERT4CTR, one step": self.one_step,
-            OURS: lambda rate, seed: self.joint(rate, seed, HEADS),
+            OURS: lambda trial: self.joint(trial, HEADS),
         }
         if method == "cascade":
-            return self.cascade(rate, seed)
+            return self.cascade(trial)
         if method == "NumBERT, words":
             rows = worded(self.task).tokenise(self.backbone.tokenizer)
-            model = self.backbone.cross_encoder(seed=seed)
-            train(model, rows["train"], self.options(rate, EPOCHS, seed))
+            model = self.backbone.cross_encoder(seed=trial.seed)
+            train(model, rows["train"], self.options(trial, EPOCHS))
             return model, rows
-        return makers[method](rate, seed), self.rows
+        return makers[method](trial), self.rows
 
-    def options(self, rate: float, epochs: float, seed: int) -> TrainOptions:
-        """Of any training here."""
-        epochs = QUICK_EPOCHS if self.quick else epochs
-        return TrainOptions(epochs=epochs, learning_rate=rate, tokens_per_batch=1024, seed=seed)
+    def options(self, trial: Trial, epochs: float) -> TrainOptions:
+        """Of any training here; ``epochs``: of a whole one."""
+        epochs = trial.share * (QUICK_EPOCHS if self.quick else epochs)
+        return TrainOptions(epochs=epochs, learning_rate=trial.rate, tokens_per_batch=1024, seed=trial.seed)
 
-    def text(self, rate: float, seed: int, epochs: float) -> CrossEncoder:
+    def text(self, trial: Trial, epochs: float) -> CrossEncoder:
         """A text model, trained once: other methods begin with it, or read what it says."""
-        folder = self.folder / f"text-{rate:g}-{epochs:g}-seed{seed}"
+        folder = self.folder / f"text-{trial.rate:g}-{trial.share * epochs:g}-seed{trial.seed}"
         if not folder.exists():
-            model = self.backbone.cross_encoder(seed=seed)
-            train(model, self.rows["train"], self.options(rate, epochs, seed))
+            model = self.backbone.cross_encoder(seed=trial.seed)
+            train(model, self.rows["train"], self.options(trial, epochs))
             partial = folder.with_name(f"{folder.name}.partial")
             model.save_pretrained(partial)
             partial.replace(folder)
         return load_ranker(folder)
 
-    def features_only(self, rate: float, seed: int) -> FeatureModel:
+    def features_only(self, trial: Trial) -> FeatureModel:
         model = FeatureModel(self.feature_config(self.task.features))
-        train(model, self.rows["train"], self.options(rate, FEATURE_EPOCHS, seed))
+        train(model, self.rows["train"], self.options(trial, FEATURE_EPOCHS))
         return model
 
-    def cascade(self, rate: float, seed: int) -> tuple[FeatureModel, dict[str, TokenRows]]:
+    def cascade(self, trial: Trial) -> tuple[FeatureModel, dict[str, TokenRows]]:
         """Training rows have scores of text models that have not seen them, nor their first text."""
-        text_rate = self.chosen_rate("text only")
-        text, train_rows = self.text(text_rate, seed, EPOCHS), self.rows["train"]
+        of_text = replace(trial, rate=self.chosen_rate("text only"))
+        text, train_rows = self.text(of_text, EPOCHS), self.rows["train"]
 
         def make(part: TokenRows) -> CrossEncoder:
-            model = self.backbone.cross_encoder(seed=seed)
-            train(model, part, self.options(text_rate, EPOCHS, seed))
+            model = self.backbone.cross_encoder(seed=trial.seed)
+            train(model, part, self.options(of_text, EPOCHS))
             return model
 
         first = self.task.frame[self.task.spec.text[0]].iloc[self.task.indices("train")].tolist()
         scores = {name: score_rows(text, self.rows[name]) for name in ("valid", "test")}
-        scores["train"] = out_of_fold(train_rows, first, make, seed=seed)
+        scores["train"] = out_of_fold(train_rows, first, make, seed=trial.seed)
         features, rows = with_scores(self.task.features, self.rows, scores)
         model = FeatureModel(self.feature_config(features))
-        train(model, rows["train"], self.options(rate, FEATURE_EPOCHS, seed))
+        train(model, rows["train"], self.options(trial, FEATURE_EPOCHS))
         return model, rows
 
-    def numbert_tokens(self, rate: float, seed: int) -> CrossEncoder:
+    def numbert_tokens(self, trial: Trial) -> CrossEncoder:
         config = NumBertConfig.of(self.backbone.config, self.task.features)
-        model = NumBert.of(self.backbone.cross_encoder(seed=seed), config, seed=seed)
-        train(model, self.rows["train"], self.options(rate, EPOCHS, seed), rates={"embedding": BRANCH_FACTOR})
+        model = NumBert.of(self.backbone.cross_encoder(seed=trial.seed), config, seed=trial.seed)
+        train(model, self.rows["train"], self.options(trial, EPOCHS), rates={"embedding": BRANCH_FACTOR})
         return model
 
-    def one_step(self, rate: float, seed: int) -> CrossEncoder:
-        model = Bert4Ctr.of(self.backbone.cross_encoder(seed=seed), self.branch_config(HEADS), seed=seed)
-        train(model, self.rows["train"], self.options(rate, EPOCHS, seed), rates={"branch": BRANCH_FACTOR})
+    def one_step(self, trial: Trial) -> CrossEncoder:
+        model = Bert4Ctr.of(self.backbone.cross_encoder(seed=trial.seed), self.branch_config(HEADS), seed=trial.seed)
+        train(model, self.rows["train"], self.options(trial, EPOCHS), rates={"branch": BRANCH_FACTOR})
         return model
 
-    def joint(self, rate: float, seed: int, heads: list[int]) -> CrossEncoder:
+    def joint(self, trial: Trial, heads: list[int]) -> CrossEncoder:
         """Half of the epochs on text alone, then the branch beside it, then the other half on both."""
-        model = Bert4Ctr.of(self.text(rate, seed, EPOCHS / 2), self.branch_config(heads), seed=seed)
-        branch, both = (self.options(one, EPOCHS / 2, seed) for one in (1e-3, rate))
+        model = Bert4Ctr.of(self.text(trial, EPOCHS / 2), self.branch_config(heads), seed=trial.seed)
+        branch, both = (self.options(one, EPOCHS / 2) for one in (replace(trial, rate=1e-3), trial))
         train_jointly(model, self.rows["train"], JointOptions(branch=branch, joint=both, branch_factor=BRANCH_FACTOR))
         return model
 

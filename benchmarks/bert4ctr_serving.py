@@ -24,7 +24,7 @@ from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.bert4ctr_graph import TEXT_LOGITS
 from sparsefront.models.config import CrossEncoderConfig
 
-TOKENS = 96
+TOKENS = 64
 """The most of a row of the MovieLens task."""
 FEATURES = (8, 11, 30, 60, 90)
 USUAL = 11

@@ -53,7 +53,7 @@ FEATURES = {
 }
 
 
-def movielens(data: Path, rows: int, *, length: int = 96, seed: int = 0, features: bool = True) -> Task:
+def movielens(data: Path, rows: int, *, length: int = 64, seed: int = 0, features: bool = True) -> Task:
     """Clicks of so many ratings, drawn at random from those whose user had liked enough films before."""
     frame = movielens_rows(data)
     frame = frame[frame["taste"] != ""]
