@@ -8,7 +8,7 @@ import pytest
 
 from sparsefront.latency.runtime import Feeds, Logits
 from sparsefront.models.config import CrossEncoderConfig
-from sparsefront.search.candidates import apart, choose, screen
+from sparsefront.search.candidates import Screened, apart, choose, screen
 from sparsefront.search.fitness import Fitness, FitnessData
 from sparsefront.search.front import Evaluated
 from sparsefront.search.prepare import Prepared
@@ -54,10 +54,27 @@ def test_screening_keeps_the_order_and_passes_what_is_measured_over_the_budget(
     monkeypatch.setattr(PrepareSettings, "serving", lambda _: paced)
     candidates = candidates_of(dense, SMALL, EMPTY)
     chosen = screen(candidates, prepared, budget_us=usual_us / 2, wanted=2, reporter=Silent())
-    assert [one.genome for one in chosen] == [SMALL, EMPTY]
-    assert screen(candidates, prepared, budget_us=1e9, wanted=1, reporter=Silent()) == candidates[:1]
+    assert chosen == [Screened(candidates[1], True), Screened(candidates[2], True)]
+    (first,) = screen(candidates, prepared, budget_us=1e9, wanted=1, reporter=Silent())
+    assert first.candidate == candidates[0]
     with pytest.raises(InputError, match=r"none of 3 candidates was measured within 0 us \(the fastest took \d+ us\)"):
         screen(candidates, prepared, budget_us=0.1, wanted=1, reporter=Silent())
+
+
+def test_a_slow_minute_refuses_nobody_and_somebody_is_within_the_budget_even_then(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual_us = prepared.measured.reference_in(prepared.settings.serving(), prepared.backbone).usual_us
+    twice_as_slow = Paced({SMALL: usual_us, EMPTY: usual_us / 4}, others_us=2 * usual_us)
+    monkeypatch.setattr(PrepareSettings, "serving", lambda _: twice_as_slow)
+    candidates, budget_us = candidates_of(prepared.teacher.genome, SMALL, EMPTY), 0.6 * usual_us
+    chosen = screen(candidates, prepared, budget_us=budget_us, wanted=1, reporter=Silent())
+    assert chosen == [Screened(candidates[1], False), Screened(candidates[2], True)]
+    assert chosen == screen(candidates, prepared, budget_us=budget_us, wanted=2, reporter=Silent())
+    settings = SearchSettings(budget_us=budget_us, finalists=2)
+    assert choose(candidates, prepared, settings, budget_us=budget_us, reporter=Silent()) == candidates[1:]
+    single = settings.model_copy(update={"finalists": 1})
+    assert choose(candidates, prepared, single, budget_us=budget_us, reporter=Silent()) == candidates[2:]
 
 
 def test_near_copies_of_a_better_one_come_last() -> None:
