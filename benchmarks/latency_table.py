@@ -39,6 +39,8 @@ Cell = tuple[str, int, str, str, int, int]
 Result = TypeVar("Result")
 SEED = 0
 LOUD, TRIES = 0.025, 3
+HELDOUT_SHARES = (1 / 3, 1 / 6, 1 / 12)
+"""Of the dense multiply-adds."""
 BACKBONES = {
     "6x384": CrossEncoderConfig(
         hidden_size=384, head_size=32, layer_heads=[12] * 6, layer_ffn_units=[1536] * 6, max_position_embeddings=512
@@ -101,7 +103,7 @@ def profiled(cell: Cell, quick: bool) -> tuple[dict[str, Any], list[float]]:
     points = [
         (genome, length)
         for length, count in ((tokens, heldout), *((length, 4 if quick else 20) for length in between))
-        for genome in random_genomes(config, count, rng, length_tokens=length)
+        for genome in random_genomes(config, count, rng, length_tokens=length, work_shares=HELDOUT_SHARES)
     ]
     table = profile(
         config, runtime=runtime(name, threads=threads, precision=precision), length_tokens=tokens, batch=batch,

@@ -11,6 +11,7 @@ from sparsefront.latency.profile import profile, random_genomes
 from sparsefront.latency.runtimes import runtime
 from sparsefront.latency.table import LatencyTable
 from sparsefront.models.config import CrossEncoderConfig
+from sparsefront.models.multiply_adds import multiply_adds
 from sparsefront.spaces import Genome, InputError, SearchSpace
 
 CONFIG = CrossEncoderConfig(
@@ -51,6 +52,8 @@ def test_random_genomes_belong_to_the_joint_space() -> None:
     space = SearchSpace.preset("joint", widths=CONFIG.widths)
     assert len(set(drawn)) == 30
     assert all(space.contains(genome) for genome in drawn)
+    adds = multiply_adds([CONFIG.genome, *drawn], [16], CONFIG, cls_only=False)[:, 0]
+    assert (adds[1:] < adds[0] / 24).sum() >= 30 // 5 - 1  # as small as what a tight budget asks for
 
 
 def test_wrong_requests_are_refused() -> None:
