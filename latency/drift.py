@@ -12,6 +12,8 @@ from sparsefront.latency.timing import LatencyStats, time_interleaved
 
 PAUSE_SECONDS = 0.5
 VISITS = 40
+SECONDS = 3.0
+"""Per session, after which fewer visits do for a median: calls that take long differ by less."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,12 @@ def measure_sessions(sessions: list[Session], *, statistic: Statistic, visits: i
 
     ``visits`` are shared by the lengths of the statistic; a percentile above the median gets ten times as many.
     """
-    each = len(statistic.lengths)
+    each, median = len(statistic.lengths), statistic.percentile == 50
     calls = time_interleaved(
         [session for session in sessions for _ in range(each)],
         statistic.feeds() * len(sessions),
-        visits=max(5, round(visits / each)) * (1 if statistic.percentile == 50 else 10),
+        visits=max(5, round(visits / each)) * (1 if median else 10),
+        seconds=SECONDS * len(sessions) if median else math.inf,
     )
     return [statistic.summary(calls[at * each : (at + 1) * each]) for at in range(len(sessions))]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ WARM_CALLS = 5
 """Untimed calls of a visit: after them a call no longer knows what ran before."""
 TIMED_CALLS = 4
 """Of a visit, one by one."""
+LEAST_VISITS = 10
+"""However long they take."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def time_interleaved(
     feeds: Sequence[Feeds],
     *,
     visits: int,
+    seconds: float = math.inf,
 ) -> list[npt.NDArray[np.float64]]:
     """Wall-clock microseconds of single calls, one array (visits * TIMED_CALLS,) per session, all sessions in turn.
 
@@ -59,21 +63,24 @@ def time_interleaved(
         sessions: what to time; the same session may appear with several feeds.
         feeds: one per session, of text; what features a model takes besides is filled in.
         visits: how often all sessions are visited.
+        seconds: after which no visit begins, once there were :data:`LEAST_VISITS`.
     """
     if visits < 1:
         raise ValueError(f"visits must be at least 1, got {visits}")
     taken = np.zeros((len(sessions), visits, TIMED_CALLS), np.float64)
     feeds = [feeds_for(session, fed) for session, fed in zip(sessions, feeds, strict=True)]
+    ends, made = time.perf_counter() + seconds, 0
     with _no_garbage_collection():
-        for visit in range(visits):
+        while made < visits and (made < LEAST_VISITS or time.perf_counter() < ends):
             for index, (session, fed) in enumerate(zip(sessions, feeds, strict=True)):
                 for _ in range(WARM_CALLS):
                     session.run(fed)
                 for call in range(TIMED_CALLS):
                     start = time.perf_counter_ns()
                     session.run(fed)
-                    taken[index, visit, call] = time.perf_counter_ns() - start
-    return list(taken.reshape(len(sessions), -1) / 1000)
+                    taken[index, made, call] = time.perf_counter_ns() - start
+            made += 1
+    return list(taken[:, :made].reshape(len(sessions), -1) / 1000)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparsefront.latency.runtime import Feeds, Logits
-from sparsefront.latency.timing import TIMED_CALLS, WARM_CALLS, LatencyStats, time_interleaved
+from sparsefront.latency.timing import LEAST_VISITS, TIMED_CALLS, WARM_CALLS, LatencyStats, time_interleaved
 
 
 class Recorder:
@@ -28,6 +28,17 @@ def test_sessions_take_turns_with_untimed_calls_first() -> None:
     assert [each.shape for each in times] == [(2 * TIMED_CALLS,)] * 2
     assert all((each >= 0).all() for each in times)
     assert gc.isenabled()
+
+
+def test_visits_end_with_the_time_but_not_before_the_least_of_them() -> None:
+    session = Recorder("a", [])
+    for seconds, visits, made in (
+        (0.0, LEAST_VISITS + 5, LEAST_VISITS),
+        (0.0, 2, 2),
+        (60.0, LEAST_VISITS + 5, LEAST_VISITS + 5),
+    ):
+        (times,) = time_interleaved([session], [{}], visits=visits, seconds=seconds)
+        assert times.shape == (made * TIMED_CALLS,) and (times > 0).all()
 
 
 def test_arguments_are_checked() -> None:
