@@ -13,7 +13,7 @@ from sparsefront.latency.timing import LatencyStats, time_interleaved
 PAUSE_SECONDS = 0.5
 VISITS = 40
 SECONDS = 3.0
-"""Per session, after which fewer visits do for a median: calls that take long differ by less."""
+"""Per session, after which fewer visits have to do for a median."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class Reference:
 def measure_sessions(sessions: list[Session], *, statistic: Statistic, visits: int = VISITS) -> list[LatencyStats]:
     """Wall-clock latency of single warm calls, all sessions in turn: see ``time_interleaved``.
 
-    ``visits`` are shared by the lengths of the statistic; a percentile above the median gets ten times as many.
+    ``visits`` are shared by the lengths of the statistic; a percentile above the median gets ten times as many,
+    a median fewer where they would take more than :data:`SECONDS` a session.
     """
     each, median = len(statistic.lengths), statistic.percentile == 50
     calls = time_interleaved(
