@@ -28,7 +28,7 @@ Effort = Literal["quick", "normal"]
 LARGE_ERROR = 0.05
 HELDOUT = 20
 WORK_SHARES = (1 / 3, 1 / 6, 1 / 12, 1 / 24, 1 / 48)
-"""Of the dense multiply-adds. A call reads every weight, so that a twelfth of the work may take far more of the time."""
+"""Of the dense multiply-adds: a call reads every weight, so that little work may take far more of the time."""
 HEAD_SHARES = (0.01, *(sixth / 6 for sixth in range(1, 7)))
 UNIT_SHARES = tuple(part / 24 for part in (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24))
 LENGTH_SHARES = (0.02, 0.04, 0.06, 0.085, 0.125, 0.17, 0.21, 0.27, 0.33, 0.42, 0.5, 0.58, 0.67, 0.75, 0.87, 1)
