@@ -130,7 +130,7 @@ KINDS = {
     "sst2": Kind("glue", ("sentence",), "accuracy", 64, (2, 2, 1), most_rows=20_000),
     "imdb": Kind("reviews16", ("text",), "accuracy", 256, (4, 4, 2), saved=SAVED_OF_LONG),
     "books": Kind("reviews16", ("text",), "accuracy", 256, (4, 4, 2), saved=SAVED_OF_LONG),
-    "squad": Kind("squad11", ("question", "context"), "span_f1", 384, (1.5, 0.7, 0.3), most_rows=20_000, spans=True),
+    "squad": Kind("squad11", ("question", "context"), "span_f1", 384, (1.5, 0.7, 0.3), most_rows=12_000, spans=True),
 }
 
 
