@@ -12,7 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,23 @@ METHODS = {
 OURS, *RIVALS = METHODS
 Cell = tuple[str, str]
 """Method and share of the dense latency."""
-EVALUATIONS = 150
-"""Of a search."""
 KEEP_PERCENTS = (100, 90, 80, 70, 50, 30)
 FINETUNE = TrainOptions(epochs=0.35, learning_rate=1e-4, distil_share=0.8, freeze_embeddings=True, dropout=0.0)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a search may do.
+
+    Attributes:
+        evaluations: of genomes.
+        rows: of the validation rows, that each is scored on; the best few are scored on all.
+        finalists: that are fine-tuned.
+    """
+
+    evaluations: int = 150
+    rows: int = 1500
+    finalists: int = 3
 
 
 def asked(description: str | None, name: str, data: str, methods: Sequence[str] = ()) -> argparse.Namespace:
@@ -100,12 +113,12 @@ def rows_of_seeds(
     cells: list[Cell],
     *,
     only_there: bool,
-    evaluations: int = EVALUATIONS,
+    effort: Effort = Effort(),
 ) -> list[dict[str, Any]]:
     """Rows of these seeds, those that the result holds of others, and the differences over all of them."""
     rows = [] if quick else [row for row in stored_rows(name) if row["seed"] not in seeds]
     for seed in seeds:
-        rows += rows_of_seed(work, task, quick, seed, cells, only_there=only_there, evaluations=evaluations)
+        rows += rows_of_seed(work, task, quick, seed, cells, only_there=only_there, effort=effort)
     rows.sort(key=lambda row: (row["seed"], list(METHODS).index(row["cell"]) if row["cell"] in METHODS else -1))
     return rows + differences(rows)
 
@@ -126,12 +139,12 @@ def rows_of_seed(
     *,
     only_there: bool,
     whole_us: float | None = None,
-    evaluations: int = EVALUATIONS,
+    effort: Effort = Effort(),
 ) -> list[dict[str, Any]]:
     """Everything of one seed, each row with it and with the machine."""
     memory = PeakMemory(work / f"peak_memory_gib-seed{seed}.txt")
     with memory:
-        bench = Bench(work / f"seed{seed}", task, quick, seed, whole_us, evaluations)
+        bench = Bench(work / f"seed{seed}", task, quick, seed, whole_us, effort)
         left_out = {cell: why for cell in cells if (why := bench.left_out(*cell)) is not None}
         cells = [cell for cell in cells if cell not in left_out]
         if only_there:
@@ -153,7 +166,7 @@ class Bench:
         quick: few evaluations, hardly any training.
         seed: of everything.
         whole_us: latency that budgets are shares of; by default the dense model's, behaviours looked up.
-        evaluations: of a search.
+        effort: of a search.
     """
 
     def __init__(
@@ -163,11 +176,11 @@ class Bench:
         quick: bool,
         seed: int = 0,
         whole_us: float | None = None,
-        evaluations: int = EVALUATIONS,
+        effort: Effort = Effort(),
     ) -> None:
         work.mkdir(parents=True, exist_ok=True)
         self.work, self.task, self.seed, self.whole_us = work, task, seed, whole_us
-        self.evaluations, self.finalists, self.search_rows = (20, 1, 500) if quick else (evaluations, 3, 1500)
+        self.effort = Effort(evaluations=20, rows=500, finalists=1) if quick else effort
         epochs = 0.05 if quick else 2.0
         self.finetune = TrainOptions(**{**vars(FINETUNE), "epochs": 0.05 if quick else FINETUNE.epochs})
         self.preparation = PrepareSettings(
@@ -206,9 +219,9 @@ class Bench:
             about["uniform"] = "largest"
         settings = SearchSettings(
             **whole,
-            evaluations=self.evaluations,
-            finalists=self.finalists,
-            search_rows=self.search_rows,
+            evaluations=self.effort.evaluations,
+            finalists=self.effort.finalists,
+            search_rows=self.effort.rows,
             ffn_granule=128,
             keep_percents=KEEP_PERCENTS,
             finetune=self.finetune,

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from budget_search import SHARES, asked, rows_of_seeds
+from budget_search import SHARES, Effort, asked, rows_of_seeds
 from common import Target, write_result
 
 from sparsefront.models.task import Task
 
 METHODS = ("searched joint", "searched weights")
 USERS, PER_USER, QUICK_USERS = 700, 10, 60
-EVALUATIONS = 100
-"""Of a search; rows are long, and scoring them is most of its time."""
+EFFORT = Effort(evaluations=100, rows=600)
+"""Rows are long, and scoring them is most of a search's time."""
 LIKED = 4
 """Stars from which on a user likes a film."""
 SHOWN = 5
@@ -93,9 +93,7 @@ def main() -> None:
     work, quick, seeds = arguments.work, arguments.quick, arguments.seeds
     cells = [(method, share) for method in METHODS for share in SHARES]
     task = task_of(arguments.data, quick)
-    rows = rows_of_seeds(
-        "movielens", work, task, quick, seeds, cells, only_there=arguments.report, evaluations=EVALUATIONS
-    )
+    rows = rows_of_seeds("movielens", work, task, quick, seeds, cells, only_there=arguments.report, effort=EFFORT)
     write_result("movielens", rows, targets_of(rows), sorted({row["seed"] for row in rows if "seed" in row}), quick)
 
 
