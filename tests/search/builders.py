@@ -37,10 +37,13 @@ def build_dying(payload: tuple[Landscape, str]) -> Callable[[Genome], dict[str, 
     landscape, marks = payload
 
     def fitness(genome: Genome) -> dict[str, float]:
-        done = len(list(Path(marks).iterdir()))
-        if done == 5 and not Path(marks, "died").exists():
-            Path(marks, "died").touch()
-            os._exit(1)
+        if len(list(Path(marks).iterdir())) >= 5:
+            try:
+                Path(marks, "died").touch(exist_ok=False)
+            except FileExistsError:
+                pass  # one death, whichever actor is first
+            else:
+                os._exit(1)
         Path(marks, genome.key()).touch()
         time.sleep(0.01)
         return landscape.fitness(genome)

@@ -18,6 +18,7 @@ from tests.search.tiny import write_backbone, write_task
 
 from sparsefront.search.cli import main
 from sparsefront.search.ending import CANDIDATES
+from sparsefront.search.measured import DENSE, TABLES
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.run import Run
 from sparsefront.search.run_result import FINALISTS
@@ -141,6 +142,10 @@ def was_loud(error: str, folder: Path) -> bool:
     """Whether a run ended because the machine was too busy for its few microseconds; if so, does what the line says."""
     if "profile again when it is quiet" in error:
         return True  # the same command does
+    if "this table is NOT exact" in error and "even the smallest genome" in error:
+        for name in (TABLES, DENSE):
+            shutil.rmtree(folder / name)
+        return True
     if "is the machine busy? remove" not in error:
         return False
     for name in (CANDIDATES, FINALISTS):
