@@ -441,6 +441,27 @@ def unpadded(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *missed_briefly(result), source(result)])
 
 
+def span_answers(result: dict[str, Any]) -> str:
+    """What becomes of SQuAD's answers under a schedule."""
+    rows = result["rows"]
+    layers = len(rows[0]["answers_seen"])
+    lines = [
+        "**Where SQuAD's answers go**: held-back rows, the supernet before any tuning. Share of the rows whose right "
+        "answer a layer's attention sees whole:",
+        "",
+        "| schedule | tokens kept, % | latency | F1 of tokens | "
+        + " | ".join(f"layer {layer}" for layer in range(1, layers))
+        + " |",
+        "|---|---|---|---|" + "---|" * (layers - 1),
+    ]
+    for row in rows:
+        name = "" if row["schedule"][0].isdigit() and "behind" not in row["schedule"] else row["schedule"]
+        kept = " / ".join(map(str, row["keep_percents"]))
+        seen = " | ".join(f"{share:.0%}" for share in row["answers_seen"][1:])
+        lines.append(f"| {name} | {kept} | {row['latency_share']:.2f} | {100 * row['f1']:.1f} | {seen} |")
+    return "\n".join([*lines, "", *missed(result), source(result)])
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "home_depot": home_depot,
     "latency_table": latency_table,
@@ -454,6 +475,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "scaling": scaling,
     "crash": crash,
     "token_pruning": token_pruning,
+    "span_answers": span_answers,
     "movielens": movielens,
     "unpadded": unpadded,
     "bert4ctr": bert4ctr,
