@@ -444,10 +444,10 @@ def unpadded(result: dict[str, Any]) -> str:
 def span_answers(result: dict[str, Any]) -> str:
     """What becomes of SQuAD's answers under a schedule."""
     rows = result["rows"]
-    layers = len(rows[0]["answers_seen"])
+    layers = len(rows[0]["answer_seen"])
     lines = [
-        "**Where SQuAD's answers go**: held-back rows, the supernet before any tuning. Share of the rows whose right "
-        "answer a layer's attention sees whole:",
+        "**Where SQuAD's answers go**: held-back rows, the supernet before any tuning. Share of the right answer's "
+        "tokens that a layer's attention sees / share of the context's, which chance would keep of both:",
         "",
         "| schedule | tokens kept, % | latency | F1 of tokens | "
         + " | ".join(f"layer {layer}" for layer in range(1, layers))
@@ -457,7 +457,8 @@ def span_answers(result: dict[str, Any]) -> str:
     for row in rows:
         name = "" if row["schedule"][0].isdigit() and "behind" not in row["schedule"] else row["schedule"]
         kept = " / ".join(map(str, row["keep_percents"]))
-        seen = " | ".join(f"{share:.0%}" for share in row["answers_seen"][1:])
+        both = zip(row["answer_seen"][1:], row["context_seen"][1:], strict=True)
+        seen = " | ".join(f"{answer:.0%} / {context:.0%}" for answer, context in both)
         lines.append(f"| {name} | {kept} | {row['latency_share']:.2f} | {100 * row['f1']:.1f} | {seen} |")
     return "\n".join([*lines, "", *missed(result), source(result)])
 
