@@ -384,12 +384,15 @@ def bert4ctr(result: dict[str, Any]) -> str:
     """Quality per way of joining text and features, and what that costs."""
     means = [row for row in result["rows"] if "seeds" in row]
     lines = [
-        "**Text and features** (MiniLM 6x384; MovieLens: clicks split by time, 11 features; ad log: split by query). "
-        "Test rows, mean over seeds; behind: AUC points of BERT4CTR in two steps over it:",
-        "",
-        "| task | method | seeds | AUC | within users | log loss | calibration error | behind |",
-        "|---|---|---|---|---|---|---|---|",
+        "**Text and features** (MiniLM 6x384; MovieLens: clicks split by time, 11 features; ad log: split by query)."
     ]
+    if means:
+        lines += [
+            "Test rows, mean over seeds; behind: AUC points of BERT4CTR in two steps over it:",
+            "",
+            "| task | method | seeds | AUC | within users | log loss | calibration error | behind |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
     for row in means:
         behind = ""
         if "behind_bert4ctr_points" in row:
