@@ -393,6 +393,8 @@ def bert4ctr(result: dict[str, Any]) -> str:
             "| task | method | seeds | AUC | within users | log loss | calibration error | behind |",
             "|---|---|---|---|---|---|---|---|",
         ]
+    else:
+        lines.append("How well they rank has not been measured yet, what they cost has.")
     for row in means:
         behind = ""
         if "behind_bert4ctr_points" in row:
@@ -458,7 +460,7 @@ def span_answers(result: dict[str, Any]) -> str:
         "|---|---|---|---|" + "---|" * (layers - 1),
     ]
     for row in rows:
-        name = "" if row["schedule"][0].isdigit() and "behind" not in row["schedule"] else row["schedule"]
+        name = "" if row["schedule"] == ", ".join(map(str, row["keep_percents"])) else row["schedule"]
         kept = " / ".join(map(str, row["keep_percents"]))
         both = zip(row["answer_seen"][1:], row["context_seen"][1:], strict=True)
         seen = " | ".join(f"{answer:.0%} / {context:.0%}" for answer, context in both)

@@ -144,7 +144,7 @@ def was_loud(error: str, folder: Path) -> bool:
         return True  # the same command does
     if "this table is NOT exact" in error and "even the smallest genome" in error:
         for name in (TABLES, DENSE):
-            shutil.rmtree(folder / name)
+            shutil.rmtree(folder / name, ignore_errors=True)  # a run of what was prepared elsewhere has no table
         return True
     if "is the machine busy? remove" not in error:
         return False
