@@ -1,6 +1,6 @@
 """Text and features together: BERT4CTR against the other ways of joining them, on MovieLens clicks and the ad log.
 
-Per task and seed every method sees the same rows, the text of each passes through its training as often (``EPOCHS``),
+Per task and seed every method sees the same rows as often (``EPOCHS``; each part of a model that is trained in steps),
 and each takes the better of the same two learning rates, by validation rows after a quarter of the epochs with the
 first seed, and keeps it. What test rows say decides nothing, and is reported of the chosen rate alone. Then, on random
 weights, what a row costs where it is served: alone, as features grow, and for one user and many ads by two sides (the

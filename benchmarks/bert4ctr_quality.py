@@ -36,7 +36,6 @@ TUNING_SHARE = 0.25
 """Of the epochs, for the trainings that the rate is chosen by."""
 FEATURE_RATES = (1e-3, 3e-3)
 """Of what has no text to forget."""
-FEATURE_EPOCHS = 6.0
 BRANCH_FACTOR = 10.0
 ROWS = {"movielens": 10_000, "ad_log": 8_000}
 QUICK_ROWS = 1_500
@@ -151,7 +150,7 @@ class Bench:
 
     def features_only(self, trial: Trial) -> FeatureModel:
         model = FeatureModel(self.feature_config(self.task.features))
-        train(model, self.rows["train"], self.options(trial, FEATURE_EPOCHS))
+        train(model, self.rows["train"], self.options(trial, EPOCHS))
         return model
 
     def cascade(self, trial: Trial) -> tuple[FeatureModel, dict[str, TokenRows]]:
@@ -169,7 +168,7 @@ class Bench:
         scores["train"] = out_of_fold(train_rows, first, make, seed=trial.seed)
         features, rows = with_scores(self.task.features, self.rows, scores)
         model = FeatureModel(self.feature_config(features))
-        train(model, rows["train"], self.options(trial, FEATURE_EPOCHS))
+        train(model, rows["train"], self.options(trial, EPOCHS))
         return model, rows
 
     def numbert_tokens(self, trial: Trial) -> CrossEncoder:
