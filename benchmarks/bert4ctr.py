@@ -1,10 +1,9 @@
 """Text and features together: BERT4CTR against the other ways of joining them, on MovieLens clicks and the ad log.
 
 Per task and seed every method sees the same rows as often (``EPOCHS``; each part of a model that is trained in steps),
-and each takes the better of the same two learning rates, by validation rows after a quarter of the epochs with the
-first seed, and keeps it. What test rows say decides nothing, and is reported of the chosen rate alone. Then, on random
-weights, what a row costs where it is served: alone, as features grow, and for one user and many ads by two sides (the
-text once, then features).
+and each takes the better of two learning rates by validation rows, with the first seed, and keeps it. What test rows
+say decides nothing, and is reported of the chosen rate alone. Then, on random weights, what a row costs where it is
+served: alone, as features grow, and for one user and many ads by two sides (the text once, then features).
 
 Trainings take hours; each is made once. With ``--untimed`` several calls can train side by side; a later call without
 it finds what they made. Parts, tasks, seeds and methods that are not asked for stay as the result holds them, and so do

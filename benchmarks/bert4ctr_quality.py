@@ -32,8 +32,6 @@ from sparsefront.models.training import TrainOptions, train
 SEEDS = (0, 1, 2)
 EPOCHS, QUICK_EPOCHS = 2.0, 0.3
 RATES = (5e-5, 1.5e-4)
-TUNING_SHARE = 0.25
-"""Of the epochs, for the trainings that the rate is chosen by."""
 FEATURE_RATES = (1e-3, 3e-3)
 """Of what has no text to forget."""
 BRANCH_FACTOR = 10.0
@@ -53,11 +51,10 @@ NO_HEADS, HEADS = [0] * 6, [3] * 6
 
 @dataclass(frozen=True)
 class Trial:
-    """One training. ``share``: of the epochs."""
+    """One training."""
 
     rate: float
     seed: int
-    share: float = 1.0
 
 
 class Bench:
@@ -89,17 +86,17 @@ class Bench:
         return {"task": self.name, "seed": seed, "method": method, "rate": rate, **cell["test"], **best, **about}
 
     def chosen_rate(self, method: str) -> float:
-        """The better of the rates by validation AUC of shorter trainings with the first seed."""
+        """The better of the rates by validation AUC with the first seed."""
         if method in self.rates:
             return self.rates[method]
         rates = FEATURE_RATES if method in WITHOUT_TEXT else RATES
         rates = rates[:1] if self.quick else rates
-        trials = [Trial(rate, SEEDS[0], TUNING_SHARE) for rate in rates]
+        trials = [Trial(rate, SEEDS[0]) for rate in rates]
         return max(trials, key=lambda trial: float(self.cell(method, trial)["valid"]["auc"])).rate
 
     def cell(self, method: str, trial: Trial) -> dict[str, Any]:
         """All metrics of validation and test rows; made once."""
-        path = self.folder / f"{_slug(method)}-{trial.rate:g}-seed{trial.seed}-share{trial.share:g}.json"
+        path = self.folder / f"{_slug(method)}-{trial.rate:g}-seed{trial.seed}.json"
         if not path.exists():
             model, rows = self.trained(method, trial)
             logits = {part: score_rows(model, rows[part], precision="fp32") for part in ("valid", "test")}
@@ -133,13 +130,13 @@ class Bench:
         return makers[method](trial), self.rows
 
     def options(self, trial: Trial, epochs: float) -> TrainOptions:
-        """Of any training here; ``epochs``: of a whole one."""
-        epochs = trial.share * (QUICK_EPOCHS if self.quick else epochs)
+        """Of any training here."""
+        epochs = QUICK_EPOCHS if self.quick else epochs
         return TrainOptions(epochs=epochs, learning_rate=trial.rate, tokens_per_batch=1024, seed=trial.seed)
 
     def text(self, trial: Trial, epochs: float) -> CrossEncoder:
         """A text model, trained once: other methods begin with it, or read what it says."""
-        folder = self.folder / f"text-{trial.rate:g}-{trial.share * epochs:g}-seed{trial.seed}"
+        folder = self.folder / f"text-{trial.rate:g}-{epochs:g}-seed{trial.seed}"
         if not folder.exists():
             model = self.backbone.cross_encoder(seed=trial.seed)
             train(model, self.rows["train"], self.options(trial, epochs))
