@@ -1,9 +1,9 @@
 """Text and features together: BERT4CTR against the other ways of joining them, on MovieLens clicks and the ad log.
 
-Per task and seed every method sees the same rows as often (``EPOCHS``; each part of a model that is trained in steps),
-and each takes the better of two learning rates by validation rows, with the first seed, and keeps it. What test rows
-say decides nothing, and is reported of the chosen rate alone. Then, on random weights, what a row costs where it is
-served: alone, as features grow, and for one user and many ads by two sides (the text once, then features).
+Per task and seed every method sees the same rows as often (``EPOCHS``), and each takes the better of two learning
+rates by validation rows, with the first seed, and keeps it. What test rows say decides nothing, and is reported of the
+chosen rate alone. Then, on random weights, what a row costs where it is served: alone, as features grow, and for one
+user and many ads by two sides (the text once, then features).
 
 Trainings take hours; each is made once. With ``--untimed`` several calls can train side by side; a later call without
 it finds what they made. Parts, tasks, seeds and methods that are not asked for stay as the result holds them, and so do
@@ -13,7 +13,8 @@ the rates that it holds: another machine can go on.
   one more number for that; of training rows, that of a model that has not seen them); shallow interaction (features
   meet only [CLS]'s state)
 - NumBERT, words: values of the features as words in front of the first text; tokens: one further token per feature
-- BERT4CTR, one step: text and branch begin together; two steps: a text model first, then the branch, then both
+- BERT4CTR, one step: text and branch begin together; two steps: a text model of one half of the rows first, then with
+  the other half the branch beside it, then both
 
     python benchmarks/bert4ctr.py [--quick] [--parts NAME ...] [--tasks NAME ...] [--seeds SEED ...]
                                   [--methods NAME ...] [--data FOLDER] [--work FOLDER] [--report | --untimed]
