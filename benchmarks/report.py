@@ -388,7 +388,8 @@ def bert4ctr(result: dict[str, Any]) -> str:
     ]
     if means:
         lines += [
-            "Test rows, mean over seeds; behind: AUC points of BERT4CTR in two steps over it:",
+            "Test rows, mean over seeds; behind: AUC points of BERT4CTR in one step over it. What is not in the table "
+            "has not been measured.",
             "",
             "| task | method | seeds | AUC | within users | log loss | calibration error | behind |",
             "|---|---|---|---|---|---|---|---|",
