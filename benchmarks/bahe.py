@@ -4,9 +4,8 @@ What a step of training costs as histories grow is in ``bahe_training.py``. Here
 ratings drawn at random (seed 0, the same for all) from those whose user had liked five films before, split by time,
 15 % the latest for testing, 15 % before those for validation; a history is the latest 24 films that were rated before
 the rating's second, each with whether it was liked. All methods train the upper half of MiniLM's layers (ablations
-aside) on the same rows, 16 a batch, and each takes the better of the same rates by validation AUC, after a quarter of
-the epochs with the first seed, and keeps it. Test rows decide nothing. The flat model reads up to 640 tokens of a
-history.
+aside) on the same rows, 16 a batch, and each takes the better of the same rates by validation AUC with the first seed,
+and keeps it. Test rows decide nothing. The flat model reads up to 640 tokens of a history.
 
 - Bahe: the films' vectors by the lower half, looked up; the seconds of its training include encoding all films once
 - flat, as many epochs; flat, as many seconds: of Bahe's training on the same machine, with a schedule that ends then

@@ -39,8 +39,6 @@ EPOCHS, QUICK_EPOCHS = 1.5, 0.3
 RATES = (5e-5, 1e-4)
 """Of all but what begins at random, which learns ten times as fast. At 2e-4 Bahe is nine points of validation AUC worse
 than at 1e-4 (tried once, not stored)."""
-TUNING_SHARE = 0.25
-"""Of the epochs, for the trainings that the rate is chosen by."""
 ROWS_PER_BATCH = 16
 MOST_FILMS = 24
 FLAT_TOKENS, QUICK_FLAT_TOKENS = 640, 96
@@ -111,23 +109,23 @@ class Bench:
         return {"method": name, "seed": seed, "rate": rate, **scores, **cell, "auc_draws": auc_draws(rows, logits)}
 
     def chosen_rate(self, name: str) -> float:
-        """The better of the rates by validation AUC of shorter trainings with the first seed."""
+        """The better of the rates by validation AUC with the first seed."""
         if name in self.rates:
             return self.rates[name]
         rates = RATES[:1] if self.quick else RATES
         rows = self.rows(METHODS[name])["valid"]
-        cells = [self.cell(name, rate, SEEDS[0], TUNING_SHARE) for rate in rates]
+        cells = [self.cell(name, rate, SEEDS[0]) for rate in rates]
         logits = [np.array(cell["valid"], np.float32) for cell in cells]
         valid = [quality("auc", rows.positive, rows.target, one) for one in logits]
         return rates[int(np.argmax(valid))]
 
-    def cell(self, name: str, rate: float, seed: int, share: float = 1.0) -> dict[str, Any]:
-        """Logits of validation and test rows, and what the training took; made once. ``share``: of the epochs."""
-        about = f"{self.about}-epochs{share * self.most_epochs:g}"
+    def cell(self, name: str, rate: float, seed: int) -> dict[str, Any]:
+        """Logits of validation and test rows, and what the training took; made once."""
+        about = f"{self.about}-epochs{self.most_epochs:g}"
         path = self.work / f"{_slug(name)}-{rate:g}-seed{seed}-{about}.json"
         if not path.exists():
             method = METHODS[name]
-            epochs, rows = share * self.epochs(name, seed), self.rows(method)
+            epochs, rows = self.epochs(name, seed), self.rows(method)
             model = self.fresh(method, seed)
             batch_tokens = max(1, round(ROWS_PER_BATCH * float(rows["train"].lengths.mean())))
             options = TrainOptions(
