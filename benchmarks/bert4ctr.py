@@ -14,7 +14,7 @@ the rates that it holds: another machine can go on.
   meet only [CLS]'s state)
 - NumBERT, words: values of the features as words in front of the first text; tokens: one further token per feature
 - BERT4CTR, one step: text and branch begin together; two steps: a text model of one half of the rows first, then with
-  the other half the branch beside it, then both
+  the other half the branch beside it, then both, so that the text sees all rows once and the branch one half twice
 
     python benchmarks/bert4ctr.py [--quick] [--parts NAME ...] [--tasks NAME ...] [--seeds SEED ...]
                                   [--methods NAME ...] [--data FOLDER] [--work FOLDER] [--report | --untimed]
