@@ -148,6 +148,18 @@ def test_few_visits_are_made_at_least_once_when_time_is_short(monkeypatch: pytes
     np.testing.assert_allclose(microseconds, [100.0, 101.0, 102.0])
 
 
+def test_every_timed_call_has_the_rows_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: set[tuple[int, ...]] = set()
+
+    def timed(sessions: list[Session], feeds: list[Feeds], *, visits: int) -> list[np.ndarray]:
+        shapes.update(values.shape for each in feeds for values in each.values())
+        return [np.full(visits, 100.0) for _ in sessions]
+
+    monkeypatch.setattr("sparsefront.latency.meter.time_interleaved", timed)
+    Meter(CONFIG, Nothing(), batch=4).measure(POINTS, visits=2 * ROUNDS)
+    assert shapes == {(4, length) for _, length in POINTS}
+
+
 def test_models_that_do_not_fit_the_memory_are_measured_in_groups_on_one_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     genomes = [Genome.uniform(2, heads=heads, ffn_units=units) for heads in (0, 1, 2) for units in range(1, 9)]
     points = [(genome, 8) for genome in genomes]

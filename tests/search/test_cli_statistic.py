@@ -9,6 +9,7 @@ import pytest
 from tests.search.conftest import Cli, Finished
 
 from sparsefront.latency.runtimes import RUNTIMES
+from sparsefront.latency.table import LatencyTable
 
 
 def test_a_budget_may_be_a_percentile_over_the_traffic_with_the_same_teacher_and_supernet(
@@ -36,15 +37,15 @@ def test_a_budget_may_be_a_percentile_over_the_traffic_with_the_same_teacher_and
 def test_another_batch_has_a_table_of_its_own_beside_the_first(finished: Finished, cli: Cli, tmp_path: Path) -> None:
     task, backbone = finished.command[4], finished.command[finished.command.index("--backbone") + 1]
     shared, out = finished.copy(tmp_path / "shared"), tmp_path / "run"
+    first, fourth = (shared / "latency" / f"onnxruntime-fp32-threads1-batch{rows}" for rows in (1, 4))
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
     words = f"--backbone {backbone} --prepared {shared} --out {out} --budget-share 0.8 --batch 4 --evaluations 6"
     found = cli("search", task, *words.split(), *"--workers 1 --finalists 1 --uniform none --json".split())
     assert found.status == 0, found.err
     assert found.json["fingerprint"]["batch"] == found.json["statistic"]["batch"] == 4
-    assert sorted(path.name for path in (shared / "latency").iterdir()) == [
-        "onnxruntime-fp32-threads1-batch1",
-        "onnxruntime-fp32-threads1-batch4",
-    ]
-    assert found.json["dense"]["measured_us"] > finished.report["dense"]["measured_us"]
+    assert sorted((shared / "latency").iterdir()) == [first, fourth]
+    assert [LatencyTable.load(folder / "table").fingerprint.batch for folder in (first, fourth)] == [1, 4]
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
 
 
 def test_static_shapes_from_the_table_to_verify(finished: Finished, cli: Cli, tmp_path: Path) -> None:
