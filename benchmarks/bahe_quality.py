@@ -20,8 +20,9 @@ from flat_history import FilmTokens, FlatHistory, with_histories
 from resampling import auc_draws
 
 from sparsefront.models.backbone import load_backbone
-from sparsefront.models.bahe import FRESH_RATE, Bahe
+from sparsefront.models.bahe import Bahe
 from sparsefront.models.behaviour_encoder import Pooling
+from sparsefront.models.bert4ctr import FRESH_RATE
 from sparsefront.models.cross_encoder import CrossEncoder
 from sparsefront.models.frozen_layers import FrozenLayers
 from sparsefront.models.metrics import quality

@@ -176,7 +176,7 @@ class Bench:
 
     def one_step(self, trial: Trial, heads: list[int]) -> CrossEncoder:
         model = Bert4Ctr.of(self.backbone.cross_encoder(seed=trial.seed), self.branch_config(heads), seed=trial.seed)
-        train(model, self.rows["train"], self.options(trial), rates={"branch": BRANCH_FACTOR})
+        train(model, self.rows["train"], self.options(trial), rates=model.fresh_rates)
         return model
 
     def two_steps(self, trial: Trial) -> CrossEncoder:

@@ -15,14 +15,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from sparsefront.models.bahe_config import BaheConfig
 from sparsefront.models.batching import FeatureTensors, TensorBatch
 from sparsefront.models.behaviours import Sequences
-from sparsefront.models.bert4ctr import Bert4Ctr, Reading
+from sparsefront.models.bert4ctr import FRESH_RATE, Bert4Ctr, Reading
 from sparsefront.models.encoder import Encoded, LayerGates, Reader, at_least_fp32
 from sparsefront.models.gated_encoding import Gates, encode_gated
 from sparsefront.models.loss import label_loss
 from sparsefront.spaces import Genome
-
-FRESH_RATE = 10.0
-"""Times the learning rate of the pretrained layers, for what a model begins with at random."""
 
 
 class Bahe(Bert4Ctr):
@@ -42,9 +39,7 @@ class Bahe(Bert4Ctr):
 
     @property
     def fresh_rates(self) -> dict[str, float]:
-        """Factors of the learning rate for training that begins with pretrained layers and nothing else."""
-        parts = ("meeting", "head", *(["branch"] if self.config.features else []))
-        return dict.fromkeys(parts, FRESH_RATE)
+        return {**super().fresh_rates, "meeting": FRESH_RATE, "head": FRESH_RATE}
 
     def forward(  # type: ignore[override]
         self,

@@ -13,6 +13,9 @@ from sparsefront.models.encoder import Encoded, LayerGates, Reader, at_least_fp3
 from sparsefront.models.feature_branch import FeatureBranch
 from sparsefront.spaces import Genome
 
+FRESH_RATE = 10.0
+"""Times the learning rate of the pretrained layers, for what a model begins with at random."""
+
 
 class Bert4Ctr(CrossEncoder):
     """Text logits of [CLS] as a :class:`CrossEncoder` has them, plus what the feature branch adds.
@@ -30,6 +33,11 @@ class Bert4Ctr(CrossEncoder):
             self.post_init()
             nn.init.zeros_(self.branch.head.weight)
             nn.init.zeros_(self.branch.head.bias)
+
+    @property
+    def fresh_rates(self) -> dict[str, float]:
+        """Factors of the learning rate for training that begins with pretrained layers and nothing else."""
+        return {"branch": FRESH_RATE} if self.config.features else {}
 
     def reader_of(
         self, batch: TensorBatch, genome: Genome | None, unit_gates: list[LayerGates] | None

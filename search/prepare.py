@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from sparsefront.models.backbone import Backbone
-from sparsefront.models.bahe import Bahe
 from sparsefront.models.behaviour_encoder import BehaviourEncoder
 from sparsefront.models.bert4ctr import Bert4Ctr
 from sparsefront.models.checkpoint import Checkpoints
@@ -29,7 +28,7 @@ from sparsefront.models.ranker import load_ranker, ranker_of
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
-from sparsefront.models.training import TrainOptions, train
+from sparsefront.models.training import train
 from sparsefront.search.curriculum import Curriculum
 from sparsefront.search.measured import Measured
 from sparsefront.search.progress import Reporter
@@ -102,7 +101,7 @@ def prepare(
         reporter.say(f"{backbone.below.texts_cut:,} texts were cut to {backbone.below.max_tokens} tokens")
     if backbone.below and settings.rank_weight:
         raise InputError(f"rank weight: must be 0 where a task has histories, got {settings.rank_weight:g}")
-    trainings = _Trainings(folder, task, backbone, settings, rows, reporter)
+    trainings = Trainings(folder, task, backbone, settings, rows, reporter)
     teacher_quality = trainings.teach()
     if backbone.below is not None:
         _kept_encoder(folder / ENCODER, backbone.below)
@@ -135,7 +134,7 @@ def _kept_encoder(folder: Path, below: BehaviourEncoder) -> None:
 
 
 @dataclass(frozen=True)
-class _Trainings:
+class Trainings:
     """The two steps that train, in a folder."""
 
     folder: Path
@@ -160,30 +159,35 @@ class _Trainings:
     def teach(self) -> float:
         """Fine-tune the teacher: its quality on all validation rows."""
         settings = self.settings
-        options, joint = self._teacher_steps
-        inputs = {**self.identity, "options": vars(options), "importance_rows": settings.importance_rows}
-        if joint is not None:
-            inputs["joint"] = asdict(joint)
+        inputs = {**self.identity, "options": vars(settings.teacher), "importance_rows": settings.importance_rows}
+        if self._joint is not None:
+            inputs["joint"] = asdict(self._joint)
         return float(_trained(self.folder / TEACHER, inputs, self._build_teacher)["valid_quality"])
 
     @property
-    def _teacher_steps(self) -> tuple[TrainOptions, JointOptions | None]:
-        """Of text alone, and of what follows where there are features beside a text."""
-        if self.backbone.config.features and not self.backbone.below:
-            return self.settings.steps_with_features()
-        return self.settings.teacher, None
+    def _with_features(self) -> bool:
+        """Whether features stand beside a text; a model of histories has them from the beginning."""
+        return bool(self.backbone.config.features) and not self.backbone.below
+
+    @property
+    def _joint(self) -> JointOptions | None:
+        """What follows the training of the text alone, where that comes first."""
+        return self.settings.joint if self._with_features else None
 
     def _build_teacher(self, target: Path, checkpoints: Checkpoints) -> dict[str, Any]:
         backbone, settings, rows, step = self.backbone, self.settings, self.rows, self.reporter.step
-        options, joint = self._teacher_steps
         teacher = backbone.cross_encoder(seed=settings.seed)
+        if self._with_features and self._joint is None:
+            teacher = Bert4Ctr.of(teacher, backbone.config, seed=settings.seed)
         with step("fine-tuning the teacher") as advance:
-            rates = teacher.fresh_rates if isinstance(teacher, Bahe) else None
-            report = train(teacher, rows["train"], options, rates=rates, progress=advance, checkpoints=checkpoints)
-        if joint is not None:
+            rates = teacher.fresh_rates if isinstance(teacher, Bert4Ctr) else None
+            report = train(
+                teacher, rows["train"], settings.teacher, rates=rates, progress=advance, checkpoints=checkpoints
+            )
+        if self._joint is not None:
             teacher = Bert4Ctr.of(teacher, backbone.config, seed=settings.seed)
             with step("joining text and features") as advance:
-                report = train_jointly(teacher, rows["train"], joint, progress=advance, checkpoints=checkpoints)
+                report = train_jointly(teacher, rows["train"], self._joint, progress=advance, checkpoints=checkpoints)
         with step("teacher's scores") as advance:
             logits = score_rows(teacher, rows["train"], progress=advance)
         save_file({"logits": logits}, target / LOGITS)

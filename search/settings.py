@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,7 +11,7 @@ from sparsefront.latency.runtimes import runtime
 from sparsefront.latency.statistic import AtLength
 from sparsefront.latency.timing import Percentile
 from sparsefront.models.frozen_layers import FrozenLayers
-from sparsefront.models.joint_training import BRANCH_RATE, JointOptions
+from sparsefront.models.joint_training import JointOptions
 from sparsefront.models.training import TrainOptions
 from sparsefront.spaces import InputError
 from sparsefront.spaces.space import DEFAULT_KEEP_PERCENTS
@@ -60,8 +59,8 @@ class PrepareSettings(_Settings):
         focus_shares: shares of the dense latency that elastic training concentrates on, besides the run's budget.
         importance_rows: training rows for the Fisher importance.
         teacher: how the teacher is fine-tuned.
-        joint: how the teacher goes on where a task has features: first their branch, then both. By default all three
-            take half of the teacher's epochs, so that the text is passed as often as without features.
+        joint: where a task has features: how a teacher of the text alone goes on, first their branch, then both. By
+            default text and branch begin together.
         frozen: where a task has histories: the layers that make a vector of each text, once.
         elastic: how the supernet is trained from it.
         genomes_per_step: genomes that one step of elastic training runs.
@@ -95,13 +94,6 @@ class PrepareSettings(_Settings):
         """Folder name of the latency table for this way of serving, beside those for others."""
         shapes = "" if self.shapes == "dynamic" else f"-{self.shapes}"
         return f"{self.runtime}-{self.precision}{shapes}-threads{self.threads}-batch{self.batch}"
-
-    def steps_with_features(self) -> tuple[TrainOptions, JointOptions]:
-        """How the teacher of a task with features is trained: on the text alone, and then with them."""
-        if self.joint is not None:
-            return self.teacher, self.joint
-        half = replace(self.teacher, epochs=self.teacher.epochs / 2)
-        return half, JointOptions(branch=replace(half, learning_rate=BRANCH_RATE), joint=half)
 
     def serving(self) -> Runtime:
         """The serving runtime; :class:`InputError` when this machine does not have it."""

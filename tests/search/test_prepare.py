@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,23 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from tests.search.conftest import Finished
-from tests.search.tiny import write_backbone, write_task
+from tests.search.tiny import write_backbone, write_feature_task, write_task
 
 from sparsefront.latency.table import LatencyTable
 from sparsefront.models.backbone import load_backbone
+from sparsefront.models.bert4ctr import Bert4Ctr
+from sparsefront.models.joint_training import JointOptions
+from sparsefront.models.ranker import load_ranker
 from sparsefront.models.task import Task
+from sparsefront.models.training import TrainOptions
 from sparsefront.search.measured import check_length
-from sparsefront.search.prepare import Prepared
+from sparsefront.search.prepare import Prepared, Trainings
 from sparsefront.search.progress import Advance, Silent
 from sparsefront.search.run import Run
+from sparsefront.search.settings import PrepareSettings
 from sparsefront.spaces import InputError
+
+FAST = TrainOptions(epochs=0.5, learning_rate=1e-3, tokens_per_batch=512)
 
 
 class Lines(Silent):
@@ -139,7 +146,7 @@ def test_a_table_of_something_else_is_refused(
     copy = finished.copy(tmp_path / "copy")
     path = copy / "latency" / "onnxruntime-fp32-threads1-batch1" / "table"
     own = LatencyTable.load(path)
-    dataclasses.replace(own, fingerprint=dataclasses.replace(own.fingerprint, **change)).save(path, overwrite=True)
+    replace(own, fingerprint=replace(own.fingerprint, **change)).save(path, overwrite=True)
     with pytest.raises(InputError, match=line):
         prepare_again(copy)
 
@@ -194,6 +201,38 @@ def test_another_budget_takes_the_steps_of_a_finished_run(finished: Finished, tm
     assert all(map(torch.equal, prepared.supernet.state_dict().values(), again.supernet.state_dict().values()))
     assert [path.name for path in run.folder.iterdir()] == ["dense"]
     assert any("was trained around 80% of the dense latency, this budget is 60%" in line for line in said.lines)
+
+
+class Titles(Silent):
+    """Keeps which steps began."""
+
+    def __init__(self) -> None:
+        self.titles: list[str] = []
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Advance]:
+        self.titles.append(title)
+        yield lambda done, total, facts=None: None
+
+
+@pytest.mark.parametrize("joint", [None, JointOptions(branch=FAST, joint=FAST)])
+def test_text_and_features_begin_together_unless_two_steps_are_asked_for(
+    joint: JointOptions | None, backbone: Path, tmp_path: Path
+) -> None:
+    task, titles = Task.from_file(write_feature_task(tmp_path / "task", rows=300)), Titles()
+    settings, fresh = PrepareSettings(teacher=FAST, joint=joint), load_backbone(str(backbone)).serving(task)
+    rows = task.tokenise(fresh.tokenizer)
+    trainings = Trainings(tmp_path, task, fresh, settings, rows, titles)
+    first = trainings.teach()
+    assert trainings.teach() == first, "what is kept is not made again"
+    steps = ["fine-tuning the teacher", *(["joining text and features"] if joint else [])]
+    assert titles.titles == [*steps, "teacher's scores", "importance of units"]
+    teacher = load_ranker(tmp_path / "teacher")
+    assert isinstance(teacher, Bert4Ctr) and teacher.branch.head.weight.abs().sum() > 0
+    other = replace(settings.joint, branch_factor=3.0) if settings.joint else JointOptions(branch=FAST, joint=FAST)
+    asked = replace(trainings, settings=settings.model_copy(update={"joint": other}))
+    with pytest.raises(InputError, match=r"was made with joint.*, asked"):
+        asked.teach()
 
 
 def test_other_weights_or_rows_are_another_step(finished: Finished, tmp_path: Path) -> None:

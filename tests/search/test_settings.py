@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from sparsefront.models.joint_training import JointOptions
-from sparsefront.models.training import TrainOptions
 from sparsefront.search.budget import budgets_of, check_asked, check_budget, feasible_budgets
 from sparsefront.search.settings import SAMPLERS, PrepareSettings, SearchSettings
 from sparsefront.spaces import Genome, InputError
@@ -86,13 +83,3 @@ def test_of_several_budgets_those_that_cannot_be_are_named_and_may_be_left_out()
         feasible_budgets((40.0, 300.0), **sizes, skipped=said.append)
     with pytest.raises(InputError, match=r"budget of 40 us: even the smallest .*error$"):
         feasible_budgets((40.0,), **sizes, skipped=said.append)
-
-
-def test_with_features_the_text_is_trained_as_often_and_everything_has_the_seed() -> None:
-    teacher = TrainOptions(epochs=3.0, learning_rate=8e-5, tokens_per_batch=512, seed=7)
-    text, joint = PrepareSettings(teacher=teacher, seed=7).steps_with_features()
-    assert text.epochs + joint.joint.epochs == teacher.epochs and joint.branch.epochs == 1.5
-    assert {one.seed for one in (text, joint.branch, joint.joint)} == {7}
-    assert joint.joint == text == replace(teacher, epochs=1.5)
-    own = JointOptions()
-    assert PrepareSettings(teacher=teacher, joint=own).steps_with_features() == (teacher, own)
