@@ -38,8 +38,12 @@ RATES = (5e-5, 1.5e-4)
 FEATURE_RATES = (1e-3, 3e-3)
 """Of what has no text to forget."""
 BRANCH_FACTOR = 10.0
-ROWS = {"movielens": 20_000, "ad_log": 16_000}
+ROWS = {"movielens": 20_000, "ad_log": 20_000}
 QUICK_ROWS = 1_500
+CURVE_ROWS, CURVE_HELD_BACK = 120_000, 0.05
+"""Of an ad log whose training rows are drawn on in part; shares of it are validation and test rows."""
+CURVE, QUICK_CURVE = (13_500, 27_000, 54_000, 108_000), (500, 1_000)
+"""Training rows that are seen of it."""
 RIVALS = (
     *("text only", "features only", "cascade", "shallow interaction"),
     *("NumBERT, words", "NumBERT, tokens", "BERT4CTR, two steps"),
@@ -70,16 +74,34 @@ class Bench:
         data: folder of the data sets.
         quick: few rows, one rate, hardly any training.
         rates: that were chosen before, by method.
+        train_rows: so many training rows of the log that the curve is drawn on, by default all of a task of its own.
     """
 
-    def __init__(self, work: Path, name: str, data: Path, quick: bool, rates: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        work: Path,
+        name: str,
+        data: Path,
+        quick: bool,
+        rates: Mapping[str, float],
+        *,
+        train_rows: int | None = None,
+    ) -> None:
         self.name, self.quick, self.rates = name, quick, rates
-        count = QUICK_ROWS if quick else ROWS[name]
-        self.folder = work / f"{name}-{count}"
+        whole = ROWS[name] if train_rows is None else CURVE_ROWS
+        count = QUICK_ROWS if quick else whole
+        self.folder = work / (f"{name}-{count}" if train_rows is None else f"{name}-{train_rows}-of-{count}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.task: Task = clicks.movielens(data / "ml1m", count) if name == "movielens" else clicks.ad_log(count)
+        if name == "movielens":
+            self.task: Task = clicks.movielens(data / "ml1m", count)
+        elif train_rows is None:
+            self.task = clicks.ad_log(count)
+        else:
+            self.task = clicks.ad_log(count, valid=CURVE_HELD_BACK, test=CURVE_HELD_BACK)
         self.backbone: Backbone = load_backbone("minilm")
         self.rows = self.task.tokenise(self.backbone.tokenizer)
+        if train_rows is not None:
+            self.rows["train"] = self.rows["train"].subset(np.arange(train_rows))
 
     def row(self, method: str, seed: int) -> dict[str, Any]:
         """What a method scores on test rows at its chosen rate."""

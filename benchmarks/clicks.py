@@ -195,16 +195,16 @@ def tastes(user: NDArray[Any], time: NDArray[Any], liked: NDArray[np.bool_], tit
     return found
 
 
-def ad_log(rows: int, *, seed: int = 0) -> Task:
+def ad_log(rows: int, *, valid: float = 0.15, test: float = 0.25, seed: int = 0, features: bool = True) -> Task:
     """The built-in log with its features; whose row it is is known, and not shown."""
+    names = {"numeric": list(NUMERIC), "categorical": [name for name in CATEGORICAL if name != "user_id"]}
     content = {
         "name": "ad_log",
         "text": ["query", "ad_title"],
         "label": {"column": "click", "kind": "binary"},
-        "numeric": list(NUMERIC),
-        "categorical": [name for name in CATEGORICAL if name != "user_id"],
+        **(names if features else {}),
         "user": "user_id",
-        "split": {"group": "query", "valid": 0.1, "test": 0.1, "seed": seed},
+        "split": {"group": "query", "valid": valid, "test": test, "seed": seed},
         "max_length": 32,
     }
     return Task.from_frame(generate_ad_log(rows=rows, seed=seed), content)

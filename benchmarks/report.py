@@ -407,6 +407,13 @@ def bert4ctr(result: dict[str, Any]) -> str:
             behind,
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
+    if curve := [row for row in result["rows"] if "train_rows" in row]:
+        below = [f"{row['train_rows']:,}: {100 * (row['best_possible_auc'] - row['auc']):.2f}" for row in curve]
+        lines += [
+            "",
+            "BERT4CTR by training rows of another ad log, each seen once, one seed: points below the best possible AUC "
+            f"({curve[0]['best_possible_auc']:.4f}) {', '.join(below)}.",
+        ]
     trained = [f"{row['trained']} {row['over_text_only']:.2f}" for row in result["rows"] if "trained" in row]
     lines += ["", f"A pass over the same rows in training, over the text alone: {', '.join(trained)}. Served:", ""]
     lines += [
