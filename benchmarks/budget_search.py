@@ -73,14 +73,18 @@ class Effort:
         evaluations: of genomes.
         rows: of the validation rows, that each is scored on; the best few are scored on all.
         finalists: that are fine-tuned.
+        teacher_epochs: passes of the teacher over the training rows.
     """
 
     evaluations: int = 150
     rows: int = 1500
     finalists: int = 3
+    teacher_epochs: float = 2.0
 
 
-def asked(description: str | None, name: str, data: str, methods: Sequence[str] = ()) -> argparse.Namespace:
+def asked(
+    description: str | None, name: str, data: str, methods: Sequence[str] = (), tasks: Sequence[str] = ()
+) -> argparse.Namespace:
     """Options of such a benchmark; its work folder is made.
 
     Args:
@@ -88,6 +92,7 @@ def asked(description: str | None, name: str, data: str, methods: Sequence[str] 
         name: what its work folder is called after.
         data: folder under the data folder.
         methods: that can be chosen among; none if there is nothing to choose.
+        tasks: that one is chosen from, the first by default; none if there is only one.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rows, evaluations and seeds; minutes")
@@ -95,6 +100,8 @@ def asked(description: str | None, name: str, data: str, methods: Sequence[str] 
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     if methods:
         parser.add_argument("--methods", nargs="+", choices=methods, default=list(methods))
+    if tasks:
+        parser.add_argument("--task", choices=tasks, default=tasks[0])
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / data)
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / f"benchmark-{name}")
     arguments = parser.parse_args()
@@ -188,7 +195,12 @@ class Bench:
             focus_shares=tuple(SHARES.values()),
             importance_rows=200 if quick else 2000,
             genomes_per_step=3,
-            teacher=TrainOptions(epochs=epochs, learning_rate=8e-5, tokens_per_batch=1024, seed=seed),
+            teacher=TrainOptions(
+                epochs=epochs if quick else self.effort.teacher_epochs,
+                learning_rate=8e-5,
+                tokens_per_batch=1024,
+                seed=seed,
+            ),
             elastic=TrainOptions(
                 epochs=epochs,
                 learning_rate=1.5e-4,

@@ -380,6 +380,13 @@ def bert4ctr_search(result: dict[str, Any]) -> str:
     )
 
 
+def bert4ctr_search_ad_log(result: dict[str, Any]) -> str:
+    """The same search where text and features each know half."""
+    return by_budget(
+        result, "**The search over text and features** of the ad log (32 tokens, 9 features; else as above)."
+    )
+
+
 def bert4ctr(result: dict[str, Any]) -> str:
     """Quality per way of joining text and features, and what that costs."""
     means = [row for row in result["rows"] if "seeds" in row]
@@ -494,6 +501,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "unpadded": unpadded,
     "bert4ctr": bert4ctr,
     "bert4ctr_search": bert4ctr_search,
+    "bert4ctr_search_ad_log": bert4ctr_search_ad_log,
     "bahe": bahe,
     "bahe_search": bahe_search,
     "behaviour_store": behaviour_store,

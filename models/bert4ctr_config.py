@@ -145,13 +145,12 @@ class Bert4CtrConfig(CrossEncoderConfig):
     def of(cls, text: CrossEncoderConfig, features: Features, **branch: Any) -> Self:
         """The same encoder with a branch for these features; ``branch``: this class's own settings.
 
-        All layers read with three heads unless ``layer_feature_heads`` says otherwise.
+        All layers read with three heads unless ``layer_feature_heads`` says otherwise, or the encoder has a branch
+        already: then its settings stay.
         """
         values = {key: value for key, value in text.to_dict().items() if key not in ("model_type", "architectures")}
-        branch.setdefault("layer_feature_heads", [3] * len(text.layer_heads))
-        return cls(
-            **values,
-            numeric_edges=[[float(edge) for edge in one.edges] for one in features.numeric],
-            categorical_ids=[one.ids for one in features.categorical],
-            **branch,
-        )
+        known = {
+            "numeric_edges": [[float(edge) for edge in one.edges] for one in features.numeric],
+            "categorical_ids": [one.ids for one in features.categorical],
+        }
+        return cls(**{"layer_feature_heads": [3] * len(text.layer_heads), **values, **known, **branch})

@@ -61,7 +61,9 @@ def test_a_backbone_serves_the_features_of_a_task(tmp_path: Path) -> None:
     plain = load_backbone(str(tmp_path / "bert"))
     text = plain.serving(Task.from_frame(frame, content))
     assert text.config.features == 0 and text.branch == {}
-    both = plain.serving(Task.from_frame(frame, {**content, "numeric": "price", "categorical": "shop"}))
+    task = Task.from_frame(frame, {**content, "numeric": "price", "categorical": "shop"})
+    both = plain.serving(task)
+    assert both.serving(task).config.to_dict() == both.config.to_dict(), "what serves a task serves it again"
     assert isinstance(both.config, Bert4CtrConfig) and both.config.features == 2
     assert both.widths.feature_heads == 3 and both.branch["layer_feature_heads"] == [3, 3]
     assert type(both.cross_encoder()) is CrossEncoder
