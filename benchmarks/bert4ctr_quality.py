@@ -12,7 +12,9 @@ from typing import Any
 import clicks
 import numpy as np
 from common import about_this_machine
+from numpy.typing import NDArray
 from resampling import auc_draws
+from safetensors.numpy import load_file, save_file
 
 from sparsefront.models.backbone import Backbone, load_backbone
 from sparsefront.models.bert4ctr import Bert4Ctr
@@ -179,16 +181,25 @@ class Bench:
         return model
 
     def cascade(self, trial: Trial) -> tuple[FeatureModel, dict[str, TokenRows]]:
-        """Training rows have scores of text models that have not seen them, nor their first text."""
-        of_text = replace(trial, rate=self.chosen_rate("text only"))
-        text, train_rows = self.text(of_text), self.rows["train"]
-        first = self.task.frame[self.task.spec.text[0]].iloc[self.task.indices("train")].tolist()
-        scores = {name: score_rows(text, self.rows[name]) for name in ("valid", "test")}
-        scores["train"] = out_of_fold(train_rows, first, partial(self.fresh_text, of_text), seed=trial.seed)
-        features, rows = with_scores(self.task.features, self.rows, scores)
+        """A model of features and of what a text model says."""
+        features, rows = with_scores(self.task.features, self.rows, self.text_scores(trial.seed))
         model = FeatureModel(self.feature_config(features))
         train(model, rows["train"], self.options(trial))
         return model, rows
+
+    def text_scores(self, seed: int) -> dict[str, NDArray[np.float32]]:
+        """Per part, once: training rows have scores of text models that have not seen them, nor their first text."""
+        of_text = Trial(self.chosen_rate("text only"), seed)
+        path = self.folder / f"text-{of_text.rate:g}-seed{seed}" / "scores.safetensors"
+        if not path.exists():
+            text = self.text(of_text)
+            scores = {name: score_rows(text, self.rows[name]) for name in ("valid", "test")}
+            first = self.task.frame[self.task.spec.text[0]].iloc[self.task.indices("train")].tolist()
+            scores["train"] = out_of_fold(self.rows["train"], first, partial(self.fresh_text, of_text), seed=seed)
+            unfinished = path.with_suffix(".partial")
+            save_file(scores, unfinished)
+            unfinished.replace(path)
+        return load_file(path)
 
     def numbert_tokens(self, trial: Trial) -> CrossEncoder:
         config = NumBertConfig.of(self.backbone.config, self.task.features)
