@@ -6,12 +6,13 @@ known of a row is as in benchmarks/bert4ctr.py, where each row is seen once by a
 features alone rank nearly as well as both, or the ad log, where text and features each know half; each has a result of
 its own.
 
-    python benchmarks/bert4ctr_search.py [--quick] [--task NAME] [--seeds SEED ...] [--data FOLDER] [--work FOLDER]
-                                         [--report]
+    python benchmarks/bert4ctr_search.py [--quick] [--task NAME] [--seeds SEED ...] [--methods NAME ...]
+                                         [--data FOLDER] [--work FOLDER] [--report]
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ RESULTS = {"movielens": "bert4ctr_search", "ad_log": "bert4ctr_search_ad_log"}
 """What a task's result is called."""
 ROWS = {"movielens": 20_000, "ad_log": 32_000}
 
-OURS, UNIFORM, TEXT = "searched joint", "best uniform", "searched joint, text only"
+OURS, UNIFORM, WITHOUT = "searched joint", "best uniform", ", text only"
+TEXT = OURS + WITHOUT
+EFFORT = Effort(teacher_epochs=EPOCHS)
 TIGHT = ("1/6", "1/12")
 GAIN = 0.01
 """AUC over the best uniform genome that is claimed at the tight budgets."""
@@ -41,27 +44,31 @@ def task_of(name: str, data: Path, quick: bool, *, features: bool) -> Task:
     return clicks.movielens(data, count, features=features)
 
 
-def rows_of(name: str, work: Path, data: Path, quick: bool, seed: int, *, only_there: bool) -> list[dict[str, Any]]:
-    """Of one seed: with features, then without at the same microseconds."""
-    cells: list[Cell] = [(method, share) for method in (OURS, UNIFORM) for share in SHARES]
-    task, effort = task_of(name, data, quick, features=True), Effort(teacher_epochs=EPOCHS)
-    rows = rows_of_seed(work / "features", task, quick, seed, cells, only_there=only_there, effort=effort)
-    budgets_us = {row["budget"]: row["budget_us"] for row in rows if "budget_us" in row}
+def featured_rows(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
+    """Of one seed, with features."""
+    cells: list[Cell] = [(method, share) for method in arguments.methods if method != TEXT for share in SHARES]
+    task = task_of(arguments.task, arguments.data, arguments.quick, features=True)
+    work = arguments.work / arguments.task / "features"
+    return rows_of_seed(work, task, arguments.quick, seed, cells, only_there=arguments.report, effort=EFFORT)
+
+
+def text_rows(arguments: argparse.Namespace, seed: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of one seed, without features, at the microseconds of the rows with them."""
+    budgets_us = {row["budget"]: row["budget_us"] for row in rows if row["seed"] == seed and "budget_us" in row}
     if not budgets_us:
-        return rows
+        return []
     share, budget_us = next(iter(budgets_us.items()))
-    text_rows = rows_of_seed(
-        work / "text",
-        task_of(name, data, quick, features=False),
-        quick,
+    found = rows_of_seed(
+        arguments.work / arguments.task / "text",
+        task_of(arguments.task, arguments.data, arguments.quick, features=False),
+        arguments.quick,
         seed,
         [(OURS, share) for share in budgets_us],
-        only_there=only_there,
+        only_there=arguments.report,
         whole_us=budget_us / SHARES[share],
-        effort=effort,
+        effort=EFFORT,
     )
-    renamed = [{**row, "cell": TEXT if row["cell"] == OURS else f"{row['cell']}, text only"} for row in text_rows]
-    return [*rows, *renamed]
+    return [{**row, "cell": TEXT if row["cell"] == OURS else f"{row['cell']}{WITHOUT}"} for row in found]
 
 
 def targets_of(rows: list[dict[str, Any]]) -> Iterator[Target]:
@@ -72,22 +79,33 @@ def targets_of(rows: list[dict[str, Any]]) -> Iterator[Target]:
             name = f"test AUC at {row['at']}, winner minus {row['rival']}, mean of {len(row['seeds'])} seeds"
             yield Target(name, ">=", least, row["test_auc"])
     shares = [row["measured_us"] / row["budget_us"] for row in rows if "budget_us" in row]
-    yield Target("largest latency of a winner when it was chosen, share of its budget", "<=", 1.0, max(shares))
+    if shares:
+        yield Target("largest latency of a winner when it was chosen, share of its budget", "<=", 1.0, max(shares))
 
 
 def main() -> None:
-    """Run what is missing, then report."""
-    arguments = asked(__doc__, "bert4ctr-search", "ml1m", tasks=list(RESULTS))
-    name, work, quick, seeds = arguments.task, arguments.work / arguments.task, arguments.quick, arguments.seeds
+    """Run what is missing, report after each half."""
+    arguments = asked(__doc__, "bert4ctr-search", "ml1m", [OURS, UNIFORM, TEXT], list(RESULTS))
     for part in ("features", "text"):
-        (work / part).mkdir(parents=True, exist_ok=True)
-    rows = [] if quick else [row for row in stored_rows(RESULTS[name]) if row["seed"] not in seeds]
-    for seed in seeds:
-        rows += rows_of(name, work, arguments.data, quick, seed, only_there=arguments.report)
-    rows.sort(key=lambda row: int(row["seed"]))
-    rows += differences(rows, (UNIFORM, TEXT))
-    every = sorted({row["seed"] for row in rows if "seed" in row})
-    write_result(RESULTS[name], rows, list(targets_of(rows)), every, quick)
+        (arguments.work / arguments.task / part).mkdir(parents=True, exist_ok=True)
+    rows = [] if arguments.quick else stored_rows(RESULTS[arguments.task])
+    for seed in arguments.seeds:
+        if set(arguments.methods) != {TEXT}:
+            others = [row for row in rows if row["seed"] != seed or row["cell"].endswith(WITHOUT)]
+            rows = others + featured_rows(arguments, seed)
+            report(arguments, rows)
+        if TEXT in arguments.methods:
+            others = [row for row in rows if row["seed"] != seed or not row["cell"].endswith(WITHOUT)]
+            rows = others + text_rows(arguments, seed, rows)
+            report(arguments, rows)
+
+
+def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Write the result of what is there."""
+    ordered = sorted(rows, key=lambda row: (int(row["seed"]), row["cell"].endswith(WITHOUT)))
+    ordered += differences(rows, (UNIFORM, TEXT))
+    targets = list(targets_of(ordered))
+    write_result(RESULTS[arguments.task], ordered, targets, sorted({row["seed"] for row in rows}), arguments.quick)
 
 
 if __name__ == "__main__":
