@@ -58,7 +58,7 @@ def write_result(
     """Prints rows and targets and writes ``folder/NAME.json``; a quick run writes ``NAME.quick.json`` beside it."""
     result = {
         "benchmark": name,
-        "command": _command(name),
+        "command": _command(),
         "quick": quick,
         **about_this_machine(),
         "seeds": list(seeds),
@@ -111,10 +111,10 @@ def about_this_machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _command(name: str) -> str:
-    """What was asked for, without the folders of whoever asked."""
+def _command() -> str:
+    """The script and what was asked of it, without the folders of whoever asked."""
     asked = iter(sys.argv[1:])
-    kept = ["python", f"benchmarks/{name}.py"]
+    kept = ["python", f"benchmarks/{Path(sys.argv[0]).name}"]
     for one in asked:
         if one in ("--work", "--data"):
             next(asked, None)
