@@ -384,8 +384,8 @@ def bert4ctr_search_ad_log(result: dict[str, Any]) -> str:
     """The same search where text and features each know half."""
     return by_budget(
         result,
-        "**The search over text and features** of the ad log (32 tokens, 8 features, split by query; budgets are shares "
-        "of the dense model with features, and as many microseconds for the text alone).",
+        "**The search over text and features** of the ad log (32 tokens, 8 features, split by query; budgets are "
+        "shares of the dense model with features, and as many microseconds for the text alone).",
     )
 
 
