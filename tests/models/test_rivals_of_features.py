@@ -119,9 +119,11 @@ def test_folders_of_rivals_are_loaded_as_what_they_are_and_have_no_graph(tmp_pat
         (features, FeatureModel.from_pretrained(tmp_path / "features")),
     ):
         assert type(loaded) is type(model)
-        np.testing.assert_array_equal(
-            score_rows(loaded.eval(), rows, precision="fp32"), score_rows(model, rows, precision="fp32")
-        )
+        own, same = model.state_dict(), loaded.state_dict()
+        assert own.keys() == same.keys() and all(torch.equal(own[name], same[name]) for name in own)
+        # Where weights lie in memory may change the order of a sum, so that scores are alike but for rounding.
+        read, made = (score_rows(one.eval(), rows, precision="fp32") for one in (loaded, model))
+        np.testing.assert_allclose(read, made, rtol=1e-6, atol=1e-8)
     with pytest.raises(InputError, match="a model of features alone ranks no text, FeatureModel"):
         load_ranker(tmp_path / "features")
     with pytest.raises(InputError, match="a model of type sparsefront_numbert has no graph; expected one of"):
