@@ -35,7 +35,7 @@ import numpy as np
 from bert4ctr_quality import CURVE, HEADS, METHODS, OURS, QUICK_CURVE, ROWS, SEEDS, Bench
 from bert4ctr_serving import serving_rows, serving_targets
 from bert4ctr_training import training_rows, training_targets
-from common import RESULTS, Target, write_result
+from common import RESULTS, Target, about_this_machine, write_result
 
 from sparsefront.models.feature_words import worded
 from sparsefront.models.numbert import NumBertConfig
@@ -106,7 +106,7 @@ def measured(work: Path, data: Path, quick: bool, *, only_there: bool) -> list[d
     for name, make in makers.items():
         path = work / name
         if not path.exists() and not only_there:
-            path.write_text(json.dumps(make()), encoding="utf-8")
+            path.write_text(json.dumps([{**row, **about_this_machine()} for row in make()]), encoding="utf-8")
         if path.exists():
             found += json.loads(path.read_text("utf-8"))
         else:

@@ -425,6 +425,7 @@ def bert4ctr(result: dict[str, Any]) -> str:
         ]
     trained = [f"{row['trained']} {row['over_text_only']:.2f}" for row in result["rows"] if "trained" in row]
     lines += ["", f"A pass over the same rows in training, over the text alone: {', '.join(trained)}. Served:", ""]
+    costs = next((row for row in result["rows"] if "served" in row), None)
     lines += [
         "| features | text alone | BERT4CTR | as tokens of the text | as words of the text |",
         "|---|---|---|---|---|",
@@ -444,6 +445,9 @@ def bert4ctr(result: dict[str, Any]) -> str:
                 row[f"{name}_us"] for name in ("pairs", "one_user_many_ads", "of_which_collecting", "one_ad_many_users")
             ]
             lines.append(f"| {row['candidates']} | " + " | ".join(f"{one:.0f} us" for one in us) + " |")
+    if costs is not None:
+        told = f"{costs['machine']['cpu']}, {costs['machine']['cores']} cores, {costs['date'][:10]}"
+        lines += ["", f"Costs: `python benchmarks/bert4ctr.py --parts costs`, {told}."]
     return "\n".join([*lines, "", *missed_briefly(result), source(result)])
 
 
