@@ -17,7 +17,7 @@ from resampling import auc_draws
 from safetensors.numpy import load_file, save_file
 
 from sparsefront.models.backbone import Backbone, load_backbone
-from sparsefront.models.bert4ctr import Bert4Ctr
+from sparsefront.models.bert4ctr import FRESH_RATE, Bert4Ctr
 from sparsefront.models.bert4ctr_config import Bert4CtrConfig
 from sparsefront.models.cascade import out_of_fold, with_scores
 from sparsefront.models.cross_encoder import CrossEncoder
@@ -39,7 +39,6 @@ EPOCHS, QUICK_EPOCHS = 1.0, 0.3
 RATES = (5e-5, 1.5e-4)
 FEATURE_RATES = (1e-3, 3e-3)
 """Of what has no text to forget."""
-BRANCH_FACTOR = 10.0
 ROWS = {"movielens": 20_000, "ad_log": 20_000}
 QUICK_ROWS = 1_500
 CURVE_ROWS, CURVE_HELD_BACK = 120_000, 0.05
@@ -204,7 +203,7 @@ class Bench:
     def numbert_tokens(self, trial: Trial) -> CrossEncoder:
         config = NumBertConfig.of(self.backbone.config, self.task.features)
         model = NumBert.of(self.backbone.cross_encoder(seed=trial.seed), config, seed=trial.seed)
-        train(model, self.rows["train"], self.options(trial), rates={"embedding": BRANCH_FACTOR})
+        train(model, self.rows["train"], self.options(trial), rates={"embedding": FRESH_RATE})
         return model
 
     def one_step(self, trial: Trial, heads: list[int]) -> CrossEncoder:
@@ -218,7 +217,7 @@ class Bench:
         first, second = (self.rows["train"].subset(np.sort(half)) for half in halves)
         model = Bert4Ctr.of(self.fresh_text(trial, first), self.branch_config(HEADS), seed=trial.seed)
         branch, both = self.options(replace(trial, rate=1e-3)), self.options(trial)
-        train_jointly(model, second, JointOptions(branch=branch, joint=both, branch_factor=BRANCH_FACTOR))
+        train_jointly(model, second, JointOptions(branch=branch, joint=both))
         return model
 
     def branch_config(self, heads: list[int]) -> Bert4CtrConfig:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefront.models.bert4ctr import Bert4Ctr
+from sparsefront.models.bert4ctr import FRESH_RATE, Bert4Ctr
 from sparsefront.models.checkpoint import Checkpoints
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.training import Progress, TrainOptions, TrainReport, train
@@ -29,7 +29,7 @@ class JointOptions:
 
     branch: TrainOptions = field(default_factory=lambda: TrainOptions(epochs=1.0, learning_rate=BRANCH_RATE))
     joint: TrainOptions = field(default_factory=lambda: TrainOptions(epochs=1.0, learning_rate=2e-5))
-    branch_factor: float = 10.0
+    branch_factor: float = FRESH_RATE
 
 
 def train_jointly(
