@@ -17,6 +17,7 @@ inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT), *(part for part in inherited if part)])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_worker_niceness", "0")  # as searches start Ray: tests run beside each other
 # Models of a few microseconds are measured on whatever machine runs the tests.
 os.environ.setdefault("SPARSEFRONT_NOISE_LIMIT", "100")
 # A shell that starts tests in the background tells them to ignore Ctrl-C; what it does is tested.

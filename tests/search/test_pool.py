@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +110,16 @@ def test_ray_pool_evaluates_everything_with_its_own_threads() -> None:
     assert {genome.layers[0].heads: outcome for genome, outcome in found.items()} == {
         heads: {"quality": 1.0 + heads, "threads": 1} for heads in (0, 1, 2, 4)
     }
+
+
+def test_workers_have_the_priority_of_who_starts_them() -> None:
+    asked = "print(ray.get(ray.remote(lambda: os.nice(0)).remote()), os.nice(0))"
+    script = f"import os, ray; from sparsefront.search.pool import start_ray; start_ray(1, None); {asked}"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = ["nice", "-n", "3", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
+    worker, driver = (int(word) for word in done.stdout.split())
+    assert worker == driver >= 3
 
 
 def test_threads_per_worker() -> None:
