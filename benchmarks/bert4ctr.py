@@ -5,6 +5,8 @@ rates by validation rows, with the first seed, and keeps it. What test rows say 
 chosen rate alone. Then, on random weights, what a row costs where it is served: alone, as features grow, and for one
 user and many ads by two sides (the text once, then features).
 
+Ideas that could bring BERT4CTR further above the shallow interaction are tried on validation rows of the ad log.
+
 The ad log is made, so that the best possible AUC of text and features is known and rows are free: how near BERT4CTR
 comes is told by a curve over training rows.
 
@@ -32,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bert4ctr_quality import CURVE, HEADS, METHODS, OURS, QUICK_CURVE, ROWS, SEEDS, Bench
+from bert4ctr_quality import CURVE, HEADS, IDEAS, METHODS, OURS, QUICK_CURVE, ROWS, SEEDS, Bench
 from bert4ctr_serving import serving_rows, serving_targets
 from bert4ctr_training import training_rows, training_targets
 from common import RESULTS, Target, about_this_machine, write_result
@@ -42,7 +44,7 @@ from sparsefront.models.numbert import NumBertConfig
 from sparsefront.search.pictures import plot_reliability
 
 REPOSITORY = Path(__file__).parent.parent
-PARTS = ("costs", "quality", "curve")
+PARTS = ("costs", "quality", "ideas", "curve")
 COSTS = {"serving.json": "served", "training.json": "trained"}
 """Where costs are kept, and what such rows of the result have and others do not."""
 SHALLOW = "shallow interaction"
@@ -165,7 +167,8 @@ def main() -> None:
     only_there = arguments.report or arguments.untimed or "costs" not in arguments.parts
     costs = measured(work, arguments.data, quick, only_there=only_there)
     curve = {row["train_rows"]: row for row in stored(quick) if "train_rows" in row}
-    trained_before = [row for row in stored(quick) if "seed" in row and "train_rows" not in row]
+    ideas = {row["idea"]: row for row in stored(quick) if "idea" in row}
+    trained_before = [row for row in stored(quick) if "seed" in row and "method" in row and "train_rows" not in row]
     kept: Kept = {(row["task"], row["seed"], row["method"]): row for row in trained_before}
     train = "quality" in arguments.parts and not arguments.report
     for name in arguments.tasks if train else ():
@@ -175,22 +178,35 @@ def main() -> None:
             for method in arguments.methods:
                 kept[name, seed, method] = bench.row(method, seed)
                 if not arguments.untimed:
-                    report(kept, curve, costs, quick)
+                    report(kept, ideas, curve, costs, quick)
+    rates = {method: row["rate"] for (task, _, method), row in kept.items() if task == "ad_log"}
+    if "ideas" in arguments.parts and not arguments.report:
+        bench = Bench(work, "ad_log", arguments.data, quick, rates)
+        ideas |= {name: bench.idea(name) for name in IDEAS}
     if "curve" in arguments.parts and not arguments.report:
-        rates = {method: row["rate"] for (task, _, method), row in kept.items() if task == "ad_log"}
         curve |= {row["train_rows"]: row for row in curve_rows(arguments, work, rates)}
     if not arguments.untimed:
-        report(kept, curve, costs, quick)
+        report(kept, ideas, curve, costs, quick)
 
 
-def report(kept: Kept, curve: dict[int, dict[str, Any]], costs: list[dict[str, Any]], quick: bool) -> None:
+def report(
+    kept: Kept,
+    ideas: dict[str, dict[str, Any]],
+    curve: dict[int, dict[str, Any]],
+    costs: list[dict[str, Any]],
+    quick: bool,
+) -> None:
     """Write the result of what is there, and draw how right the probabilities of the first seed are."""
     rows = sorted(kept.values(), key=lambda row: (row["task"], row["seed"], METHODS.index(row["method"])))
     lines = summary(rows)
     grown = [curve[count] for count in sorted(curve)]
     targets = [*targets_of(lines), *curve_targets(grown), *serving_targets(costs), *training_targets(costs)]
     path = write_result(
-        "bert4ctr", [*lines, *costs, *grown, *rows], targets, sorted({row["seed"] for row in rows}), quick
+        "bert4ctr",
+        [*lines, *costs, *ideas.values(), *grown, *rows],
+        targets,
+        sorted({row["seed"] for row in rows}),
+        quick,
     )
     drawn = [row for row in rows if row["seed"] == SEEDS[0] and row["method"] in DRAWN and row["task"] == "movielens"]
     if drawn and not quick:

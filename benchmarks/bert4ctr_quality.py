@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,34 @@ WITHOUT_TEXT = ("features only", "cascade")
 """What is trained at the rates of features."""
 NO_HEADS, HEADS = [0] * 6, [3] * 6
 """Of the branch, per layer."""
+
+
+@dataclass(frozen=True)
+class Idea:
+    """What is tried to make BERT4CTR in one step better.
+
+    Attributes:
+        heads: of the branch, in every layer.
+        sizes: of the branch, in its configuration.
+        fresh_rate: of what begins at random, in learning rates of the text.
+        rate: learning rate of the text, in chosen ones.
+        epochs: in those of all methods.
+    """
+
+    heads: int = HEADS[0]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    fresh_rate: float = FRESH_RATE
+    rate: float = 1.0
+    epochs: float = 1.0
+
+
+IDEAS = {
+    "a branch twice as wide, with twice the heads": Idea(heads=2 * HEADS[0], sizes={"feature_width": 96}),
+    "features begin at 30 times the text's rate": Idea(fresh_rate=3 * FRESH_RATE),
+    "three times the learning rate": Idea(rate=3.0),
+    "rows are seen twice": Idea(epochs=2.0),
+}
+"""All on validation rows of the ad log, with the first seed."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +153,22 @@ class Bench:
     def cell(self, method: str, trial: Trial) -> dict[str, Any]:
         """All metrics of validation and test rows; made once."""
         path = self.folder / f"{_slug(method)}-{trial.rate:g}-seed{trial.seed}.json"
+        return self.kept(path, lambda: self.trained(method, trial))
+
+    def idea(self, name: str) -> dict[str, Any]:
+        """What BERT4CTR in one step scores with it on validation rows."""
+        idea, seed = IDEAS[name], SEEDS[0]
+        rate = self.chosen_rate(OURS)
+        path = self.folder / f"idea-{_slug(name)}-{rate:g}-seed{seed}.json"
+        cell = self.kept(path, lambda: (self.with_idea(idea, Trial(rate, seed)), self.rows))
+        return {"task": self.name, "idea": name, "seed": seed, "rate": rate, "valid_auc": cell["valid"]["auc"]}
+
+    def kept(
+        self, path: Path, make: Callable[[], tuple[CrossEncoder | FeatureModel, dict[str, TokenRows]]]
+    ) -> dict[str, Any]:
+        """What a training scored, from a file or made now."""
         if not path.exists():
-            model, rows = self.trained(method, trial)
+            model, rows = make()
             logits = {part: score_rows(model, rows[part], precision="fp32") for part in ("valid", "test")}
             scored: dict[str, Any] = {part: scorecard(rows[part], found) for part, found in logits.items()}
             scored["auc_draws"] = auc_draws(rows["test"], logits["test"])
@@ -211,6 +253,15 @@ class Bench:
         train(model, self.rows["train"], self.options(trial), rates=model.fresh_rates)
         return model
 
+    def with_idea(self, idea: Idea, trial: Trial) -> CrossEncoder:
+        heads = [idea.heads] * len(HEADS)
+        config = Bert4CtrConfig.of(self.backbone.config, self.task.features, layer_feature_heads=heads, **idea.sizes)
+        model = Bert4Ctr.of(self.backbone.cross_encoder(seed=trial.seed), config, seed=trial.seed)
+        options = self.options(replace(trial, rate=trial.rate * idea.rate))
+        options = replace(options, epochs=options.epochs * idea.epochs)
+        train(model, self.rows["train"], options, rates=dict.fromkeys(model.fresh_rates, idea.fresh_rate))
+        return model
+
     def two_steps(self, trial: Trial) -> CrossEncoder:
         """The text alone on one half of the rows; on the other the branch beside it, then both."""
         halves = np.array_split(np.random.default_rng(trial.seed).permutation(len(self.rows["train"])), 2)
@@ -228,4 +279,4 @@ class Bench:
 
 
 def _slug(method: str) -> str:
-    return method.lower().replace(", ", "-").replace(" ", "-")
+    return method.lower().replace(", ", "-").replace(" ", "-").replace("'", "")

@@ -53,6 +53,19 @@ def bert4ctr(result: dict[str, Any]) -> str:
             behind,
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
+    if ideas := [row for row in result["rows"] if "idea" in row]:
+        plain = {
+            row["method"]: row["valid_auc"]
+            for row in result["rows"]
+            if (row.get("task"), row.get("seed")) == ("ad_log", 0) and "method" in row
+        }
+        lines += [
+            "",
+            "Tried on validation rows of the ad log, seed 0, where BERT4CTR in one step has an AUC of "
+            f"{plain['BERT4CTR, one step']:.4f} and the shallow interaction {plain['shallow interaction']:.4f}: "
+            + "; ".join(f"{row['idea']} {row['valid_auc']:.4f}" for row in ideas)
+            + ".",
+        ]
     if curve := [row for row in result["rows"] if "train_rows" in row]:
         below = [f"{row['train_rows']:,}: {100 * (row['best_possible_auc'] - row['auc']):.2f}" for row in curve]
         lines += [
