@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+import torch
 from optuna.samplers import BaseSampler
 from threadpoolctl import threadpool_limits
 
@@ -18,7 +19,7 @@ from sparsefront.search.feasible import FeasibleSpace
 from sparsefront.search.fitness import Fitness, FitnessData
 from sparsefront.search.front import Evaluated, evaluated_of
 from sparsefront.search.loop import LoopReport, search_loop
-from sparsefront.search.pool import EvaluationPool, RayPool
+from sparsefront.search.pool import EvaluationPool, RayPool, SerialPool
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Reporter
 from sparsefront.search.sampler import ReinforcedEvolutionSampler
@@ -32,10 +33,23 @@ STUDY_FILE = "study.db"
 
 
 @contextmanager
-def fitness_pool(prepared: Prepared, settings: SearchSettings, *, address: str | None = None) -> Iterator[RayPool]:
-    """Ray actors that evaluate genomes of this supernet on the search's validation rows."""
+def fitness_pool(
+    prepared: Prepared, settings: SearchSettings, *, address: str | None = None
+) -> Iterator[EvaluationPool]:
+    """What evaluates genomes of this supernet on the search's validation rows, on a thread each.
+
+    Ray actors; where one at a time is asked for on this machine, this process, which needs no Ray for that.
+    """
     rows = prepared.rows["valid"].stratified(settings.search_rows, settings.seed)
     data = FitnessData.of(prepared.supernet, rows, prepared.task.spec.metric)
+    if settings.workers == 1 and address is None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield SerialPool(Fitness(data))
+        finally:
+            torch.set_num_threads(threads)
+        return
     cpus = settings.cpus_per_worker
     with RayPool(Fitness, data, workers=settings.workers, cpus_per_worker=cpus, address=address) as pool:
         yield pool
