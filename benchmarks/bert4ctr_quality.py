@@ -61,7 +61,7 @@ NO_HEADS, HEADS = [0] * 6, [3] * 6
 
 @dataclass(frozen=True)
 class Idea:
-    """What is tried to make BERT4CTR in one step better.
+    """How BERT4CTR in one step is trained, and what is tried to make it better.
 
     Attributes:
         heads: of the branch, in every layer.
@@ -161,7 +161,7 @@ class Bench:
         idea, seed = IDEAS[name], SEEDS[0]
         rate = self.chosen_rate(OURS)
         path = self.folder / f"idea-{_slug(name)}-{rate:g}-seed{seed}.json"
-        cell = self.kept(path, lambda: (self.with_idea(idea, Trial(rate, seed)), self.rows))
+        cell = self.kept(path, lambda: (self.one_step(Trial(rate, seed), idea), self.rows))
         return {"task": self.name, "idea": name, "seed": seed, "rate": rate, "valid_auc": cell["valid"]["auc"]}
 
     def kept(
@@ -186,10 +186,10 @@ class Bench:
         makers: dict[str, Callable[[Trial], CrossEncoder | FeatureModel]] = {
             "text only": self.text,
             "features only": self.features_only,
-            "shallow interaction": lambda trial: self.one_step(trial, NO_HEADS),
+            "shallow interaction": lambda trial: self.one_step(trial, Idea(heads=0)),
             "NumBERT, tokens": self.numbert_tokens,
             "BERT4CTR, two steps": self.two_steps,
-            OURS: lambda trial: self.one_step(trial, HEADS),
+            OURS: lambda trial: self.one_step(trial, Idea()),
         }
         if method == "cascade":
             return self.cascade(trial)
@@ -249,14 +249,8 @@ class Bench:
         train(model, self.rows["train"], self.options(trial), rates={"embedding": FRESH_RATE})
         return model
 
-    def one_step(self, trial: Trial, heads: list[int]) -> CrossEncoder:
-        model = Bert4Ctr.of(self.backbone.cross_encoder(seed=trial.seed), self.branch_config(heads), seed=trial.seed)
-        train(model, self.rows["train"], self.options(trial), rates=model.fresh_rates)
-        return model
-
-    def with_idea(self, idea: Idea, trial: Trial) -> CrossEncoder:
-        heads = [idea.heads] * len(HEADS)
-        config = Bert4CtrConfig.of(self.backbone.config, self.task.features, layer_feature_heads=heads, **idea.sizes)
+    def one_step(self, trial: Trial, idea: Idea) -> CrossEncoder:
+        config = self.branch_config([idea.heads] * len(HEADS), **idea.sizes)
         model = Bert4Ctr.of(self.backbone.cross_encoder(seed=trial.seed), config, seed=trial.seed)
         options = self.options(replace(trial, rate=trial.rate * idea.rate))
         options = replace(options, epochs=options.epochs * idea.epochs)
@@ -272,8 +266,8 @@ class Bench:
         train_jointly(model, second, JointOptions(branch=branch, joint=both))
         return model
 
-    def branch_config(self, heads: list[int]) -> Bert4CtrConfig:
-        return Bert4CtrConfig.of(self.backbone.config, self.task.features, layer_feature_heads=heads)
+    def branch_config(self, heads: list[int], **sizes: int) -> Bert4CtrConfig:
+        return Bert4CtrConfig.of(self.backbone.config, self.task.features, layer_feature_heads=heads, **sizes)
 
     def feature_config(self, features: Features) -> FeatureModelConfig:
         return FeatureModelConfig.of(self.backbone.config, features, layer_feature_heads=NO_HEADS)
