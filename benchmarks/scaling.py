@@ -1,10 +1,10 @@
 """How a search scales: real workers, simulated ones that sleep as long as recorded evaluations took, a lost machine.
 
 Real workers evaluate a supernet that benchmarks/record_landscape.py has prepared: the built-in task's, whose
-evaluations are short, and Home Depot's if it is there. Simulated ones sleep for the seconds that the landscape's
-evaluations took, so that only the driver's share is measured; *busy* is the share of the workers' time in which they
-computed, *busy while there is work* the same from when each has its first genome to when the last one is asked for. The
-lost machine is one of two raylets on this one, killed in mid-search.
+evaluations are short, and Home Depot's if it is there; a single one is the search's own process. Simulated ones sleep
+for the seconds that the landscape's evaluations took, so that only the driver's share is measured; *busy* is the share
+of the workers' time in which they computed, *busy while there is work* the same from when each has its first genome to
+when the last one is asked for. The lost machine is one of two raylets on this one, killed in mid-search.
 
     python benchmarks/scaling.py [--quick] [--data FOLDER] [--work FOLDER]
 """

@@ -3,8 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import ray
+import torch
 
-from sparsefront.search.explore import explore, largest_only, space_of, sweep_uniform
+from sparsefront.search.explore import explore, fitness_pool, largest_only, space_of, sweep_uniform
 from sparsefront.search.feasible import ENUMERABLE
 from sparsefront.search.fitness import Fitness, FitnessData
 from sparsefront.search.pool import SerialPool
@@ -17,6 +19,22 @@ from sparsefront.spaces import Genome, InputError, Widths
 @pytest.fixture(scope="module")
 def pool(prepared: Prepared) -> SerialPool:
     return SerialPool(Fitness(FitnessData.of(prepared.supernet, prepared.rows["valid"].stratified(60, 0), "auc")))
+
+
+def test_one_worker_is_this_process_on_one_thread_and_needs_no_ray(prepared: Prepared) -> None:
+    settings = SearchSettings.check(budget_us=1000, workers=1, search_rows=60)
+    genome, before, started = prepared.backbone.config.genome, torch.get_num_threads(), ray.is_initialized()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError, match="interrupted"), fitness_pool(prepared, settings) as pool:
+            assert pool.size == 1 and torch.get_num_threads() == 1 and ray.is_initialized() == started
+            pool.submit(genome)
+            outcome = pool.next_done().outcome
+            assert isinstance(outcome, dict) and 0 < outcome["quality"] <= 1
+            raise RuntimeError("interrupted")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
