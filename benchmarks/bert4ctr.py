@@ -1,9 +1,12 @@
 """Text and features together: BERT4CTR against the other ways of joining them, on MovieLens clicks and the ad log.
 
+The ad log's logit is a sum of what its text and its features say. In the crossed ad log, the same rows with other
+clicks, some words count for or against an ad by one of its features, which no text nor feature tells alone.
+
 Per task and seed every method sees the same rows as often (``EPOCHS``), and each takes the better of two learning
-rates by validation rows, with the first seed, and keeps it. What test rows say decides nothing, and is reported of the
-chosen rate alone. Then, on random weights, what a row costs where it is served: alone, as features grow, and for one
-user and many ads by two sides (the text once, then features).
+rates by validation rows, with the first seed, and keeps it; on the crossed ad log it takes the ad log's. What test rows
+say decides nothing, and is reported of the chosen rate alone. Then, on random weights, what a row costs where it is
+served: alone, as features grow, and for one user and many ads by two sides (the text once, then features).
 
 Ideas that could bring BERT4CTR further above the shallow interaction are tried on validation rows of the ad log.
 
@@ -34,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bert4ctr_quality import CURVE, HEADS, IDEAS, METHODS, OURS, QUICK_CURVE, ROWS, SEEDS, Bench
+from bert4ctr_quality import CURVE, HEADS, IDEAS, METHODS, OURS, QUICK_CURVE, RATES_OF, ROWS, SEEDS, Bench
 from bert4ctr_serving import serving_rows, serving_targets
 from bert4ctr_training import training_rows, training_targets
 from common import RESULTS, Target, about_this_machine, write_result
@@ -172,7 +175,7 @@ def main() -> None:
     kept: Kept = {(row["task"], row["seed"], row["method"]): row for row in trained_before}
     train = "quality" in arguments.parts and not arguments.report
     for name in arguments.tasks if train else ():
-        rates = {method: row["rate"] for (task, _, method), row in kept.items() if task == name}
+        rates = {method: row["rate"] for (task, _, method), row in kept.items() if task == RATES_OF.get(name, name)}
         bench = Bench(work, name, arguments.data, quick, rates)
         for seed in arguments.seeds[:1] if quick else arguments.seeds:
             for method in arguments.methods:

@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from sparsefront.models.ad_log import CATEGORICAL, NUMERIC, generate_ad_log
+from sparsefront.models.ad_log import BIAS, CATEGORICAL, NUMERIC, generate_ad_log
 from sparsefront.models.task import Task
 
 LIKED = 4
@@ -39,6 +39,10 @@ Form = Literal["short", "long"]
 EVENTS = "films"
 VERDICTS = ("disliked. ", "liked. ")
 """What stands before a film's text in a history of all that was rated."""
+BARGAINS = ("free shipping", "clearance sale", "weekend deals", "while stocks last")
+PROMISES = ("official store", "2 year warranty", "easy returns", "top rated")
+CROSSED_SCALE = 5.0
+"""Logit per such phrase and unit of the price gap."""
 FEATURES = {
     "numeric": [
         "user_ratings",
@@ -210,7 +214,25 @@ def ad_log(rows: int, *, valid: float = 0.15, test: float = 0.25, seed: int = 0,
     return Task.from_frame(generate_ad_log(rows=rows, seed=seed), content)
 
 
+def crossed_ad_log(rows: int, *, valid: float = 0.15, test: float = 0.25, seed: int = 0) -> Task:
+    """The same rows, clicked for one more reason that neither text nor features tell alone.
+
+    The further an ad is from its usual price, the more its phrases matter: bargains sell cheap ads, promises dear ones.
+    Clicks are drawn anew.
+    """
+    plain = ad_log(rows, valid=valid, test=test, seed=seed)
+    frame = plain.frame.copy()
+    tone = sum(frame["ad_title"].str.count(phrase) for phrase in BARGAINS)
+    tone -= sum(frame["ad_title"].str.count(phrase) for phrase in PROMISES)
+    frame["logit_crossed"] = -CROSSED_SCALE * tone * frame["price_gap"].fillna(0.0)
+    logit = BIAS + frame[["logit_text", "logit_features", "logit_history", "logit_crossed"]].sum(axis=1)
+    frame["click_probability"] = 1 / (1 + np.exp(-logit))
+    frame["click"] = (np.random.default_rng([seed, 1]).random(len(frame)) < frame["click_probability"]).astype(np.int64)
+    return Task.from_frame(frame, {**plain.spec.model_dump(exclude_unset=True), "name": "crossed_ad_log"})
+
+
 def best_of_ad_log(task: Task) -> float:
     """Test AUC of the true logits of text and features, which no model that sees no history can be expected to pass."""
     frame = task.frame.iloc[task.indices("test")]
-    return float(roc_auc_score(frame["click"], frame["logit_text"] + frame["logit_features"]))
+    shown = [name for name in ("logit_text", "logit_features", "logit_crossed") if name in frame]
+    return float(roc_auc_score(frame["click"], frame[shown].sum(axis=1)))
