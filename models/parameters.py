@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,14 +54,23 @@ def checked_arrays(config: CrossEncoderConfig, arrays: Mapping[str, npt.NDArray[
 def random_arrays(config: CrossEncoderConfig, seed: int = 0, *, scale: float = 0.02) -> Arrays:
     """Weights for timing: normal with deviation ``scale``, LayerNorm weights around one, so that nothing overflows.
 
-    Large arrays repeat what was drawn: hundreds of models are loaded for a profile, and drawing is slow.
+    Hundreds of models are loaded for a profile, and drawing is slow: all share what was drawn, and large arrays repeat
+    it.
     """
-    drawn = np.random.default_rng(seed).standard_normal(_DRAWN, dtype=np.float32) * np.float32(scale)
+    drawn = _drawn(seed) * np.float32(scale)
     arrays: Arrays = {}
     for number, (name, shape) in enumerate(array_shapes(config).items()):
-        values = np.resize(drawn[1000 * number % (_DRAWN // 2) :], shape)
+        start = 1000 * number % (_DRAWN // 2)
+        values = np.resize(drawn[start : start + math.prod(shape)], shape)  # which copies all that it is given
         arrays[name] = values + np.float32(1) if name.endswith("norm.weight") else values
     return arrays
+
+
+@lru_cache(maxsize=1)
+def _drawn(seed: int) -> npt.NDArray[np.float32]:
+    values = np.random.default_rng(seed).standard_normal(_DRAWN, dtype=np.float32)
+    values.flags.writeable = False
+    return values
 
 
 def _vectors(name: str, width: int) -> dict[str, tuple[int, ...]]:

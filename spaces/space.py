@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from optuna.distributions import IntDistribution
@@ -100,7 +101,7 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """Number of genomes in the space."""
-        return math.prod(len(values) for values in self._axes().values())
+        return math.prod(len(values) for values in self._axes.values())
 
     def below(self, genome: Genome) -> Genome:
         """The largest genome of the space that exceeds this one nowhere, the smallest choice where there is none; for
@@ -131,16 +132,16 @@ class SearchSpace:
     @property
     def largest(self) -> Genome:
         """The dense end: every field at its maximum."""
-        return self.from_params({name: len(values) - 1 for name, values in self._axes().items()})
+        return self.from_params({name: len(values) - 1 for name, values in self._axes.items()})
 
     @property
     def smallest(self) -> Genome:
         """The cheapest end: every field at its minimum."""
-        return self.from_params(dict.fromkeys(self._axes(), 0))
+        return self.from_params(dict.fromkeys(self._axes, 0))
 
     def corners(self) -> tuple[Genome, ...]:
         """Every combination of the fields at their minimum and maximum, each genome once, the largest first."""
-        axes = self._axes()
+        axes = self._axes
         found: dict[Genome, None] = {}
         for ends in itertools.product((-1, 0), repeat=len(FIELDS)):
             at = dict(zip(FIELDS, ends, strict=True))
@@ -152,12 +153,12 @@ class SearchSpace:
 
     def distributions(self) -> dict[str, IntDistribution]:
         """Optuna distributions over grid indices; fields with one choice are left out."""
-        return {name: IntDistribution(0, len(values) - 1) for name, values in self._axes().items() if len(values) > 1}
+        return dict(self._distributions)
 
     def to_params(self, genome: Genome) -> dict[str, int]:
         """Grid indices of a genome. Raises ``ValueError`` for a value the space does not offer."""
         params: dict[str, int] = {}
-        for name, values in self._axes().items():
+        for name, values in self._axes.items():
             field, layer = _field_of(name), _layer_of(name)
             value = genome.column(field)[layer]
             if value not in values:
@@ -171,10 +172,9 @@ class SearchSpace:
         Raises ``ValueError`` for an index outside the grid.
         """
         columns: dict[Field, list[int]] = {}
-        for field in FIELDS:
+        for field, named in self._columns.items():
             columns[field] = []
-            for layer, values in enumerate(self.choices[field]):
-                name = f"all.{field}" if self.tied else f"layer{layer}.{field}"
+            for name, values in named:
                 index = params.get(name, 0) if len(values) > 1 else 0
                 if not 0 <= index < len(values):
                     raise ValueError(f"{name} must be between 0 and {len(values) - 1}, got {index}")
@@ -183,7 +183,7 @@ class SearchSpace:
 
     def sample(self, rng: np.random.Generator) -> Genome:
         """A genome drawn uniformly."""
-        return self.from_params({name: int(rng.integers(len(values))) for name, values in self._axes().items()})
+        return self.from_params({name: int(rng.integers(len(values))) for name, values in self._axes.items()})
 
     def replace(self, genome: Genome, layer: int, field: Field, value: int) -> Genome:
         """The genome with one value changed (in a tied space: in every layer that offers it)."""
@@ -203,7 +203,7 @@ class SearchSpace:
         """Every (layer, field, value) that :meth:`replace` accepts; a tied space moves all layers through layer 0."""
         return tuple(
             (_layer_of(name), _field_of(name), value)
-            for name, values in self._axes().items()
+            for name, values in self._axes.items()
             if len(values) > 1
             for value in values
         )
@@ -212,7 +212,7 @@ class SearchSpace:
         """All genomes one grid step away in one field of one layer."""
         params = self.to_params(genome)
         found = []
-        for name, values in self._axes().items():
+        for name, values in self._axes.items():
             for index in (params[name] - 1, params[name] + 1):
                 if 0 <= index < len(values):
                     found.append(self.from_params({**params, name: index}))
@@ -220,10 +220,26 @@ class SearchSpace:
 
     def __iter__(self) -> Iterator[Genome]:
         """Every genome, smallest first. Only for small (tied) spaces: see :attr:`size`."""
-        axes = self._axes()
+        axes = self._axes
         for indices in itertools.product(*(range(len(values)) for values in axes.values())):
             yield self.from_params(dict(zip(axes, indices, strict=True)))
 
+    @cached_property
+    def _columns(self) -> dict[Field, list[tuple[str, tuple[int, ...]]]]:
+        """Per field and layer: the parameter's name, and the layer's choices."""
+        return {
+            field: [
+                (f"all.{field}" if self.tied else f"layer{layer}.{field}", values)
+                for layer, values in enumerate(self.choices[field])
+            ]
+            for field in FIELDS
+        }
+
+    @cached_property
+    def _distributions(self) -> dict[str, IntDistribution]:
+        return {name: IntDistribution(0, len(values) - 1) for name, values in self._axes.items() if len(values) > 1}
+
+    @cached_property
     def _axes(self) -> dict[str, tuple[int, ...]]:
         """Parameter name -> its choices, in a fixed order."""
         if self.tied:
