@@ -31,7 +31,7 @@ def bert4ctr(result: dict[str, Any]) -> str:
     means = [row for row in result["rows"] if "seeds" in row]
     lines = [
         "**Text and features** (MiniLM 6x384; MovieLens: clicks split by time, 11 features; ad log: split by query; "
-        "crossed ad log: the same, and by a feature some words count for or against an ad)."
+        "crossed ad log: the same, and by a feature some words count for or against an ad; its rows are seen twice)."
     ]
     if means:
         best = {row["task"]: row["best_possible_auc"] for row in means if "best_possible_auc" in row}

@@ -214,13 +214,13 @@ def ad_log(rows: int, *, valid: float = 0.15, test: float = 0.25, seed: int = 0,
     return Task.from_frame(generate_ad_log(rows=rows, seed=seed), content)
 
 
-def crossed_ad_log(rows: int, *, valid: float = 0.15, test: float = 0.25, seed: int = 0) -> Task:
+def crossed_ad_log(rows: int, *, seed: int = 0) -> Task:
     """The same rows, clicked for one more reason that neither text nor features tell alone.
 
     The further an ad is from its usual price, the more its phrases matter: bargains sell cheap ads, promises dear ones.
     Clicks are drawn anew.
     """
-    plain = ad_log(rows, valid=valid, test=test, seed=seed)
+    plain = ad_log(rows, seed=seed)
     frame = plain.frame.copy()
     tone = sum(frame["ad_title"].str.count(phrase) for phrase in BARGAINS)
     tone -= sum(frame["ad_title"].str.count(phrase) for phrase in PROMISES)

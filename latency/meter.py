@@ -187,9 +187,10 @@ class Meter:
     def _groups(self, points: Sequence[Point]) -> list[list[int]]:
         """Indices of the points per group, each within the memory and with the common ones first."""
         config: Any = self._config
-        of_genome = {genome: 0 for genome, _ in points}
-        for genome in of_genome:
-            of_genome[genome] = sum(map(math.prod, array_shapes(config.with_genome(genome)).values()))
+        of_genome = {
+            genome: sum(map(math.prod, array_shapes(config.with_genome(genome)).values()))
+            for genome in {genome for genome, _ in points}
+        }
         sizes = [of_genome[genome] for genome, _ in points]
         room = MEMORY_SHARE * physical_memory_bytes() / BYTES_PER_PARAMETER
         if sum(sizes) <= room:
