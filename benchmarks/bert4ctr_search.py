@@ -30,7 +30,6 @@ ROWS = {"movielens": 20_000, "ad_log": 32_000}
 
 OURS, UNIFORM, WITHOUT = "searched joint", "best uniform", ", text only"
 TEXT = OURS + WITHOUT
-EFFORT = Effort(teacher_epochs=EPOCHS)
 TIGHT = ("1/6", "1/12")
 GAIN = 0.01
 """AUC over the best uniform genome that is claimed at the tight budgets."""
@@ -44,12 +43,17 @@ def task_of(name: str, data: Path, quick: bool, *, features: bool) -> Task:
     return clicks.movielens(data, count, features=features)
 
 
+def effort_of(name: str) -> Effort:
+    """Of a search over a task: a teacher sees its rows as often as in benchmarks/bert4ctr.py."""
+    return Effort(teacher_epochs=EPOCHS[name])
+
+
 def featured_rows(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     """Of one seed, with features."""
     cells: list[Cell] = [(method, share) for method in arguments.methods if method != TEXT for share in SHARES]
     task = task_of(arguments.task, arguments.data, arguments.quick, features=True)
-    work = arguments.work / arguments.task / "features"
-    return rows_of_seed(work, task, arguments.quick, seed, cells, only_there=arguments.report, effort=EFFORT)
+    work, effort = arguments.work / arguments.task / "features", effort_of(arguments.task)
+    return rows_of_seed(work, task, arguments.quick, seed, cells, only_there=arguments.report, effort=effort)
 
 
 def text_rows(arguments: argparse.Namespace, seed: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -66,7 +70,7 @@ def text_rows(arguments: argparse.Namespace, seed: int, rows: list[dict[str, Any
         [(OURS, share) for share in budgets_us],
         only_there=arguments.report,
         whole_us=budget_us / SHARES[share],
-        effort=EFFORT,
+        effort=effort_of(arguments.task),
     )
     return [{**row, "cell": TEXT if row["cell"] == OURS else f"{row['cell']}{WITHOUT}"} for row in found]
 
