@@ -29,7 +29,8 @@ ROUNDS, STEPS = 15, 3
 def plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """As a layer that scores computes it."""
     logits = query @ key.transpose(-1, -2) * HEAD_SIZE**-0.5
-    return logits.masked_fill(~mask, float("-inf")).softmax(-1) @ value
+    weighted: Tensor = logits.masked_fill(~mask, float("-inf")).softmax(-1) @ value
+    return weighted
 
 
 def fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def look_up(path: Path, rows: int, seconds: float) -> dict[str, Any]:
         ):
             done, start = 0, time.perf_counter()
             while (time.perf_counter() - start < seconds) if seconds else (done < few):
-                call(rng.integers(0, rows, BATCH), known[done % len(known)])  # type: ignore[no-untyped-call]
+                call(rng.integers(0, rows, BATCH), known[done % len(known)])
                 done += 1
             spent = time.perf_counter() - start
             found[f"{name}_per_second"] = done * BATCH / spent
@@ -184,10 +185,7 @@ def store_parts(work: Path, rows: int, seconds: float) -> list[dict[str, Any]]:
     free = shutil.disk_usage(work).free + sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     if free < needed:
         sys.exit(f"{work}: {free / 2**30:.1f} GiB are free, {rows} rows need {needed / 2**30:.1f}; give fewer --rows")
-    found = [
-        kept(work, f"fill-{rows}-{part}", lambda part=part: own_process("fill", path, part))
-        for part in (rows // 2, rows)
-    ]
+    found = [kept(work, f"fill-{rows}-{part}", partial(own_process, "fill", path, part)) for part in (rows // 2, rows)]
     forget(path)
     cold = kept(work, f"cold-{rows}", lambda: own_process("look_up", path, rows, 0.0))
     touch(path)
@@ -311,9 +309,7 @@ def main() -> None:
             kept(
                 work,
                 f"cluster-{name}",
-                lambda workers=workers, count=count, kill=kill: cluster(
-                    work, encoder, count, workers=workers, kill=kill
-                ),
+                partial(cluster, work, encoder, count, workers=workers, kill=kill),
             )
         )
     write_result("behaviour_store", found, targets_of(found), [0], quick)

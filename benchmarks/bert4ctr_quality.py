@@ -153,8 +153,7 @@ class Bench:
         if method in self.rates:
             return self.rates[method]
         rates = FEATURE_RATES if method in WITHOUT_TEXT else RATES
-        rates = rates[:1] if self.quick else rates
-        trials = [Trial(rate, SEEDS[0]) for rate in rates]
+        trials = [Trial(rate, SEEDS[0]) for rate in (rates[:1] if self.quick else rates)]
         return max(trials, key=lambda trial: float(self.cell(method, trial)["valid"]["auc"])).rate
 
     def cell(self, method: str, trial: Trial) -> dict[str, Any]:

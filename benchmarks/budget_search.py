@@ -223,10 +223,10 @@ class Bench:
 
     def run(self, method: str, share: str) -> Run:
         """The run of a cell; all share the prepared steps."""
-        whole = {"budget_share": SHARES[share]}
+        whole: dict[str, Any] = {"budget_share": SHARES[share]}
         if self.whole_us is not None:
             whole = {"budget_us": SHARES[share] * self.whole_us}
-        about = dict(METHODS[method])
+        about: dict[str, Any] = dict(METHODS[method])
         if not self.sweeps_all and "uniform" in about:
             about["uniform"] = "largest"
         settings = SearchSettings(

@@ -222,8 +222,8 @@ def crossed_ad_log(rows: int, *, seed: int = 0) -> Task:
     """
     plain = ad_log(rows, seed=seed)
     frame = plain.frame.copy()
-    tone = sum(frame["ad_title"].str.count(phrase) for phrase in BARGAINS)
-    tone -= sum(frame["ad_title"].str.count(phrase) for phrase in PROMISES)
+    signs = {**dict.fromkeys(BARGAINS, 1), **dict.fromkeys(PROMISES, -1)}
+    tone = sum(sign * frame["ad_title"].str.count(phrase) for phrase, sign in signs.items())
     frame["logit_crossed"] = -CROSSED_SCALE * tone * frame["price_gap"].fillna(0.0)
     logit = BIAS + frame[["logit_text", "logit_features", "logit_history", "logit_crossed"]].sum(axis=1)
     frame["click_probability"] = 1 / (1 + np.exp(-logit))

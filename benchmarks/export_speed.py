@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,8 @@ class Scorer(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         """Logits (batch,)."""
         hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)[0]
-        return self.head(hidden[:, 0]).squeeze(-1)
+        logits: Tensor = self.head(hidden[:, 0]).squeeze(-1)
+        return logits
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Its weights by the names of our state dictionary."""
@@ -224,16 +225,16 @@ class ProductSession:
 
     def __init__(self, name: str, precision: str, model: onnx.ModelProto) -> None:
         if name == "onnxruntime":
-            self._session: Any = _OnnxSession(model.SerializeToString(), 1)._session
-            self._call = lambda ids: self._session.run([OUTPUT], {INPUTS[0]: ids})[0]
+            session = _OnnxSession(model.SerializeToString(), 1)._session
+            self._call: Callable[[Any], Any] = lambda ids: session.run([OUTPUT], {INPUTS[0]: ids})[0]
             return
         import openvino
 
         core = openvino.Core()
         hint = {"fp32": "f32", "bf16": "bf16"}[precision]
         options = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": hint}
-        self._session = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
-        self._call = lambda ids: self._session([ids])[0]
+        compiled: Any = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
+        self._call = lambda ids: compiled([ids])[0]
 
     def run(self, feeds: Feeds) -> Logits:
         """One product."""

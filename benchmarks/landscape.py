@@ -99,7 +99,8 @@ class Landscape:
     def first(self) -> pd.DataFrame:
         """The evaluations on the rows that nearly all were made on, each genome once."""
         rows = self.evaluations[self.evaluations["seed"] == self.about["seed"]]
-        return rows.drop_duplicates("genome").reset_index(drop=True)
+        first: pd.DataFrame = rows.drop_duplicates("genome").reset_index(drop=True)
+        return first
 
     def features(self, genomes: Sequence[Genome]) -> Floats:
         """(genomes, features): widths and surviving tokens per layer, their square roots, what is there at all."""
@@ -146,7 +147,8 @@ class Landscape:
         """(genomes,) on all validation rows, as candidates are: the noise falls with the square root of the rows."""
         smaller = np.sqrt(min(1.0, self.first["rows"].iloc[0] / self.about["valid_rows"]))
         noise = np.array([self._drawn("all ", genome, seed) for genome in genomes])
-        return self.quality(genomes) + smaller * self.noise * noise
+        rescored: Floats = self.quality(genomes) + smaller * self.noise * noise
+        return rescored
 
     def _drawn(self, what: str, genome: Genome, seed: int) -> float:
         digest = hashlib.sha256(f"{what}{seed} {genome.key()}".encode()).digest()

@@ -10,7 +10,7 @@ teacher to the measurement at the end, is as in benchmarks/budget_search.py.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -51,7 +51,7 @@ def rows_of(data: Path, users: int, seed: int = 0) -> pd.DataFrame:
             latest = film[:at][liked[:at]][-SHOWN:]
             rows.append(
                 {
-                    "user": int(user),
+                    "user": cast(int, user),
                     "taste": f"{person['gender']}, {person['age']}: " + "; ".join(titles[one] for one in latest),
                     "film": plots[film[at]],
                     "liked": int(liked[at]),

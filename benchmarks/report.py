@@ -67,11 +67,11 @@ def home_depot(result: dict[str, Any]) -> str:
     lines += ["| | " + " | ".join(f"at {at}" if at != "all" else "all budgets" for at in places) + " |"]
     lines += ["|---|" + "---|" * len(places)]
     for rival in dict.fromkeys(row["rival"] for row in gains):
-        cells = {
+        gained = {
             row["at"]: f"{row['test_auc']:+.4f} ± {row['standard_error']:.4f}" for row in gains if row["rival"] == rival
         }
         every = next(row["seeds"] for row in gains if row["rival"] == rival and row["at"] == "all")
-        lines.append(f"| {rival}, seeds {every} | " + " | ".join(cells.get(at, "not run") for at in places) + " |")
+        lines.append(f"| {rival}, seeds {every} | " + " | ".join(gained.get(at, "not run") for at in places) + " |")
     return "\n".join([*lines, "", *missed(result), source(result)])
 
 

@@ -90,7 +90,8 @@ def optuna_sampler(name: str, *, seed: int) -> BaseSampler:
     if name == "tpe":
         return optuna.samplers.TPESampler(seed=seed, multivariate=True)
     kind = {"nsga2": optuna.samplers.NSGAIISampler, "nsga3": optuna.samplers.NSGAIIISampler}[name]
-    return kind(seed=seed, population_size=POPULATION)
+    sampler: BaseSampler = kind(seed=seed, population_size=POPULATION)
+    return sampler
 
 
 def uniform_space(space: SearchSpace) -> SearchSpace:

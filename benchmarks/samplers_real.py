@@ -46,7 +46,7 @@ def searched(
     space = space_of(prepared.backbone.widths, settings)
     predict_many, budget_us = prepared.measured.predict_roughly, BUDGET_SHARE * prepared.measured.dense_us
     importance = ImportanceCurves.of(prepared.order)
-    own = {"space": space, "predict_many": predict_many, "budget_us": budget_us, "seed": seed}
+    own: dict[str, Any] = {"space": space, "predict_many": predict_many, "budget_us": budget_us, "seed": seed}
     if method == "ours":
         sampler: Any = ReinforcedEvolutionSampler(**own, importance=importance)
     else:

@@ -12,6 +12,7 @@ when the last one is asked for. The lost machine is one of two raylets on this o
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -69,7 +70,7 @@ def simulated(work: Path, quick: bool) -> list[dict[str, Any]]:
     rows = []
     for workers in SIMULATED[:1] if quick else SIMULATED:
         evaluations = (4 if quick else EACH) * workers
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         try:
             with RayPool(sleeper, recorded(landscape), workers=workers) as pool:
                 report = searched_landscape(work / f"simulated-{workers}.db", landscape, pool, evaluations)
@@ -88,7 +89,7 @@ def lost_machine(work: Path, quick: bool) -> dict[str, Any]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     second = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     told: list[str] = []
     killed_at = 0.0
 

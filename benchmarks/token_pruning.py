@@ -270,7 +270,7 @@ class Bench:
             return self.tuned(self.prepared(False), self.schedule(False, HIGH), False)
         high = self.schedule(True, HIGH)
         gates = GateSample.of_schedule(high.column("keep_percent")[:-1])
-        rules = {"first tokens": FirstTokens(gates), "random tokens": RandomTokens(gates, self.seed)}
+        rules: dict[str, Gates] = {"first tokens": FirstTokens(gates), "random tokens": RandomTokens(gates, self.seed)}
         if method in rules:
             return self.tuned(ranked, high, False, gates=rules[method])
         if method == "falling schedule":

@@ -162,7 +162,7 @@ def _share(trials: int, workers: int) -> Share:
         time.sleep(0.1)
     if free < 1:
         raise InputError(f"fine-tuning needs a CPU, but all {there} that Ray has are taken by other actors or tasks")
-    machines = [int(one["Resources"].get("CPU", 0)) for one in ray.nodes() if one["Alive"]]  # type: ignore[no-untyped-call]
+    machines = [int(one["Resources"].get("CPU", 0)) for one in ray.nodes() if one["Alive"]]
     return Share.of(free, trials=trials, most=workers, per_machine=min((one for one in machines if one), default=None))
 
 
