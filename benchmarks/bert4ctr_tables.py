@@ -21,8 +21,8 @@ def bert4ctr_search_ad_log(result: dict[str, Any]) -> str:
     return by_budget(
         result,
         "**The search over text and features** of the ad log (32 tokens, 8 features, split by query; budgets are "
-        "shares of the dense model with features, and as many microseconds for the text alone). Winners are within the "
-        "same budget, and not equally fast.",
+        "shares of the dense model with features, and as many microseconds for the text alone). Winners are within "
+        "the same budget when they are chosen, and not equally fast; the text alone was measured in a run of its own.",
     )
 
 
