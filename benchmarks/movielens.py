@@ -51,7 +51,7 @@ def rows_of(data: Path, users: int, seed: int = 0) -> pd.DataFrame:
             latest = film[:at][liked[:at]][-SHOWN:]
             rows.append(
                 {
-                    "user": cast(int, user),
+                    "user": int(cast(int, user)),
                     "taste": f"{person['gender']}, {person['age']}: " + "; ".join(titles[one] for one in latest),
                     "film": plots[film[at]],
                     "liked": int(liked[at]),

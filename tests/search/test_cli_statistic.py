@@ -48,7 +48,6 @@ def test_another_batch_has_a_table_of_its_own_beside_the_first(finished: Finishe
     assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.slow  # OpenVINO compiles each length of each model of the table; tests/latency has the runtime's own
 def test_static_shapes_from_the_table_to_verify(finished: Finished, cli: Cli, tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="static shapes are OpenVINO's")
     task, backbone = finished.command[4], finished.command[finished.command.index("--backbone") + 1]
