@@ -68,6 +68,23 @@ def test_the_table_is_refitted_to_the_anchors_and_they_are_measured_once(run: Ru
     np.testing.assert_allclose(again().table.predict_many(genomes), measured.table.predict_many(genomes))
 
 
+def test_a_machine_that_is_slower_by_now_does_not_make_all_models_dearer(run: Run, tmp_path: Path) -> None:
+    measured = run.measure()
+    space = space_of(run.backbone.widths, run.settings)
+    budget_us = 0.6 * measured.dense_us
+
+    def reference_us(dense_us: float) -> float:
+        then = replace(measured, dense_us=dense_us)
+        folder = tmp_path / f"{dense_us}"
+        preparation, reporter = run.preparation, Silent()
+        anchor_at(folder, then, run.backbone, space, preparation, budget_us=budget_us, reporter=reporter)
+        return float(read_record(folder)["result"]["reference_us"])
+
+    as_it_is = reference_us(measured.dense_us)
+    assert reference_us(measured.dense_us / 100) < as_it_is / 10
+    assert reference_us(measured.dense_us * 100) < as_it_is * 10
+
+
 def test_between_two_budgets_the_words_of_their_tables_are_mixed(run: Run) -> None:
     measured = run.measure()
     table, dense = measured.table, run.backbone.config.genome
