@@ -48,6 +48,7 @@ def _bahe_costs(costs: list[dict[str, Any]]) -> str:
             over = f"**{row['times_the_seconds_of_bahe']:.1f}x**, **{row['times_the_memory_of_bahe']:.1f}x**"
         cells = f"{row['trained']} | {row['step_seconds']:.3f} s | {spread} | {row['step_memory_mib']:.0f} MiB | {over}"
         lines.append(f"| {told[row['form']]} | {row['history_tokens']} | {cells} |")
+    lines += ["", f"Costs: `python benchmarks/bahe.py --parts costs`, {first['date'][:10]}."]
     return "\n".join(lines)
 
 
