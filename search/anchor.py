@@ -65,13 +65,13 @@ def anchor_at(
                 readings.append(reference.read(serving.load(config.with_genome(genome))))
                 advance(len(readings), len(genomes))
             dense_readings.append(reference.read(dense))
-        reference_us = float(np.median([one.reference_us for one in readings]))
-        slower = min(one.as_usual(reference_us) for one in dense_readings) / measured.dense_us
+        usual_us = float(np.median([one.reference_us for one in readings]))
+        slower = min(one.as_usual(usual_us) for one in dense_readings) / measured.dense_us
         if slower > QUIET:
             reporter.say(
                 f"other work on the machine: it is {slower - 1:.0%} slower than when the dense model was measured"
             )
-        usual_us = reference_us / slower if slower > QUIET else reference_us
+            usual_us /= slower
         return {"measured_us": [one.as_usual(usual_us) for one in readings], "reference_us": usual_us}
 
     inputs = {"budget_us": budget_us, "genomes": [genome.key() for genome in genomes]}
