@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from sparsefront.search.finalists import Finalist, best_within
 from sparsefront.search.front import Evaluated
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.progress import Reporter
-from sparsefront.search.run_result import FINALISTS
+from sparsefront.search.run_result import FINALISTS, RESULT
 from sparsefront.search.settings import SearchSettings
 from sparsefront.search.steps import run_step
 from sparsefront.spaces import InputError
@@ -68,13 +68,18 @@ class Ending:
 
         Test rows are scored here alone, once everything is chosen.
         """
-        searched, compared = dict[float, Contest](), dict[float, Contest]()
+        searched, compared, refused = dict[float, Contest](), dict[float, Contest](), dict[float, str]()
         for budget_us in budgets_us:
             where = f" for {budget_us:.0f} us" if len(budgets_us) > 1 else ""
             at = prepared.at(budget_us)
             searched[budget_us] = self._contest(at, found, budget_us, f"finalist{where}")
-            if (rival := self._uniform_contest(at, uniform, budget_us, f"best uniform{where}")) is not None:
-                compared[budget_us] = rival
+            if not uniform:
+                continue
+            try:
+                compared[budget_us] = self._contest(at, uniform, budget_us, f"best uniform{where}")
+            except InputError as error:  # a comparison that fails must not cost the winner
+                refused[budget_us] = f"{error} once {self.folder / RESULT} is removed"
+                self.reporter.say(f"no uniform genome to compare with: {refused[budget_us]}")
         outcomes = self.hold([*searched.values(), *compared.values()])
         ours = dict(zip(searched, outcomes, strict=False))
         rivals = dict(zip(compared, outcomes[len(searched) :], strict=True))
@@ -83,24 +88,15 @@ class Ending:
             self._told(prepared, budget_us, winners[budget_us], outcome, rivals.get(budget_us))
             for budget_us, outcome in ours.items()
         ]
+        for told in budgets:
+            if (why := refused.get(told["budget_us"])) is not None:
+                told["uniform_refused"] = why
         dense = self._tested(prepared, dense_finalist(prepared), prepared.teacher)
         return {"budgets": budgets, "dense": dense}, {folder for outcome in outcomes for folder in outcome.steps}
 
     def _contest(self, prepared: Prepared, evaluated: Sequence[Evaluated], budget_us: float, title: str) -> Contest:
         """Of the candidates among these evaluations."""
         return Contest(title, prepared, budget_us, tuple(self._chosen(prepared, evaluated, budget_us)))
-
-    def _uniform_contest(
-        self, prepared: Prepared, uniform: list[Evaluated], budget_us: float, title: str
-    ) -> Contest | None:
-        """Of uniform genomes; none when the machine meets the budget with none of them."""
-        if not uniform:
-            return None
-        try:
-            return self._contest(prepared, uniform, budget_us, title)
-        except InputError as error:  # a comparison that fails must not cost the winner
-            self.reporter.say(f"no uniform genome to compare with: {error}")
-            return None
 
     def _chosen(self, prepared: Prepared, evaluated: Sequence[Evaluated], budget_us: float) -> list[Evaluated]:
         """The candidates among these evaluations; kept, so that an interrupted run goes on with the same ones."""
@@ -140,7 +136,7 @@ class Ending:
 
     def _told(
         self, prepared: Prepared, budget_us: float, winner: Finalist, outcome: Outcome, rival: Outcome | None
-    ) -> Mapping[str, Any]:
+    ) -> dict[str, Any]:
         """What the result says of a budget."""
         tested = self._tested(prepared, winner)
         told = {

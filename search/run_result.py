@@ -36,8 +36,9 @@ class RunResult:
     def budgets(self) -> list[dict[str, Any]]:
         """Per budget, the smallest first: ``budget_us``, ``winner``, ``finalists`` and ``uniform`` where it was asked.
 
-        A row of a model has its genome, qualities, latencies and size. ``budget_us`` is what a model may take: what was
-        asked, less :attr:`lookup_us`.
+        Where no uniform genome was measured within the budget, ``uniform_refused`` says so instead. A row of a model
+        has its genome, qualities, latencies and size. ``budget_us`` is what a model may take: what was asked, less
+        :attr:`lookup_us`.
         """
         rows: list[dict[str, Any]] = self.values["budgets"]
         return rows

@@ -21,7 +21,7 @@ from sparsefront.search.ending import CANDIDATES
 from sparsefront.search.measured import DENSE, TABLES
 from sparsefront.search.prepare import Prepared
 from sparsefront.search.run import Run
-from sparsefront.search.run_result import FINALISTS
+from sparsefront.search.run_result import FINALISTS, RESULT
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,9 @@ def was_loud(error: str, folder: Path) -> bool:
     if "this table is NOT exact" in error and "even the smallest genome" in error:
         for name in (TABLES, DENSE):
             shutil.rmtree(folder / name, ignore_errors=True)  # a run of what was prepared elsewhere has no table
+        return True
+    if (folder / RESULT).is_file() and "uniform_refused" in (folder / RESULT).read_text():
+        (folder / RESULT).unlink()
         return True
     if "is the machine busy? remove" not in error:
         return False

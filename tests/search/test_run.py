@@ -97,6 +97,31 @@ def test_the_best_of_searched_and_uniform_finalists_is_handed_over(
     assert (result.winner_folder / "model.onnx").is_file()
 
 
+def test_a_slow_second_costs_the_comparison_and_not_the_winner(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finished.copy(tmp_path / "run")
+    (folder / RESULT).unlink()
+    steps = [path.parent for path in folder.glob("candidates/*/step.json")]
+    keys = [[key for _, key, _ in read_record(step)["inputs"]["evaluated"]] for step in steps]
+    (uniform,) = (
+        step for step, listed in zip(steps, keys, strict=True) if all(len(set(key.split("-"))) == 1 for key in listed)
+    )
+    shutil.rmtree(uniform)
+
+    def slow(*_: Any, **__: Any) -> None:
+        raise InputError(
+            "none of 2 candidates was measured within 9 us: is the machine busy? the same command tries again"
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsefront.search.ending.choose", slow)
+        result = Run.reopen(folder).execute()
+    assert "uniform" not in result.at() and result.winner_folder.is_dir()
+    assert result.at()["uniform_refused"].endswith(f"tries again once {folder / RESULT} is removed")
+    assert Run.reopen(folder).execute().at() == result.at()
+
+
 def test_a_run_may_be_moved(finished: Finished, tmp_path: Path) -> None:
     moved = finished.copy(tmp_path / "copy").rename(tmp_path / "moved")
     record = RunFile.read(moved)
