@@ -376,7 +376,7 @@ def test_a_machine_without_the_run_folder_is_told(
 ) -> None:
     monkeypatch.setattr(tuning, "write_driver", lambda run, driver: None)
     with pytest.raises(InputError, match=r"machine \S+ of the cluster does not see this run folder; choose an --out"):
-        held(tmp_path, [contest(own, [BEST, LAST])])
+        held(tmp_path, [contest(own, [BEST, LAST])], workers=1)
 
 
 def test_when_all_fail_the_first_reason_is_told_also_in_a_run_folder_with_a_relative_path(
@@ -385,7 +385,7 @@ def test_when_all_fail_the_first_reason_is_told_also_in_a_run_folder_with_a_rela
     monkeypatch.chdir(tmp_path)
     wild = replace(OPTIONS, learning_rate=1e30)
     with pytest.raises(RunFailed, match=r"no fine-tuning of finalist came to its end: FloatingPointError: the"):
-        held(Path("."), [contest(own, [BEST, LAST])], wild)
+        held(Path("."), [contest(own, [BEST, LAST])], wild, workers=1)
     assert not list(tmp_path.glob("finalists/*")) and not list((tmp_path / TRAINING).glob("tuned-*"))
 
 
