@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from sparsefront.models.training import TrainOptions
 from sparsefront.search.finalists import Finalist, finish
 from sparsefront.search.fine_tuning import TRAINING, FineTuning, Stopped, all_stopped
@@ -132,6 +134,9 @@ def tune(
 ) -> Outcome:
     """Train the candidates side by side; no finalists yet. Where none has a rival left, it is for :func:`finish`.
 
+    One at a time on this machine needs no Ray, and none is started for it; where this process has it, it is used, as a
+    worker that is killed can be replaced.
+
     Raises:
         RunFailed: nothing is left of a contest.
     """
@@ -151,24 +156,28 @@ def tune(
     }
 
     def build(target: Path) -> dict[str, Any]:
-        from sparsefront.search.tuning import tune_all  # Ray Tune takes a second to import
+        from sparsefront.search.in_turn import train_in_turn  # both know Ray Tune, which takes seconds to import
+        from sparsefront.search.tuning import tune_all
 
-        scratch = target / "tune"
-        try:
-            with reporter.step(f"fine-tuning {len(every)} candidates") as advance:
-                failed = tune_all(
-                    tunings,
-                    made=made,
-                    run=run,
-                    scratch=scratch,
-                    prepared=contests[0].prepared,
-                    options=options,
-                    workers=workers,
-                    address=address,
-                    advance=advance,
-                )
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        scratch, prepared = target / "tune", contests[0].prepared
+        with reporter.step(f"fine-tuning {len(every)} candidates") as advance:
+            if workers == 1 and address is None and not ray.is_initialized():
+                failed = train_in_turn(tunings, made=made, prepared=prepared, options=options, advance=advance)
+            else:
+                try:
+                    failed = tune_all(
+                        tunings,
+                        made=made,
+                        run=run,
+                        scratch=scratch,
+                        prepared=prepared,
+                        options=options,
+                        workers=workers,
+                        address=address,
+                        advance=advance,
+                    )
+                finally:
+                    shutil.rmtree(scratch, ignore_errors=True)
         stopped = {one.genome: one for one in all_stopped(tunings)}
         for contest in contests:
             lines = [failed.get(one.genome.key()) for one in contest.candidates if one.genome.key() not in stopped]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sparsefront.models.metrics import quality
 from sparsefront.models.ranker import ranker_from
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import score_rows
+from sparsefront.models.task_file import Metric
 from sparsefront.models.training import Progress, TrainOptions, train
 from sparsefront.search.fitness import FitnessData
 from sparsefront.search.steps import read_json, write_json
@@ -139,6 +140,40 @@ def all_stopped(contests: Mapping[str, Sequence[FineTuning]]) -> list[Stopped]:
     return found
 
 
+def open_tunings(
+    contests: Mapping[str, Sequence[FineTuning]], made: Collection[str]
+) -> tuple[dict[str, FineTuning], list[str]]:
+    """All by genome, and the genomes of those that are neither done nor stopped, nor ``made`` of an earlier one.
+
+    Raises:
+        InputError: a checkpoint is damaged.
+    """
+    every = {one.genome.key(): one for tunings in contests.values() for one in tunings}
+    over = {*made, *(one.genome for one in all_stopped(contests)), *(key for key, one in every.items() if one.done)}
+    return every, [key for key in every if key not in over]
+
+
+def at_rungs(
+    tuning: FineTuning, rows: TokenRows, metric: Metric, told: Callable[[float, float], None]
+) -> Callable[[CrossEncoder, float], None]:
+    """What :meth:`FineTuning.train` calls on its way: tells the share and the quality on these rows at every rung."""
+
+    def reached(model: CrossEncoder, share: float) -> None:
+        if share in RUNG_SHARES:
+            found = tuning.rungs.quality.get(share)  # of an earlier experiment
+            if found is None:
+                found = quality(metric, rows.positive, rows.target, score_rows(model, rows))
+            told(share, found)
+
+    return reached
+
+
+def why_failed(error: Exception) -> str:
+    """One line."""
+    line = str(error) if isinstance(error, (InputError, RunFailed)) else f"{type(error).__name__}: {error}"
+    return " ".join(line.split())
+
+
 @dataclass(frozen=True)
 class TrialData:
     """All that a worker needs besides the genome, as flat arrays: put once in the object store, read by every worker.
@@ -173,15 +208,13 @@ def run_trial(config: dict[str, Any], data: TrialData) -> None:
     try:
         _train(FineTuning(Path(data.run), Genome.parse(config[GENOME])), data)
     except Exception as error:
-        line = str(error) if isinstance(error, (InputError, RunFailed)) else f"{type(error).__name__}: {error}"
-        tune.report({FAILED: " ".join(line.split()), BAD_INPUT: isinstance(error, InputError)})
+        tune.report({FAILED: why_failed(error), BAD_INPUT: isinstance(error, InputError)})
 
 
 def _train(tuning: FineTuning, data: TrialData) -> None:
     from ray import tune
 
     check_driver(Path(data.run), data.driver)
-    valid = TokenRows.from_arrays(data.supernet.rows)
     told = time.monotonic()
 
     def progress(done: int, total: int) -> None:
@@ -190,12 +223,8 @@ def _train(tuning: FineTuning, data: TrialData) -> None:
             tune.report({SHARE: done / total})
             told = time.monotonic()
 
-    def reached(model: CrossEncoder, share: float) -> None:
-        if share in RUNG_SHARES:
-            found = tuning.rungs.quality.get(share)  # of an earlier experiment
-            if found is None:
-                found = quality(data.supernet.metric, valid.positive, valid.target, score_rows(model, valid))
-            tune.report({SHARE: share, RUNG: share, QUALITY: found})  # does not return to a trial that is stopped
+    def at_rung(share: float, found: float) -> None:
+        tune.report({SHARE: share, RUNG: share, QUALITY: found})  # does not return to a trial that is stopped
 
     tuning.train(
         supernet_of(data.supernet),
@@ -203,7 +232,7 @@ def _train(tuning: FineTuning, data: TrialData) -> None:
         data.options,
         teacher_logits=data.teacher_logits,
         progress=progress,
-        reached=reached,
+        reached=at_rungs(tuning, TokenRows.from_arrays(data.supernet.rows), data.supernet.metric, at_rung),
     )
 
 

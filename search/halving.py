@@ -60,23 +60,24 @@ class Halving(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         """Called by Tune. A result that is not of a rung only tells how far the trial is."""
-        if RUNG not in result:
-            return str(TrialScheduler.CONTINUE)
-        key = trial.config[GENOME]
-        tuning = self._tunings[key]
-        told = {PERCENT: _percent(result[RUNG]), QUALITY: result[QUALITY]}
+        stopped = RUNG in result and self.stops(trial.config[GENOME], result[RUNG], result[QUALITY])
+        return str(TrialScheduler.STOP if stopped else TrialScheduler.CONTINUE)
+
+    def stops(self, key: str, share: float, quality: float) -> bool:
+        """Note what a genome has at a rung; whether its training ends there."""
+        told = {PERCENT: _percent(share), QUALITY: quality}
         decisions = {
-            name: self._asha[name].on_trial_result(tune_controller, _Known(key), told)
+            name: self._asha[name].on_trial_result(None, _Known(key), told)
             for name, keys in self._contests.items()
             if key in keys
         }
         lost = tuple(name for name, decision in decisions.items() if decision == TrialScheduler.STOP)
+        tuning = self._tunings[key]
         noted = tuning.rungs
-        known = {result[RUNG]: result[QUALITY], **noted.quality}
-        # noted before Tune hears of it: a driver that is killed now decides the same when it is started again
+        known = {share: quality, **noted.quality}
+        # noted before anybody hears of it: a driver that is killed now decides the same when it is started again
         tuning.note(replace(noted, quality=known, lost=tuple(sorted({*noted.lost, *lost}))))
-        stopped = tuning.stopped_in(set(decisions)) is not None
-        return str(TrialScheduler.STOP if stopped else TrialScheduler.CONTINUE)
+        return tuning.stopped_in(set(decisions)) is not None
 
 
 def _percent(share: float) -> int:

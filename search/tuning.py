@@ -29,7 +29,7 @@ from sparsefront.search.fine_tuning import (
     SHARE,
     FineTuning,
     TrialData,
-    all_stopped,
+    open_tunings,
     run_trial,
     write_driver,
 )
@@ -104,9 +104,7 @@ def tune_all(
             does not see the run folder, or a checkpoint is damaged or of another training.
     """
     run = run.resolve()
-    every = {one.genome.key(): one for tunings in contests.values() for one in tunings}
-    over = {*made, *(one.genome for one in all_stopped(contests)), *(key for key, one in every.items() if one.done)}
-    open_ones = [key for key in every if key not in over]
+    every, open_ones = open_tunings(contests, made)
     if not open_ones:
         return {}
     driver = uuid.uuid4().hex

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from sparsefront.search import tuning
 from sparsefront.search.finalists import finish
 from sparsefront.search.fine_tuning import TRAINING, FineTuning, Rungs, Stopped
 from sparsefront.search.prepare import Prepared
-from sparsefront.search.progress import Silent
+from sparsefront.search.progress import Advance, Silent
 from sparsefront.search.run_result import FINALISTS
 from sparsefront.search.steps import step_seconds
 from sparsefront.spaces import Genome, InputError, RunFailed
@@ -48,6 +48,25 @@ class Notes(Silent):
 
     def say(self, line: str) -> None:
         self.lines.append(line)
+
+
+class Interrupted(Silent):
+    """Somebody presses Ctrl-C once, when so much is done; keeps how far fine-tuning was whenever it was told."""
+
+    def __init__(self, share: float) -> None:
+        self.share, self.shares = share, list[float]()
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Advance]:
+        def advance(done: int, total: int, facts: Mapping[str, str] | None = None) -> None:
+            if not title.startswith("fine-tuning"):
+                return
+            self.shares.append(done / total)
+            if self.shares[-1] > self.share:
+                self.share = float("inf")
+                raise KeyboardInterrupt
+
+        yield advance
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +166,37 @@ def test_the_winner_is_that_of_training_all_to_the_end_and_who_was_stopped_is_to
     tuned = outcome.steps[0]
     assert tuned.parent.name == TRAINING and step_seconds(tuned) > 0
     assert [path.name for path in tuned.iterdir()] == ["step.json"], "Tune's own state is thrown away"
+
+
+def test_one_at_a_time_needs_no_ray_and_an_interrupted_one_goes_on(
+    own: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not ray.is_initialized()
+    monkeypatch.setattr(ray, "init", None)
+    genomes, notes = [WORST, MIDDLE, BEST, LAST], Interrupted(0.4)
+    with pytest.raises(KeyboardInterrupt):
+        held(tmp_path, [contest(own, genomes)], workers=1, reporter=notes)
+    first, second = (FineTuning(tmp_path, genome) for genome in (WORST, MIDDLE))
+    assert first.done and 0 < done_share(second.checkpoint) < 1 and not list(tmp_path.glob("finalists/*"))
+    before, told = first.checkpoint.stat().st_mtime_ns, len(notes.shares)
+    (outcome,) = held(tmp_path, [contest(own, genomes)], workers=1, reporter=notes)
+    assert first.checkpoint.stat().st_mtime_ns == before
+    assert notes.shares[told] >= (1 + 0.5) / 4, "one is done, and half of the next"
+    assert outcome.finalists[0].genome == BEST.key() and [one.genome for one in outcome.stopped] == [LAST.key()]
+    plain = plainly(tmp_path / "plain", own, MIDDLE).state_dict()
+    for name, value in exported(tmp_path, MIDDLE).items():
+        torch.testing.assert_close(value, plain[name], atol=1e-5, rtol=1e-5)
+
+
+def test_what_fails_in_turn_is_told_and_bad_input_ends_all(own: Prepared, tmp_path: Path) -> None:
+    assert not ray.is_initialized()
+    wild = replace(OPTIONS, learning_rate=1e30)
+    with pytest.raises(RunFailed, match=r"no fine-tuning of finalist came to its end: FloatingPointError: the"):
+        held(tmp_path, [contest(own, [BEST, LAST])], wild, workers=1)
+    FineTuning(tmp_path, LAST).folder.mkdir(parents=True, exist_ok=True)
+    FineTuning(tmp_path, LAST).checkpoint.write_bytes(b"nothing")
+    with pytest.raises(InputError, match=rf"{LAST.key()}/\S+: a damaged checkpoint"):
+        held(tmp_path, [contest(own, [BEST, LAST])], workers=1)
 
 
 @pytest.mark.slow
