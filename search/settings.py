@@ -113,7 +113,7 @@ class SearchSettings(_Settings):
         keep_percents: keep shares offered, in percent.
         evaluations: genomes evaluated on the supernet.
         sampler: one of ``SAMPLERS``.
-        workers: parallel evaluations (0: as many as there are CPUs for; one needs no Ray on this machine).
+        workers: parallel evaluations and fine-tunings (0: as many as there are CPUs for; one needs no Ray here).
         cpus_per_worker: CPUs, also fractions, that each is given.
         most_failed_share: of the evaluations may fail before the search ends.
         search_rows: validation rows that an evaluation scores; finalists are always judged on all of them.
