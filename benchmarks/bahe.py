@@ -28,23 +28,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bahe_quality import FROZEN, METHODS, OURS, SEEDS, Bench
+from bahe_quality import EQUAL_EPOCHS, FROZEN, METHODS, OURS, SEEDS, Bench
 from bahe_training import cost_targets, draw_growth, training_costs
 from common import RESULTS, Target, write_result
+from numpy.typing import NDArray
 
+FloatArray = NDArray[np.float64]
 REPOSITORY = Path(__file__).parent.parent
 PARTS = ("costs", "auc", "ablation")
 SPREAD_ROWS, QUICK_SPREAD_ROWS = 28_000, 126
 """Rows of a training, epochs counted, over which a step's cost spreads the encoding of all films."""
 CLEAR_POINTS = 0.5
 """AUC points over a model without histories that count as a clear margin."""
-SCORES = ("auc", "gauc", "log_loss", "calibration_error", "training_seconds", "encoding_seconds", "epochs")
+DEPTHS = (OURS, "frozen 1/3", "frozen 2/3")
+"""Bahe by how many of its layers are frozen."""
+SCORES = ("valid_auc", "auc", "gauc", "log_loss", "calibration_error", "training_seconds", "encoding_seconds", "epochs")
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per method the mean over the seeds, and what Bahe has more on the seeds that both have.
+    """Per method the mean over the seeds, and what Bahe has more, or Bahe otherwise than the flat model, in points.
 
-    The standard error is that of the draw of test rows: a paired bootstrap.
+    Compared are the seeds that both have. The standard error is that of the draw of test rows: a paired bootstrap.
     """
     found = []
     auc = {(row["method"], row["seed"]): np.array([row["auc"], *row["auc_draws"]]) for row in rows}
@@ -52,12 +56,19 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         own = [row for row in rows if row["method"] == name]
         line = {"part": METHODS[name].part, "method": name, "seeds": len(own)}
         line |= {score: float(np.mean([row[score] for row in own])) for score in SCORES if score in own[0]}
-        gains = [auc[OURS, row["seed"]] - auc[name, row["seed"]] for row in own if (OURS, row["seed"]) in auc]
-        if gains and name != OURS:
-            points = 100 * np.mean(gains, axis=0)
-            line |= {"behind_bahe_points": float(points[0]), "standard_error_points": float(points[1:].std())}
+        if name != OURS and (points := _gains(auc, OURS, name)):
+            line |= {"behind_bahe_points": points[0], "standard_error_points": points[1]}
+        if not METHODS[name].flat and METHODS[name].history and (points := _gains(auc, name, EQUAL_EPOCHS)):
+            line |= {"over_flat_points": points[0], "over_flat_standard_error_points": points[1]}
         found.append(line)
     return found
+
+
+def _gains(auc: dict[tuple[str, int], FloatArray], winner: str, other: str) -> tuple[float, float] | None:
+    """AUC points, and their standard error; None without a seed that both have."""
+    gains = [own - auc[other, seed] for (name, seed), own in auc.items() if name == winner and (other, seed) in auc]
+    points = 100 * np.mean(gains, axis=0) if gains else None
+    return None if points is None else (float(points[0]), float(points[1:].std()))
 
 
 def targets_of(lines: Sequence[dict[str, Any]]) -> Iterator[Target]:
@@ -67,6 +78,11 @@ def targets_of(lines: Sequence[dict[str, Any]]) -> Iterator[Target]:
             least = 0.0 if METHODS[line["method"]].history else CLEAR_POINTS
             name = f"test AUC of Bahe minus {line['method']}, points, mean of {line['seeds']} seeds"
             yield Target(name, ">=", least, line["behind_bahe_points"])
+    depths = [line for line in lines if line["method"] in DEPTHS and "over_flat_points" in line]
+    best = max(depths, key=lambda line: line["valid_auc"], default=None)
+    if best is not None and best["method"] != OURS:
+        name = f"test AUC of Bahe with the depth of the best validation AUC ({best['method']}) minus {EQUAL_EPOCHS}"
+        yield Target(f"{name}, points, mean of {best['seeds']} seeds", ">=", 0.0, best["over_flat_points"])
 
 
 Kept = dict[tuple[str, int], dict[str, Any]]

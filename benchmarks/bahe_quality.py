@@ -104,21 +104,24 @@ class Bench:
         rate = self.chosen_rate(name)
         cell = self.cell(name, rate, seed)
         rows, logits = self.rows(METHODS[name])["test"], np.array(cell.pop("test"), np.float32)
+        valid_auc = self.valid_auc(name, cell)
         cell.pop("valid")
         scores = scorecard(rows, logits)
         scores.pop("reliability")
-        return {"method": name, "seed": seed, "rate": rate, **scores, **cell, "auc_draws": auc_draws(rows, logits)}
+        about = {"method": name, "seed": seed, "rate": rate, "valid_auc": valid_auc}
+        return {**about, **scores, **cell, "auc_draws": auc_draws(rows, logits)}
 
     def chosen_rate(self, name: str) -> float:
         """The better of the rates by validation AUC with the first seed."""
         if name in self.rates:
             return self.rates[name]
         rates = RATES[:1] if self.quick else RATES
+        return max(rates, key=lambda rate: self.valid_auc(name, self.cell(name, rate, SEEDS[0])))
+
+    def valid_auc(self, name: str, cell: Mapping[str, Any]) -> float:
+        """Of a trained model, from the logits that it gave."""
         rows = self.rows(METHODS[name])["valid"]
-        cells = [self.cell(name, rate, SEEDS[0]) for rate in rates]
-        logits = [np.array(cell["valid"], np.float32) for cell in cells]
-        valid = [quality("auc", rows.positive, rows.target, one) for one in logits]
-        return rates[int(np.argmax(valid))]
+        return quality("auc", rows.positive, rows.target, np.array(cell["valid"], np.float32))
 
     def cell(self, name: str, rate: float, seed: int) -> dict[str, Any]:
         """Logits of validation and test rows, and what the training took; made once."""

@@ -15,7 +15,11 @@ def bahe(result: dict[str, Any]) -> str:
     if costs:
         lines += [_bahe_costs(costs)]
     for part, about in (
-        ("auc", "test rows, the latest of all; *behind*: AUC points of Bahe over it (± paired bootstrap over rows)"),
+        (
+            "auc",
+            "test rows, the latest of all; *behind*: AUC points of Bahe over it (± paired bootstrap over rows); "
+            "*over flat*: over the flat model of as many epochs",
+        ),
         ("ablation", "one thing about Bahe is other"),
     ):
         own = [row for row in means if row["part"] == part]
@@ -57,17 +61,30 @@ def _bahe_quality(rows: list[dict[str, Any]], about: str) -> str:
     lines = [
         f"Mean over seeds, {about}:",
         "",
-        "| method | seeds | AUC | within users | log loss | behind | epochs | training |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | seeds | AUC valid | AUC | within users | log loss | behind | over flat | epochs | training |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         behind = ""
         if "behind_bahe_points" in row:
             behind = f"{row['behind_bahe_points']:+.2f} ± {row['standard_error_points']:.2f}"
+        over = ""
+        if "over_flat_points" in row:
+            over = f"{row['over_flat_points']:+.2f} ± {row['over_flat_standard_error_points']:.2f}"
+        valid = f"{row['valid_auc']:.4f}" if "valid_auc" in row else ""
         gauc = f"{row['gauc']:.4f}" if "gauc" in row else ""
         seconds = f"{row['training_seconds']:.0f} s"
         seconds += f" and {row['encoding_seconds']:.0f} s encoding" if row["encoding_seconds"] else ""
-        cells = [row["method"], row["seeds"], f"**{row['auc']:.4f}**", gauc, f"{row['log_loss']:.4f}", behind]
+        cells = [
+            row["method"],
+            row["seeds"],
+            valid,
+            f"**{row['auc']:.4f}**",
+            gauc,
+            f"{row['log_loss']:.4f}",
+            behind,
+            over,
+        ]
         lines.append("| " + " | ".join(map(str, [*cells, f"{row['epochs']:.2g}", seconds])) + " |")
     return "\n".join(lines)
 
