@@ -55,7 +55,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for name in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == name]
         line = {"part": METHODS[name].part, "method": name, "seeds": len(own)}
-        line |= {score: float(np.mean([row[score] for row in own])) for score in SCORES if score in own[0]}
+        scores = [score for score in SCORES if all(score in row for row in own)]
+        line |= {score: float(np.mean([row[score] for row in own])) for score in scores}
         if name != OURS and (points := _gains(auc, OURS, name)):
             line |= {"behind_bahe_points": points[0], "standard_error_points": points[1]}
         if not METHODS[name].flat and METHODS[name].history and (points := _gains(auc, name, EQUAL_EPOCHS)):
@@ -78,7 +79,7 @@ def targets_of(lines: Sequence[dict[str, Any]]) -> Iterator[Target]:
             least = 0.0 if METHODS[line["method"]].history else CLEAR_POINTS
             name = f"test AUC of Bahe minus {line['method']}, points, mean of {line['seeds']} seeds"
             yield Target(name, ">=", least, line["behind_bahe_points"])
-    depths = [line for line in lines if line["method"] in DEPTHS and "over_flat_points" in line]
+    depths = [line for line in lines if line["method"] in DEPTHS and {"over_flat_points", "valid_auc"} <= set(line)]
     best = max(depths, key=lambda line: line["valid_auc"], default=None)
     if best is not None and best["method"] != OURS:
         name = f"test AUC of Bahe with the depth of the best validation AUC ({best['method']}) minus {EQUAL_EPOCHS}"
