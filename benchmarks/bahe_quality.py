@@ -32,7 +32,7 @@ from sparsefront.models.scoring import score_rows
 from sparsefront.models.task import Task
 from sparsefront.models.training import TrainOptions, train
 from sparsefront.search.progress import Silent
-from sparsefront.search.rows import rows_of
+from sparsefront.search.rows import rows_of, spread_share
 
 SEEDS = (0, 1, 2)
 ROWS, QUICK_ROWS = 10_000, 600
@@ -109,6 +109,9 @@ class Bench:
         scores = scorecard(rows, logits)
         scores.pop("reliability")
         about = {"method": name, "seed": seed, "rate": rate, "valid_auc": valid_auc}
+        vectors = self.looked_up(METHODS[name])["test"].vectors
+        if vectors is not None and not METHODS[name].flat:
+            about["vectors_spread_share"] = spread_share(vectors)
         return {**about, **scores, **cell, "auc_draws": auc_draws(rows, logits)}
 
     def chosen_rate(self, name: str) -> float:

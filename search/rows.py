@@ -20,6 +20,9 @@ STORE: Final = "behaviours"
 ENCODER: Final = "encoder"
 """Folder of what makes vectors of new texts, in a run and in an export."""
 CHUNK_TEXTS: Final = 8192
+ALIKE_SHARE: Final = 1e-4
+"""Vectors that tell texts apart by less than this share of their squares are worth a word; fp16 rounds by 1e-7."""
+LOOKED_AT: Final = 1000
 
 
 def rows_of(task: Task, backbone: Backbone, store: Path, reporter: Reporter) -> dict[str, TokenRows]:
@@ -33,7 +36,21 @@ def rows_of(task: Task, backbone: Backbone, store: Path, reporter: Reporter) -> 
             rows = task.tokenise(backbone.tokenizer)
             advance(1, 1)
         return rows
-    return task.history_rows(vectors_of(task.histories.texts, backbone.below, store, reporter))
+    texts = task.histories.texts
+    vectors = vectors_of(texts, backbone.below, store, reporter)
+    if len(texts) > 1 and (share := spread_share(vectors)) < ALIKE_SHARE:
+        reporter.say(
+            f"the vectors of all texts are alike: {share:.1g} of their squares is what tells texts apart. The state of "
+            "[CLS] is like that after few layers of some models; --pooling mean takes the other tokens too"
+        )
+    return task.history_rows(vectors)
+
+
+def spread_share(vectors: Halves) -> float:
+    """Of their mean square, what vectors ``(texts, width)`` have about their mean; of some, where there are many."""
+    some = vectors[:: max(1, len(vectors) // LOOKED_AT)].astype(np.float32)
+    square = float(np.square(some).sum())
+    return float(np.square(some - some.mean(axis=0)).sum()) / square if square else 0.0
 
 
 def vectors_of(texts: Sequence[str], below: BehaviourEncoder, store: Path, reporter: Reporter) -> Halves:

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.search.tiny import write_backbone, write_history_task
+from transformers import BertForMaskedLM
 
 from sparsefront.models.backbone import load_backbone
-from sparsefront.models.behaviour_encoder import BehaviourEncoder
+from sparsefront.models.behaviour_encoder import BehaviourEncoder, Pooling
 from sparsefront.models.behaviour_store import BehaviourStore
+from sparsefront.models.frozen_layers import FrozenLayers
+from sparsefront.models.task import Task
 from sparsefront.search.progress import Silent
-from sparsefront.search.rows import vectors_of
+from sparsefront.search.rows import rows_of, vectors_of
 from sparsefront.spaces import InputError
 
 
@@ -46,3 +50,27 @@ def test_what_is_no_interrupted_creation_of_a_store_is_refused(tmp_path: Path, e
     (store / "store.json").unlink()
     with pytest.raises(InputError, match=r"not a behaviour store \(store.json is missing, vectors.f16 is there\)"):
         vectors_of(["red hat"], encoder, store, Silent())
+
+
+@pytest.mark.parametrize(("pooling", "alike"), [("cls", True), ("mean", False)])
+def test_vectors_that_tell_no_texts_apart_are_told(tmp_path: Path, pooling: Pooling, alike: bool) -> None:
+    folder = write_backbone(tmp_path / "backbone")
+    model = BertForMaskedLM.from_pretrained(folder)
+    for layer in model.bert.encoder.layer:
+        layer.attention.output.dense.weight.data.zero_()  # no token hears of another
+    model.save_pretrained(folder)
+    task = Task.from_file(write_history_task(tmp_path / "task"))
+    backbone = load_backbone(str(folder)).above(FrozenLayers(layers=1, pooling=pooling, max_tokens=8), task)
+    notes = Notes()
+    rows_of(task, backbone, tmp_path / "store", notes)
+    assert [line.startswith("the vectors of all texts are alike") for line in notes.lines] == [True] * alike
+
+
+class Notes(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
