@@ -109,9 +109,8 @@ class Bench:
         scores = scorecard(rows, logits)
         scores.pop("reliability")
         about = {"method": name, "seed": seed, "rate": rate, "valid_auc": valid_auc}
-        vectors = self.looked_up(METHODS[name])["test"].vectors
-        if vectors is not None and not METHODS[name].flat:
-            about["vectors_spread_share"] = spread_share(vectors)
+        if rows.vectors is not None:
+            about["vectors_spread_share"] = spread_share(rows.vectors)
         return {**about, **scores, **cell, "auc_draws": auc_draws(rows, logits)}
 
     def chosen_rate(self, name: str) -> float:

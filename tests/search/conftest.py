@@ -20,8 +20,19 @@ from sparsefront.search.cli import main
 from sparsefront.search.ending import CANDIDATES
 from sparsefront.search.measured import DENSE, TABLES
 from sparsefront.search.prepare import Prepared
+from sparsefront.search.progress import Silent
 from sparsefront.search.run import Run
 from sparsefront.search.run_result import FINALISTS, RESULT
+
+
+class Notes(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 @dataclass(frozen=True)
@@ -116,8 +127,8 @@ def finished(
 
     def make(folder: Path) -> None:
         command = search_command(task_file, backbone, folder / "run", evaluations=12)
-        printed = completed(command, folder / "run").stdout.replace(str(folder / "run"), "{out}")
-        (folder / "printed").write_text(printed)
+        done, _ = completed(command, folder / "run")
+        (folder / "printed").write_text(done.stdout.replace(str(folder / "run"), "{out}"))
 
     made = once(shared / "finished", make)
     shutil.copytree(made / "run", out)
@@ -128,14 +139,14 @@ def finished(
 TRIES = 3
 
 
-def completed(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """A search run to its end, again where the machine was too busy."""
-    for _ in range(TRIES):
+def completed(command: list[str], folder: Path) -> tuple[subprocess.CompletedProcess[str], int]:
+    """A search run to its end, again where the machine was too busy; and how many tries that took."""
+    tries, loud = 0, True
+    while loud and tries < TRIES:
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=300, check=False)
-        if not was_loud(done.stderr, folder):
-            break
+        tries, loud = tries + 1, was_loud(done.stderr, folder)
     assert done.returncode == 0, done.stderr
-    return done
+    return done, tries
 
 
 def was_loud(error: str, folder: Path) -> bool:

@@ -39,13 +39,14 @@ def test_a_stopped_search_continues(sent: signal.Signals, task_file: Path, backb
     assert 8 <= len(before) < EVALUATIONS and not (run / "result.json").exists()
     if sent == signal.SIGINT:
         return  # what continues is the same
-    done = completed(command, run)
+    done, tries = completed(command, run)
     after = finished_trials(run)
     assert len(after) == len({genome for genome, _ in after.values()}) == EVALUATIONS
     assert {number: after.get(number) for number in before} == before
     report: dict[str, Any] = json.loads(done.stdout)
-    # none, where a busy machine had the finalists tried again by the same command
-    assert report["search"]["evaluations"] in (EVALUATIONS - len(before), 0)
+    left = EVALUATIONS - len(before)
+    # a second try, because of the finalists, has none left
+    assert report["search"]["evaluations"] == left or (tries > 1 and report["search"]["evaluations"] == 0)
     assert report["wall_seconds"]["teacher"] > 0.05  # told from the call that trained it
 
 

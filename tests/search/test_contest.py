@@ -22,7 +22,7 @@ import ray
 import torch
 from ray import tune
 from tests.models.test_checkpoint import Harmful
-from tests.search.conftest import Finished
+from tests.search.conftest import Finished, Notes
 from tests.search.toy import BEST, LAST, MIDDLE, OPTIONS, WORST, contest, held, toy
 
 from sparsefront.models.checkpoint import done_share
@@ -38,16 +38,6 @@ from sparsefront.search.steps import step_seconds
 from sparsefront.spaces import Genome, InputError, RunFailed
 
 LONG = replace(OPTIONS, epochs=25.0, tokens_per_batch=128)
-
-
-class Notes(Silent):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 class Interrupted(Silent):

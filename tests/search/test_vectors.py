@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.search.conftest import Notes
 from tests.search.tiny import write_backbone, write_history_task
 from transformers import BertForMaskedLM
 
@@ -64,13 +65,3 @@ def test_vectors_that_tell_no_texts_apart_are_told(tmp_path: Path, pooling: Pool
     notes = Notes()
     rows_of(task, backbone, tmp_path / "store", notes)
     assert [line.startswith("the vectors of all texts are alike") for line in notes.lines] == [True] * alike
-
-
-class Notes(Silent):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
