@@ -185,7 +185,10 @@ class Bench:
         if method.flat:
             longest = max(int(rows.lengths.max()) for rows in self.rows(method).values())
             return FlatHistory.over(self.text, frozen_layers=method.layers, longest_tokens=longest, seed=seed)
-        return self.text.above(self.frozen(method), self.task(method.form)).cross_encoder(seed=seed)
+        model = self.text.above(self.frozen(method), self.task(method.form)).cross_encoder(seed=seed)
+        if isinstance(model, Bahe):
+            model.centre(self.rows(method)["train"])
+        return model
 
     def frozen(self, method: Method) -> FrozenLayers:
         """What makes the method's vectors."""

@@ -153,6 +153,7 @@ def _upper_weights(weights: dict[str, Tensor], below: BehaviourEncoder, config: 
     found = {
         f"{embeddings}position.weight": weights[f"{embeddings}position.weight"][: config.max_position_embeddings],
         f"{embeddings}first": torch.from_numpy(below.first_state()),
+        f"{embeddings}item": torch.zeros(config.hidden_size),
     }
     for kind in ("weight", "bias"):
         found[f"{embeddings}norm.{kind}"] = weights[f"encoder.layers.{layers - 1}.ffn_norm.{kind}"]

@@ -6,6 +6,7 @@ out of all of them meets in the head. Which vectors they are, how places are tol
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,10 +17,14 @@ from sparsefront.models.bahe_config import BaheConfig
 from sparsefront.models.batching import FeatureTensors, TensorBatch
 from sparsefront.models.behaviours import Sequences
 from sparsefront.models.bert4ctr import FRESH_RATE, Bert4Ctr, Reading
-from sparsefront.models.encoder import Encoded, LayerGates, Reader, at_least_fp32
+from sparsefront.models.encoder import BehaviourEmbeddings, Encoded, LayerGates, Reader, at_least_fp32
 from sparsefront.models.gated_encoding import Gates, encode_gated
 from sparsefront.models.loss import label_loss
+from sparsefront.models.rows import TokenRows
 from sparsefront.spaces import Genome
+
+CENTRE_TEXTS = 100_000
+"""Of more texts so many tell their mean."""
 
 
 class Bahe(Bert4Ctr):
@@ -40,6 +45,21 @@ class Bahe(Bert4Ctr):
     @property
     def fresh_rates(self) -> dict[str, float]:
         return {**super().fresh_rates, "meeting": FRESH_RATE, "head": FRESH_RATE}
+
+    @torch.no_grad()
+    def centre(self, rows: TokenRows) -> None:
+        """Take the mean of the rows' texts from every behaviour and from the item; before training begins.
+
+        What the mean of a text's states has in common with that of every other outweighs what tells it apart.
+        """
+        embeddings = self.encoder.embeddings
+        if rows.vectors is None or not isinstance(embeddings, BehaviourEmbeddings):
+            raise ValueError("a model of histories needs rows with vectors")
+        texts = np.unique(rows.input_ids)
+        some = rows.vectors[texts[:: -(-len(texts) // CENTRE_TEXTS)]]
+        mean = torch.from_numpy(some.mean(axis=0, dtype=np.float32))
+        embeddings.position.weight[1:].sub_(mean)
+        embeddings.item.sub_(mean)
 
     def forward(  # type: ignore[override]
         self,
@@ -117,7 +137,7 @@ class Bahe(Bert4Ctr):
         reading = self.reading(features, genome, unit_gates)
         reader: Reader | None = None if reading is None else _Together(reading, histories)
         vectors, mask = sequences.vectors.flatten(0, 1), sequences.mask.flatten(0, 1)
-        types = mask.long()  # nothing here is told apart by type
+        types = torch.ones_like(mask, dtype=torch.long)
         if gates is not None:
             read = encode_gated(self.encoder, vectors, mask, types, gates=gates, genome=genome, reader=reader)
         else:
@@ -126,7 +146,8 @@ class Bahe(Bert4Ctr):
                 vectors, mask, types, genome=genome, gates=each, score_layers=score_layers, reader=reader
             )
         alone = torch.ones(rows, 1, dtype=torch.bool, device=mask.device)
-        item = self.encoder(sequences.item[:, None], alone, alone.long(), genome=genome.keeping(), gates=unit_gates)
+        none = torch.zeros_like(alone, dtype=torch.long)
+        item = self.encoder(sequences.item[:, None], alone, none, genome=genome.keeping(), gates=unit_gates)
         hidden = torch.cat([read.hidden[:, 0].unflatten(0, (rows, histories)), item.hidden[:, :1]], dim=1)
         there = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         found = Encoded(hidden, there, read.scores, read.positions)

@@ -55,9 +55,9 @@ class BaheConfig(Bert4CtrConfig):
         return self.meeting_units
 
     def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Places, and the state of [CLS]."""
+        """Places, the state of [CLS], and what is added to an item."""
         width = self.hidden_size
-        return {"first": (width,), "position.weight": (self.max_position_embeddings, width)}
+        return {"first": (width,), "item": (width,), "position.weight": (self.max_position_embeddings, width)}
 
     def more_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of the meeting and, where there are features, of their branch."""

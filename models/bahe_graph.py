@@ -103,7 +103,8 @@ class BaheGraph(Bert4CtrGraph):
     def _item(self) -> tuple[str, Tokens]:
         """The item's state (batch, 1, width) before the first layer."""
         nodes = self.nodes
-        state = self._embedded(nodes.op("Add", ITEM, nodes.const(self._places()[0], "place_first")))
+        added = nodes.const(self.arrays["encoder.embeddings.item"], "added_to_item")
+        state = self._embedded(nodes.op("Add", ITEM, added))
         if self.last_mixing < 0:
             return state, self._no_tokens()
         return nodes.op("Unsqueeze", state, nodes.ints(1)), Tokens(nodes, nodes.ints(1), "", self.limit)

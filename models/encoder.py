@@ -103,11 +103,15 @@ class Embeddings(nn.Module):
 
 
 class BehaviourEmbeddings(nn.Module):
-    """Vectors of behaviours with their places, normalised; what stands at the first place is learnt, as of [CLS]."""
+    """Vectors of behaviours with their places, normalised; what stands at the first place is learnt, as of [CLS].
+
+    A vector of token type 0 is an item, which has no place.
+    """
 
     def __init__(self, config: SparseBertConfig) -> None:
         super().__init__()
         self.first = nn.Parameter(torch.zeros(config.hidden_size))
+        self.item = nn.Parameter(torch.zeros(config.hidden_size))
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
@@ -115,7 +119,8 @@ class BehaviourEmbeddings(nn.Module):
         """``(batch, tokens, width)``, zero at a [CLS] -> the same shape."""
         places = self.position(torch.arange(vectors.shape[1], device=vectors.device))
         first = functional.pad(self.first[None], (0, 0, 0, vectors.shape[1] - 1))
-        normed: Tensor = self.norm(vectors + places + first)
+        added = torch.where(token_type_ids[..., None] == 0, self.item, places + first)
+        normed: Tensor = self.norm(vectors + added)
         return normed
 
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from sparsefront.models.backbone import Backbone
+from sparsefront.models.bahe import Bahe
 from sparsefront.models.behaviour_encoder import BehaviourEncoder
 from sparsefront.models.bert4ctr import Bert4Ctr
 from sparsefront.models.checkpoint import Checkpoints
@@ -177,6 +178,8 @@ class Trainings:
     def _build_teacher(self, target: Path, checkpoints: Checkpoints) -> dict[str, Any]:
         backbone, settings, rows, step = self.backbone, self.settings, self.rows, self.reporter.step
         teacher = backbone.cross_encoder(seed=settings.seed)
+        if isinstance(teacher, Bahe):
+            teacher.centre(rows["train"])
         if self._with_features and self._joint is None:
             teacher = Bert4Ctr.of(teacher, backbone.config, seed=settings.seed)
         with step("fine-tuning the teacher") as advance:
