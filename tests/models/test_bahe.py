@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,25 @@ def test_gates_that_drop_what_a_schedule_drops_give_the_same_logits() -> None:
     gathered = score_rows(model, rows, genome=genome, precision="fp32")
     masked = score_rows(model, rows, gates=GateSample.of_schedule((60, 50)), precision="fp32")
     np.testing.assert_allclose(masked, gathered, atol=1e-5)
+
+
+def test_what_all_texts_share_is_nothing_to_a_centred_model() -> None:
+    """Vectors that differ by what fp16 holds exactly, so that only the model could tell them from others."""
+    rows = make_histories([[6, 2], [0, 5], [3, 0]])
+    assert rows.vectors is not None
+    rows = replace(rows, vectors=np.round(rows.vectors * 64) / np.float16(64))
+    moved = replace(rows, vectors=rows.vectors + np.linspace(-4, 3.75, WIDTH).astype(np.float16))
+
+    def logits(of: TokenRows, *, centred: bool) -> NDArray[np.float32]:
+        model = make_bahe(histories=2)
+        if centred:
+            model.centre(of)
+        return score_rows(model, of, precision="fp32")
+
+    assert np.abs(logits(moved, centred=False) - logits(rows, centred=False)).min() > 1e-2
+    np.testing.assert_allclose(logits(moved, centred=True), logits(rows, centred=True), atol=1e-4)
+    with pytest.raises(ValueError, match="needs rows with vectors"):
+        make_bahe().centre(replace(rows, vectors=None))
 
 
 def test_importance_does_not_change_the_function_and_training_learns() -> None:

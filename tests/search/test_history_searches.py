@@ -77,6 +77,17 @@ def test_a_search_ends_with_upper_layers_an_encoder_and_a_store(cli: Cli, made: 
         assert len(store) == 18
 
 
+def test_a_teacher_begins_with_what_tells_texts_apart(made: Path, run: Path) -> None:
+    task = Task.from_file(made / "task" / "task.yaml")
+    assert task.histories is not None
+    with BehaviourStore.open(run / "behaviours") as store:
+        train = task.history_rows(store.get(task.histories.texts))["train"]
+    assert train.vectors is not None
+    mean = train.vectors[np.unique(train.input_ids)].mean(axis=0, dtype=np.float32)
+    learnt = load_ranker(run / "teacher").state_dict()["encoder.embeddings.item"].numpy()
+    assert np.linalg.norm(learnt + mean) < 0.1 * np.linalg.norm(mean)
+
+
 def test_an_export_keeps_its_promises_with_its_rows_and_without(cli: Cli, made: Path, run: Path) -> None:
     promised = json.loads((run / "result.json").read_text())["budgets"][0]["winner"]["test_quality"]
     found = cli("verify", run / "export", "--tolerance", "9", "--json")
