@@ -194,8 +194,9 @@ def test_what_all_texts_share_is_nothing_to_a_centred_model() -> None:
     """Vectors that differ by what fp16 holds exactly, so that only the model could tell them from others."""
     rows = make_histories([[6, 2], [0, 5], [3, 0]])
     assert rows.vectors is not None
-    rows = replace(rows, vectors=np.round(rows.vectors * 64) / np.float16(64))
-    moved = replace(rows, vectors=rows.vectors + np.linspace(-4, 3.75, WIDTH).astype(np.float16))
+    vectors = np.round(rows.vectors * 64) / np.float16(64)
+    rows = replace(rows, vectors=vectors)
+    moved = replace(rows, vectors=vectors + np.linspace(-4, 3.75, WIDTH).astype(np.float16))
 
     def logits(of: TokenRows, *, centred: bool) -> NDArray[np.float32]:
         model = make_bahe(histories=2)
