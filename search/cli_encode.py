@@ -62,6 +62,7 @@ def encode(
     from sparsefront.models.frozen_layers import FrozenLayers
     from sparsefront.models.text_columns import TextColumns
     from sparsefront.search.encode import all_texts, encode_columns
+    from sparsefront.search.rows import alike_line, spread_share
 
     for name, given in (("--address", address is not None), ("--workers", workers > 0)):
         if given and shards is None:
@@ -88,6 +89,7 @@ def encode(
                     advance=advance,
                 )  # fmt: skip
         stats = opened.stats()
+        spread, alike = spread_share(opened.matrix), alike_line(opened.matrix)
         compacted = None if compact_to is None else opened.compact(all_texts(columns), compact_to)
     values: dict[str, Any] = {
         **asdict(report),
@@ -96,12 +98,15 @@ def encode(
         "store": str(store),
         "encoder": encoder.fingerprint,
         **{name: stats[name] for name in ("distinct", "width", "bytes", "bytes_per_vector")},
+        "spread_share": spread,
         "compacted": compacted,
     }
     if as_json:
         print_json(values)
         return
     _print(values, columns=", ".join(columns.names), compact_to=compact_to)
+    if alike is not None:
+        out.print(alike, highlight=False, markup=False)
 
 
 def _print(values: dict[str, Any], *, columns: str, compact_to: Path | None) -> None:

@@ -38,12 +38,19 @@ def rows_of(task: Task, backbone: Backbone, store: Path, reporter: Reporter) -> 
         return rows
     texts = task.histories.texts
     vectors = vectors_of(texts, backbone.below, store, reporter)
-    if len(texts) > 1 and (share := spread_share(vectors)) < ALIKE_SHARE:
-        reporter.say(
-            f"the vectors of all texts are alike: {share:.1g} of their squares is what tells texts apart. The state of "
-            "[CLS] is like that after few layers of some models; --pooling mean takes the other tokens too"
-        )
+    if (line := alike_line(vectors)) is not None:
+        reporter.say(line)
     return task.history_rows(vectors)
+
+
+def alike_line(vectors: Halves) -> str | None:
+    """What is said of vectors that hardly tell texts apart; nothing of others, and of a single one."""
+    if len(vectors) < 2 or (share := spread_share(vectors)) >= ALIKE_SHARE:
+        return None
+    return (
+        f"the vectors of all texts are alike: {share:.1g} of their squares is what tells texts apart. The state of "
+        "[CLS] is like that after few layers of some models; --pooling mean takes the other tokens too"
+    )
 
 
 def spread_share(vectors: Halves) -> float:

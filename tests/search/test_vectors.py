@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.search.conftest import Notes
+from tests.search.conftest import Cli, Notes
 from tests.search.tiny import write_backbone, write_history_task
 from transformers import BertForMaskedLM
 
@@ -17,7 +17,7 @@ from sparsefront.models.behaviour_store import BehaviourStore
 from sparsefront.models.frozen_layers import FrozenLayers
 from sparsefront.models.task import Task
 from sparsefront.search.progress import Silent
-from sparsefront.search.rows import rows_of, vectors_of
+from sparsefront.search.rows import ALIKE_SHARE, rows_of, vectors_of
 from sparsefront.spaces import InputError
 
 
@@ -54,7 +54,7 @@ def test_what_is_no_interrupted_creation_of_a_store_is_refused(tmp_path: Path, e
 
 
 @pytest.mark.parametrize(("pooling", "alike"), [("cls", True), ("mean", False)])
-def test_vectors_that_tell_no_texts_apart_are_told(tmp_path: Path, pooling: Pooling, alike: bool) -> None:
+def test_vectors_that_tell_no_texts_apart_are_told(cli: Cli, tmp_path: Path, pooling: Pooling, alike: bool) -> None:
     folder = write_backbone(tmp_path / "backbone")
     model = BertForMaskedLM.from_pretrained(folder)
     for layer in model.bert.encoder.layer:
@@ -65,3 +65,8 @@ def test_vectors_that_tell_no_texts_apart_are_told(tmp_path: Path, pooling: Pool
     notes = Notes()
     rows_of(task, backbone, tmp_path / "store", notes)
     assert [line.startswith("the vectors of all texts are alike") for line in notes.lines] == [True] * alike
+    encode = ["encode", tmp_path / "task" / "rows.parquet", "--column", "item", "--backbone", folder, "--layers", 1]
+    encode += ["--pooling", pooling, "--max-tokens", 8, "--store", tmp_path / "other"]
+    told = cli(*encode)
+    assert told.status == 0 and ("the vectors of all texts are alike" in told.out) == alike, told.err
+    assert (cli(*encode, "--json").json["spread_share"] < ALIKE_SHARE) == alike
