@@ -101,12 +101,12 @@ def bahe_search(result: dict[str, Any]) -> str:
 def behaviour_store(result: dict[str, Any]) -> str:
     """What a store costs to fill, to read and to keep."""
     encode = next(row for row in result["rows"] if row["part"] == "encode")
-    low, high = encode["ratio_range"]
+    low, high = encode["ratio_quartiles"]
     lines = [
         "**The behaviour store** (vectors of 384 numbers in fp16; one process, one core). Encoding "
-        f"{encode['texts']} texts of {encode['tokens_mean']:.0f} tokens into a store takes {encode['ratio']:.2f} times "
-        f"the encoder's own forward passes ({low:.2f} to {high:.2f}), {encode['texts_per_second_store']:.0f} texts a "
-        "second.",
+        f"{encode['texts']} texts of {encode['tokens_mean']:.0f} tokens into a store takes {encode['ratio']:.3f} times "
+        f"the encoder's own forward passes (median of {encode['slices']} slices, quartiles {low:.3f} and {high:.3f}), "
+        f"{encode['texts_per_second_store']:.0f} texts a second.",
         "",
         "| behaviours | | vectors a second | by text | own memory | a behaviour |",
         "|---|---|---|---|---|---|",

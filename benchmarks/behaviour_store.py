@@ -1,9 +1,10 @@
 """The behaviour store: what it costs to fill beside the encoder alone, to read and to keep, and a killed worker.
 
-Encoding is told as a ratio: texts of a Parquet file into a new store, against the same batches through the same encoder
-with nothing around it, in turn. Lookups are of random batches in a store of synthetic vectors, warm and, after the
-system was asked to forget its files, cold, each in a process of its own. Then the Ray pipeline with one worker and with
-two that get twice the texts, and once more with a worker killed. Each part is kept in the work folder as it is made.
+Encoding is told as a ratio: texts of a Parquet file into a store, against the same batches through the same encoder
+with nothing around it, a slice of the texts at a time. Lookups are of random batches in a store of synthetic vectors,
+warm and, after the system was asked to forget its files, cold, each in a process of its own. Then the Ray pipeline with
+one worker and with two that get twice the texts, and once more with a worker killed. Each part is kept in the work
+folder as it is made.
 
     python benchmarks/behaviour_store.py [--quick] [--rows N] [--work FOLDER]
 """
@@ -35,6 +36,7 @@ from common import Target, write_result
 
 from sparsefront.models.ad_words import ATTRIBUTES, PRODUCTS
 from sparsefront.models.backbone import load_backbone
+from sparsefront.models.batching import TensorBatch
 from sparsefront.models.behaviour_encoder import BehaviourEncoder
 from sparsefront.models.behaviour_store import VECTORS, BehaviourStore
 from sparsefront.models.scoring import scoring_batches
@@ -47,10 +49,11 @@ from sparsefront.search.steps import write_json
 REPOSITORY = Path(__file__).parent.parent
 LAYERS, WIDTH = 3, 384
 ROWS, QUICK_ROWS = 10_000_000, 200_000
-TEXTS, QUICK_TEXTS = 16_384, 1_024
+TEXTS, QUICK_TEXTS = 65_536, 1_024
 CLUSTER_TEXTS, QUICK_CLUSTER_TEXTS = 65_536, 1_024
 """Enough that starting workers is a small part; not so in a quick run."""
-PAIRS, QUICK_PAIRS = 5, 2
+PAIRS, QUICK_PAIRS = 32, 2
+"""Slices of the texts: short ones, so that a slow moment hits both ways of one."""
 CHUNK, BATCH = 32_768, 4096
 SLOWEST, FEWEST_PER_SECOND, GROWTH_MIB = 1.05, 200_000.0, 100.0
 """Encoding's time over the encoder's own; warm vectors a second; what twice the rows may add to a process's memory."""
@@ -76,40 +79,44 @@ def write_texts(path: Path, texts: list[str]) -> TextColumns:
 
 
 def encode_rate(work: Path, encoder: BehaviourEncoder, texts: int, pairs: int) -> dict[str, Any]:
-    """Seconds of encoding into a new store and of the encoder's forward passes alone, in turn."""
-    named = behaviours(texts)
-    columns = write_texts(work / "texts.parquet", named)
-    batches = list(scoring_batches(encoder.token_rows(named)[0], torch.device("cpu")))
+    """Seconds of encoding into a store and of forward passes alone, of one slice of the texts after the other."""
+    size = texts // pairs
     seconds: dict[str, list[float]] = {"store": [], "encoder": []}
-
-    def alone() -> None:
-        for batch in batches:
-            encoder.pooled(batch)
-
-    def stored() -> None:
-        shutil.rmtree(work / "encoded", ignore_errors=True)
-        with BehaviourStore.open(
-            work / "encoded", encoder_fingerprint=encoder.fingerprint, width=encoder.width, write=True
-        ) as store:
-            encode_columns(columns, store, encoder, advance=lambda *_: None)
-
-    ways: dict[str, Callable[[], None]] = {"store": stored, "encoder": alone}
-    alone()  # warms up
-    for pair in range(pairs):
-        for name in ("store", "encoder") if pair % 2 else ("encoder", "store"):
-            start = time.perf_counter()
-            ways[name]()
-            seconds[name].append(time.perf_counter() - start)
+    tokens = 0
+    shutil.rmtree(work / "encoded", ignore_errors=True)
+    with BehaviourStore.open(
+        work / "encoded", encoder_fingerprint=encoder.fingerprint, width=encoder.width, write=True
+    ) as store:
+        for pair in range(pairs):
+            named = behaviours(size, start=pair * size)
+            columns = write_texts(work / "texts.parquet", named)
+            batches = list(scoring_batches(encoder.token_rows(named)[0], torch.device("cpu")))
+            tokens += sum(int(batch.attention_mask.sum()) for batch in batches)
+            if not pair:
+                _forward(encoder, batches)  # warms up
+            for name in ("store", "encoder") if pair % 2 else ("encoder", "store"):
+                start = time.perf_counter()
+                if name == "store":
+                    encode_columns(columns, store, encoder, advance=lambda *_: None)
+                else:
+                    _forward(encoder, batches)
+                seconds[name].append(time.perf_counter() - start)
     ratios = np.array(seconds["store"]) / np.array(seconds["encoder"])
     return {
         "part": "encode",
         "texts": texts,
-        "tokens_mean": float(np.mean([batch.attention_mask.sum() / len(batch.index) for batch in batches])),
-        "texts_per_second_encoder": texts / float(np.median(seconds["encoder"])),
-        "texts_per_second_store": texts / float(np.median(seconds["store"])),
+        "slices": pairs,
+        "tokens_mean": tokens / texts,
+        "texts_per_second_encoder": size / float(np.median(seconds["encoder"])),
+        "texts_per_second_store": size / float(np.median(seconds["store"])),
         "ratio": float(np.median(ratios)),
-        "ratio_range": [float(ratios.min()), float(ratios.max())],
+        "ratio_quartiles": np.quantile(ratios, [0.25, 0.75]).tolist(),
     }
+
+
+def _forward(encoder: BehaviourEncoder, batches: list[TensorBatch]) -> None:
+    for batch in batches:
+        encoder.pooled(batch)
 
 
 def fill(path: Path, rows: int) -> dict[str, Any]:
