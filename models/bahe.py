@@ -137,7 +137,7 @@ class Bahe(Bert4Ctr):
         reading = self.reading(features, genome, unit_gates)
         reader: Reader | None = None if reading is None else _Together(reading, histories)
         vectors, mask = sequences.vectors.flatten(0, 1), sequences.mask.flatten(0, 1)
-        types = torch.ones_like(mask, dtype=torch.long)
+        types = torch.ones_like(mask, dtype=torch.long)  # none of them is an item
         if gates is not None:
             read = encode_gated(self.encoder, vectors, mask, types, gates=gates, genome=genome, reader=reader)
         else:

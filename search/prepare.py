@@ -154,7 +154,7 @@ class Trainings:
             "backbone": backbone.fingerprint,
             "seed": self.settings.seed,
             **({"features": backbone.branch} if backbone.branch else {}),
-            **({"behaviours": backbone.below.fingerprint} if backbone.below else {}),
+            **({"behaviours": backbone.below.fingerprint, "centred": True} if backbone.below else {}),
         }
 
     def teach(self) -> float:
