@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,14 @@ class Effort:
         rows: of the validation rows, that each is scored on; the best few are scored on all.
         finalists: that are fine-tuned.
         teacher_epochs: passes of the teacher over the training rows.
+        shares: of the dense latency that are budgets, the largest first.
     """
 
     evaluations: int = 150
     rows: int = 1500
     finalists: int = 3
     teacher_epochs: float = 2.0
+    shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
 
 
 def asked(
@@ -187,12 +189,12 @@ class Bench:
     ) -> None:
         work.mkdir(parents=True, exist_ok=True)
         self.work, self.task, self.seed, self.whole_us = work, task, seed, whole_us
-        self.effort = Effort(evaluations=20, rows=500, finalists=1) if quick else effort
+        self.effort = replace(effort, evaluations=20, rows=500, finalists=1) if quick else effort
         epochs = 0.05 if quick else 2.0
         self.finetune = TrainOptions(**{**vars(FINETUNE), "epochs": 0.05 if quick else FINETUNE.epochs})
         self.preparation = PrepareSettings(
             effort="quick" if quick else "normal",
-            focus_shares=tuple(SHARES.values()),
+            focus_shares=tuple(self.effort.shares.values()),
             importance_rows=200 if quick else 2000,
             genomes_per_step=3,
             teacher=TrainOptions(
@@ -215,7 +217,7 @@ class Bench:
         self.backbone = load_backbone("minilm").serving(task)
         self.reporter = Rich()
         self._swept: list[Evaluated] | None = None
-        run = self.run(OURS, "1/3")
+        run = self.run(OURS, self.largest)
         self.prepared: Prepared = run.prepare(run.measure())
         self.walls = {f"{name}_seconds": step_seconds(work / "prepared" / name) for name in ("teacher", "supernet")} | {
             "latency_seconds": step_seconds(run.table_folder)
@@ -223,9 +225,9 @@ class Bench:
 
     def run(self, method: str, share: str) -> Run:
         """The run of a cell; all share the prepared steps."""
-        whole: dict[str, Any] = {"budget_share": SHARES[share]}
+        whole: dict[str, Any] = {"budget_share": self.effort.shares[share]}
         if self.whole_us is not None:
-            whole = {"budget_us": SHARES[share] * self.whole_us}
+            whole = {"budget_us": self.effort.shares[share] * self.whole_us}
         about: dict[str, Any] = dict(METHODS[method])
         if not self.sweeps_all and "uniform" in about:
             about["uniform"] = "largest"
@@ -252,6 +254,11 @@ class Bench:
         )
         run.lookup_us = self.lookup_us
         return run
+
+    @property
+    def largest(self) -> str:
+        """The share that serves all others."""
+        return next(iter(self.effort.shares))
 
     @property
     def sweeps_all(self) -> bool:
@@ -337,7 +344,7 @@ class Bench:
         """Every uniform genome within the largest budget."""
         if self._swept is not None:
             return self._swept
-        largest = "best uniform", next(iter(SHARES))
+        largest = "best uniform", self.largest
         run, budget_us = self.run(*largest), self.budget_us(*largest)
         with fitness_pool(self.prepared, run.settings) as pool:
             self._swept = sweep_uniform(
@@ -395,7 +402,7 @@ class Bench:
         """Seconds of a search, from its study; the sweep over all uniform genomes is that of the largest budget."""
         run = self.run(*cell)
         if cell[0] == "best uniform":
-            swept = self.run("best uniform", next(iter(SHARES))) if self.sweeps_all else run
+            swept = self.run("best uniform", self.largest) if self.sweeps_all else run
             study = open_study(swept.folder / STUDY_FILE, name="uniform")
         else:
             study = open_study(run.folder / STUDY_FILE, name="search")
@@ -435,7 +442,7 @@ def differences(rows: list[dict[str, Any]], rivals: Iterable[str] = RIVALS) -> l
     found = []
     for rival in rivals:
         per_share = {}
-        for share in SHARES:
+        for share in dict.fromkeys(at for _, at, _ in auc):
             of = {seed for name, at, seed in auc if (name, at) == (rival, share)}
             seeds = sorted(seed for seed in of if (OURS, share, seed) in auc)
             if seeds:

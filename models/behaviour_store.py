@@ -25,6 +25,10 @@ VECTORS: Final = "vectors.f16"
 KEYS: Final = "keys"
 _CHUNK: Final = 32_768  # a commit holds a page in memory for nearly every key
 _MOST_SHOWN: Final = 60
+REMEMBERED: Final = 65_536
+"""Texts whose rows are kept in memory: a server is asked for the same ones again and again."""
+_SHORT: Final = 256
+"""Characters of a text that is."""
 
 
 class StoreStats(TypedDict):
@@ -56,6 +60,7 @@ class BehaviourStore:
         self._putting = threading.Lock()
         self._row_bytes = 2 * width
         self._hits = self._misses = 0
+        self._remembered: dict[str, int] = {}  # a row is its text's for good
         self._mapped: Halves = np.zeros((0, width), np.float16)
         self._map(keys.count())
 
@@ -149,7 +154,13 @@ class BehaviourStore:
 
     def rows(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """``(texts,)`` int64: the row of each text's vector, -1 where it has none."""
-        rows, _ = self._keys.rows([key_of(text) for text in texts])
+        remembered = self._remembered
+        rows = np.array([remembered.get(text, -1) if isinstance(text, str) else -1 for text in texts], np.int64)
+        asked = np.flatnonzero(rows < 0)
+        if len(asked):
+            wanted = [texts[at] for at in asked.tolist()]
+            rows[asked], _ = self._keys.rows([key_of(text) for text in wanted])
+            self._remember(wanted, rows[asked].tolist())
         found = int((rows >= 0).sum())
         self._hits += found
         self._misses += len(rows) - found
@@ -285,6 +296,7 @@ class BehaviourStore:
     def close(self) -> None:
         """Let others write; arrays that were handed out stay valid. May be called twice."""
         self._keys.close()
+        self._remembered = {}
         if self._lock is not None:
             self._lock.release()
 
@@ -295,6 +307,14 @@ class BehaviourStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _remember(self, texts: Sequence[str], rows: list[int]) -> None:
+        """Keep the rows of texts that have one; all that was kept before is dropped where it gets too much."""
+        new = {text: row for text, row in zip(texts, rows, strict=True) if row >= 0 and len(text) <= _SHORT}
+        if len(self._remembered) + len(new) > REMEMBERED:
+            self._remembered = {}
+        if len(new) <= REMEMBERED:
+            self._remembered.update(new)
 
     def _map(self, count: int) -> Halves:
         mapped = self._mapped  # read once: another thread may map more, or less, meanwhile
