@@ -19,7 +19,7 @@ from sparsefront.models.config import SparseBertConfig
 from sparsefront.models.encoder import ElasticEncoder
 from sparsefront.models.rows import TokenRows
 from sparsefront.models.scoring import scoring_batches
-from sparsefront.models.tokens import encode_texts, plain_backend, tokenizer_hash
+from sparsefront.models.tokens import CuttingTokenizer, plain_backend, tokenizer_hash
 
 if TYPE_CHECKING:
     from sparsefront.models.backbone import Backbone
@@ -106,6 +106,7 @@ class BehaviourEncoder:
             raise ValueError(f"pooling must be {' or '.join(get_args(Pooling))}, got {pooling!r}")
         if not special < max_tokens <= longest:
             raise ValueError(f"max_tokens must be from {special + 1} to the model's {longest}, got {max_tokens}")
+        self._cutting = CuttingTokenizer(self._tokenizer, max_tokens)
         self.encoder = ElasticEncoder(SparseBertConfig(**self._config))
         self.encoder.load_state_dict(dict(weights))
         self.encoder.requires_grad_(False)
@@ -174,7 +175,7 @@ class BehaviourEncoder:
 
     def token_rows(self, texts: Sequence[str]) -> tuple[TokenRows, NDArray[np.int32]]:
         """Texts as tokens, cut where they are too long, and ``(texts,)`` tokens before that."""
-        found: dict[str, Any] = encode_texts(self._tokenizer, [texts], self.max_tokens)
+        found: dict[str, Any] = self._cutting.encode([texts])
         raw_lengths = found.pop("raw_lengths")
         count = len(texts)
         return TokenRows(**found, target=np.zeros(count, np.float32), positive=np.zeros(count, bool)), raw_lengths

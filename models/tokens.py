@@ -41,47 +41,73 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return hashlib.sha256(plain_backend(tokenizer).to_str().encode()).hexdigest()
 
 
+class CuttingTokenizer:
+    """Rows of one text column or of a pair as tokens, cut where there are too many.
+
+    One serves many calls: to copy a vocabulary takes as long as to tokenise a thousand short texts.
+
+    Args:
+        tokenizer: as :func:`plain_backend` takes it.
+        max_length: tokens of a row, special ones included; the longer text of a pair loses its last ones first.
+
+    Raises:
+        ValueError: no room for a token besides the special ones.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self._plain, self._max_length = plain_backend(tokenizer), max_length
+        self._check(pair=False)
+        self._cutting = plain_backend(self._plain)
+        self._cutting.enable_truncation(max_length, strategy="longest_first")
+
+    def encode(self, columns: Sequence[Sequence[str]], *, answers: Ints | None = None) -> dict[str, NDArray[Any]]:
+        """Tokens of each row.
+
+        Returns ``input_ids`` (total,) int32, ``token_type_ids`` (total,) int8, ``offsets`` (rows + 1,) int64 and
+        ``raw_lengths`` (rows,) int32: tokens before they were cut. With ``answers`` (rows, 2), characters of the second
+        text, also ``target`` (rows,) float32, as :func:`sparsefront.models.answers.token_spans` makes them.
+        """
+        if len(columns) not in (1, 2):
+            raise ValueError(f"one text column or a pair is needed, got {len(columns)}")
+        self._check(pair=len(columns) == 2)
+        rows: list[Any] = list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
+        ids: list[NDArray[np.int32]] = []
+        types: list[NDArray[np.int8]] = []
+        targets: list[NDArray[np.float32]] = []
+        lengths, raw_lengths = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int32)
+        for start in range(0, len(rows), CHUNK_ROWS):
+            encodings = self._plain.encode_batch(rows[start : start + CHUNK_ROWS])
+            raw_lengths[start : start + len(encodings)] = [len(encoding) for encoding in encodings]
+            long = [place for place, encoding in enumerate(encodings) if len(encoding) > self._max_length]
+            cut = self._cutting.encode_batch([rows[start + place] for place in long])
+            for place, encoding in zip(long, cut, strict=True):
+                encodings[place] = encoding
+            lengths[start : start + len(encodings)] = [len(encoding) for encoding in encodings]
+            ids.append(np.fromiter((i for encoding in encodings for i in encoding.ids), np.int32))
+            if answers is not None:
+                targets.append(token_spans(encodings, answers[start : start + len(encodings)]))
+            types.append(np.fromiter((t for encoding in encodings for t in encoding.type_ids), np.int8))
+        return {
+            "input_ids": np.concatenate(ids) if ids else np.zeros(0, np.int32),
+            "token_type_ids": np.concatenate(types) if types else np.zeros(0, np.int8),
+            "offsets": np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+            "raw_lengths": raw_lengths,
+            **({} if answers is None else {"target": np.concatenate(targets)}),
+        }
+
+    def _check(self, *, pair: bool) -> None:
+        special = self._plain.num_special_tokens_to_add(pair)
+        if self._max_length <= special:
+            raise ValueError(
+                f"max_length must be above the tokenizer's {special} special tokens, got {self._max_length}"
+            )
+
+
 def encode_texts(
     tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int, *, answers: Ints | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Tokens of each row of one text column or of a pair.
-
-    Rows longer than ``max_length`` tokens (special ones included) lose tokens from the longer text first. Returns
-    ``input_ids`` (total,) int32, ``token_type_ids`` (total,) int8, ``offsets`` (rows + 1,) int64 and ``raw_lengths``
-    (rows,) int32: tokens before truncation. With ``answers`` (rows, 2), characters of the second text, also ``target``
-    (rows,) float32, as :func:`sparsefront.models.answers.token_spans` makes them.
-    """
-    if len(columns) not in (1, 2):
-        raise ValueError(f"one text column or a pair is needed, got {len(columns)}")
-    plain = plain_backend(tokenizer)
-    special = plain.num_special_tokens_to_add(len(columns) == 2)
-    if max_length <= special:
-        raise ValueError(f"max_length must be above the tokenizer's {special} special tokens, got {max_length}")
-    cutting = plain_backend(tokenizer)
-    cutting.enable_truncation(max_length, strategy="longest_first")
-    rows: list[Any] = list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
-    ids: list[NDArray[np.int32]] = []
-    types: list[NDArray[np.int8]] = []
-    targets: list[NDArray[np.float32]] = []
-    lengths, raw_lengths = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int32)
-    for start in range(0, len(rows), CHUNK_ROWS):
-        encodings = plain.encode_batch(rows[start : start + CHUNK_ROWS])
-        raw_lengths[start : start + len(encodings)] = [len(encoding) for encoding in encodings]
-        long = [place for place, encoding in enumerate(encodings) if len(encoding) > max_length]
-        for place, cut in zip(long, cutting.encode_batch([rows[start + place] for place in long]), strict=True):
-            encodings[place] = cut
-        lengths[start : start + len(encodings)] = [len(encoding) for encoding in encodings]
-        ids.append(np.fromiter((i for encoding in encodings for i in encoding.ids), np.int32))
-        if answers is not None:
-            targets.append(token_spans(encodings, answers[start : start + len(encodings)]))
-        types.append(np.fromiter((t for encoding in encodings for t in encoding.type_ids), np.int8))
-    return {
-        "input_ids": np.concatenate(ids) if ids else np.zeros(0, np.int32),
-        "token_type_ids": np.concatenate(types) if types else np.zeros(0, np.int8),
-        "offsets": np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-        "raw_lengths": raw_lengths,
-        **({} if answers is None else {"target": np.concatenate(targets)}),
-    }
+    """:meth:`CuttingTokenizer.encode`, once."""
+    return CuttingTokenizer(tokenizer, max_length).encode(columns, answers=answers)
 
 
 def length_report(raw_lengths: NDArray[np.int32], max_length: int) -> dict[str, float]:
