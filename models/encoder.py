@@ -120,7 +120,7 @@ class BehaviourEmbeddings(nn.Module):
         places = self.position(torch.arange(vectors.shape[1], device=vectors.device))
         first = functional.pad(self.first[None], (0, 0, 0, vectors.shape[1] - 1))
         added = torch.where(token_type_ids[..., None] == 0, self.item, places + first)
-        normed: Tensor = self.norm(vectors + added)
+        normed: Tensor = self.norm((vectors + added).to(self.norm.weight.dtype))
         return normed
 
 

@@ -100,6 +100,7 @@ class UniAttention(nn.Module):
             gates: ``(batch, heads or more)``, multipliers of the heads' outputs.
         """
         inner = heads * self.head_size
+        hidden = hidden.to(self.key.weight.dtype)  # an encoder may be of another precision than the branch
         query, key, value = (
             functional.linear(states, linear.weight[:inner], linear.bias[:inner])
             .unflatten(-1, (heads, self.head_size))

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.models.test_bahe import BRANCH, make_bahe, make_histories
+from tests.models.test_bert4ctr import featured
+from tests.models.test_bert4ctr import make_model as make_bert4ctr
 from tests.models.tiny import make_model, make_rows
 from tests.search.conftest import Finished
 
@@ -67,6 +70,28 @@ def test_weights_are_copied_when_it_is_built(prepared: Prepared) -> None:
             parameter.neg_()
     assert fitness(SMALL)["quality"] == before
     assert Fitness(FitnessData.of(model, prepared.rows["valid"], "auc", precision="fp32"))(SMALL)["quality"] != before
+
+
+@pytest.mark.parametrize("kind", ["text", "text and features", "histories", "histories and features"])
+def test_an_encoder_in_bf16_says_nearly_the_same(kind: str) -> None:
+    model: CrossEncoder
+    lengths = [5, 3, 6, 4] * 10
+    if kind.startswith("text"):
+        rows = make_rows(lengths)
+        model = make_model(Genome.uniform(3, heads=3, ffn_units=20))
+        if kind.endswith("features"):
+            rows, model = featured(rows), make_bert4ctr()
+    else:
+        told = kind.endswith("features")
+        rows, model = make_histories([[one] for one in lengths], features=told), make_bahe(**BRANCH if told else {})
+    rows = replace(rows, positive=np.arange(len(rows)) % 2 == 0)
+    qualities, logits = [], []
+    for precision in ("fp32", "bf16"):
+        fitness = Fitness(FitnessData.of(model, rows, "auc", precision=cast(Any, precision)))
+        qualities.append(fitness(model.genome)["quality"])
+        logits.append(score_rows(fitness.model, rows, precision="fp32"))
+    assert 0 < np.abs(logits[0] - logits[1]).max() < 0.1 * np.abs(logits[0]).max()
+    assert qualities[0] == pytest.approx(qualities[1], abs=0.05)
 
 
 def test_the_search_stored_what_fitness_says(prepared: Prepared, finished: Finished) -> None:
