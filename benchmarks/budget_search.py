@@ -28,6 +28,7 @@ from sparsefront.latency.statistic import Statistic
 from sparsefront.latency.timing import LatencyStats
 from sparsefront.models.backbone import load_backbone
 from sparsefront.models.cross_encoder import CrossEncoder
+from sparsefront.models.frozen_layers import FrozenLayers
 from sparsefront.models.metrics import quality
 from sparsefront.models.ranker import load_ranker
 from sparsefront.models.scoring import score_rows
@@ -75,6 +76,7 @@ class Effort:
         finalists: that are fine-tuned.
         teacher_epochs: passes of the teacher over the training rows.
         shares: of the dense latency that are budgets, the largest first.
+        frozen: which layers make the vectors of behaviours, where a task has some.
     """
 
     evaluations: int = 150
@@ -82,10 +84,16 @@ class Effort:
     finalists: int = 3
     teacher_epochs: float = 2.0
     shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
+    frozen: FrozenLayers = field(default_factory=FrozenLayers)
 
 
 def asked(
-    description: str | None, name: str, data: str, methods: Sequence[str] = (), tasks: Sequence[str] = ()
+    description: str | None,
+    name: str,
+    data: str,
+    methods: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    frozen_layers: Sequence[int] = (),
 ) -> argparse.Namespace:
     """Options of such a benchmark; its work folder is made.
 
@@ -95,6 +103,7 @@ def asked(
         data: folder under the data folder.
         methods: that can be chosen among; none if there is nothing to choose.
         tasks: that one is chosen from, the first by default; none if there is only one.
+        frozen_layers: numbers of them that can be chosen among; none where a task has no histories.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rows, evaluations and seeds; minutes")
@@ -104,6 +113,9 @@ def asked(
         parser.add_argument("--methods", nargs="+", choices=methods, default=list(methods))
     if tasks:
         parser.add_argument("--task", choices=tasks, default=tasks[0])
+    if frozen_layers:
+        chosen = list(frozen_layers)
+        parser.add_argument("--frozen-layers", type=int, nargs="+", choices=chosen, default=chosen)
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / data)
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / f"benchmark-{name}")
     arguments = parser.parse_args()
@@ -212,9 +224,10 @@ class Bench:
                 dropout=0.0,
                 seed=seed,
             ),
+            frozen=self.effort.frozen,
             seed=seed,
         )
-        self.backbone = load_backbone("minilm").serving(task)
+        self.backbone = load_backbone("minilm").serving(task, self.effort.frozen)
         self.reporter = Rich()
         self._swept: list[Evaluated] | None = None
         run = self.run(OURS, self.largest)
