@@ -331,10 +331,10 @@ def test_a_model_of_text_is_no_scorer_of_histories(run: Path, tmp_path: Path) ->
         HistoryScorer.open(tmp_path / "nothing")
 
 
-def test_lookups_of_longer_histories_take_longer(made: Path, tmp_path: Path) -> None:
+def test_lookups_of_longer_histories_take_longer(made: Path, run: Path, tmp_path: Path) -> None:
     task = Task.from_file(made / "task" / "task.yaml")
     assert task.histories is not None
-    export = load_encoder(made / "run" / "export" / "encoder")
+    export = load_encoder(run / "export" / "encoder")
     texts = task.histories.texts
     vectors = vectors_of(texts, export, tmp_path / "store", Silent())
     np.testing.assert_array_equal(vectors, vectors_of(texts, export, tmp_path / "store", Silent()))
