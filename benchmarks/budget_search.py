@@ -74,7 +74,9 @@ class Effort:
         evaluations: of genomes.
         rows: of the validation rows, that each is scored on; the best few are scored on all.
         finalists: that are fine-tuned.
+        finetune_epochs: passes of that over the training rows.
         teacher_epochs: passes of the teacher over the training rows.
+        elastic_epochs: of the supernet.
         shares: of the dense latency that are budgets, the largest first.
         frozen: which layers make the vectors of behaviours, where a task has some.
     """
@@ -82,9 +84,16 @@ class Effort:
     evaluations: int = 150
     rows: int = 1500
     finalists: int = 3
+    finetune_epochs: float = FINETUNE.epochs
     teacher_epochs: float = 2.0
+    elastic_epochs: float = 2.0
     shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
     frozen: FrozenLayers = field(default_factory=FrozenLayers)
+
+    def brief(self) -> Effort:
+        """Enough to see that it runs."""
+        less = replace(self, finetune_epochs=0.05, teacher_epochs=0.05, elastic_epochs=0.05)
+        return replace(less, evaluations=20, rows=500, finalists=1)
 
 
 def asked(
@@ -103,7 +112,7 @@ def asked(
         data: folder under the data folder.
         methods: that can be chosen among; none if there is nothing to choose.
         tasks: that one is chosen from, the first by default; none if there is only one.
-        frozen_layers: numbers of them that can be chosen among; none where a task has no histories.
+        frozen_layers: numbers of them that can be chosen among, the first by default; none without histories.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rows, evaluations and seeds; minutes")
@@ -115,7 +124,7 @@ def asked(
         parser.add_argument("--task", choices=tasks, default=tasks[0])
     if frozen_layers:
         chosen = list(frozen_layers)
-        parser.add_argument("--frozen-layers", type=int, nargs="+", choices=chosen, default=chosen)
+        parser.add_argument("--frozen-layers", type=int, nargs="+", choices=chosen, default=chosen[:1])
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / data)
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / f"benchmark-{name}")
     arguments = parser.parse_args()
@@ -201,22 +210,21 @@ class Bench:
     ) -> None:
         work.mkdir(parents=True, exist_ok=True)
         self.work, self.task, self.seed, self.whole_us = work, task, seed, whole_us
-        self.effort = replace(effort, evaluations=20, rows=500, finalists=1) if quick else effort
-        epochs = 0.05 if quick else 2.0
-        self.finetune = TrainOptions(**{**vars(FINETUNE), "epochs": 0.05 if quick else FINETUNE.epochs})
+        self.effort = effort.brief() if quick else effort
+        self.finetune = replace(FINETUNE, epochs=self.effort.finetune_epochs)
         self.preparation = PrepareSettings(
             effort="quick" if quick else "normal",
             focus_shares=tuple(self.effort.shares.values()),
             importance_rows=200 if quick else 2000,
             genomes_per_step=3,
             teacher=TrainOptions(
-                epochs=epochs if quick else self.effort.teacher_epochs,
+                epochs=self.effort.teacher_epochs,
                 learning_rate=8e-5,
                 tokens_per_batch=1024,
                 seed=seed,
             ),
             elastic=TrainOptions(
-                epochs=epochs,
+                epochs=self.effort.elastic_epochs,
                 learning_rate=1.5e-4,
                 tokens_per_batch=2048,
                 distil_share=0.8,
