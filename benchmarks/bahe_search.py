@@ -28,7 +28,7 @@ SHARES = {"1/12": 1 / 12, "1/24": 1 / 24, "1/48": 1 / 48}
 """Tighter than elsewhere: at 1/12 the best uniform genome is still so near the dense model that nobody can be far ahead
 of it."""
 TIGHTEST = min(SHARES, key=lambda name: SHARES[name])
-EFFORT = Effort(rows=3000, finalists=12, finetune_epochs=2.0, elastic_epochs=4.0, shares=SHARES)
+EFFORT = Effort(evaluations=300, rows=3000, finalists=12, finetune_epochs=2.0, elastic_epochs=4.0, shares=SHARES)
 FROZEN = (1, 2, 3)
 """Of six layers: the fewer, the more there are to search."""
 GAIN = 0.0086

@@ -49,9 +49,10 @@ def choose(
     """The ``settings.finalists`` genomes to fine-tune, best first: measured within the budget, scored on all rows.
 
     A search ends among near copies of its best genome, and to fine-tune several of those is to ask one question again;
-    so near copies come behind genomes that differ. Where the search has scored a part of the validation rows, the best
-    of many scores is partly a lucky one; so the first ``RESCORED`` are scored again on all of them. On a machine that
-    is slow just now the last one is within the budget even so, if any is: it stands in should the machine stay slow.
+    so near copies come behind genomes that differ and are not far worse (:func:`apart`). Where the search has scored a
+    part of the validation rows, the best of many scores is partly a lucky one; so the first ``RESCORED`` are scored
+    again on all of them. On a machine that is slow just now the last one is within the budget even so, if any is: it
+    stands in should the machine stay slow.
     """
     within = [one for one in evaluated if one.latency_us <= budget_us]
     by_quality = apart(sorted(within, key=lambda one: one.quality, reverse=True))
@@ -69,16 +70,27 @@ def choose(
 
 
 def apart(candidates: Sequence[Evaluated]) -> list[Evaluated]:
-    """The candidates, best first, but those behind all others that are near copies of a better one."""
-    columns = Genomes.of([one.genome for one in candidates]).columns if candidates else np.zeros((0, 1, 1))
+    """The candidates, best first, but near copies of a better one come behind those that differ from all such.
+
+    Models of unlike histories are not copies, whatever else they have in common: elastic training hardly tells how many
+    behaviours a model needs, fine-tuning does. Last come those that are more than twice as far behind the best one as
+    the median is: to be different is not enough.
+    """
+    if not candidates:
+        return []
+    columns = Genomes.of([one.genome for one in candidates]).columns
     columns = columns[:, :, columns.any(axis=(0, 1))]  # features have no heads in a model of text alone
-    least = APART_SHARE * columns[0].size if candidates else 0
+    least = APART_SHARE * columns[0].size
+    quality = np.array([one.quality for one in candidates])
+    poor = quality < quality.max() - 2 * (quality.max() - np.median(quality))
     first = list[int]()
-    for number, own in enumerate(columns):
-        if all((own != columns[other]).sum() >= least for other in first):
+    for number in np.flatnonzero(~poor).tolist():
+        behaviours = candidates[number].genome.behaviours
+        alike = (other for other in first if candidates[other].genome.behaviours == behaviours)
+        if all((columns[number] != columns[other]).sum() >= least for other in alike):
             first.append(number)
-    copies = sorted(set(range(len(candidates))) - set(first))
-    return [candidates[number] for number in (*first, *copies)]
+    copies = sorted(set(np.flatnonzero(~poor).tolist()) - set(first))
+    return [candidates[number] for number in (*first, *copies, *np.flatnonzero(poor).tolist())]
 
 
 def screen(

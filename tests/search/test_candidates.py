@@ -91,6 +91,18 @@ def test_near_copies_of_a_better_one_come_last() -> None:
     assert apart(candidates[:1]) == candidates[:1] and apart([]) == []
 
 
+def test_other_histories_are_no_copies_and_what_is_far_behind_comes_last() -> None:
+    genomes = [Genome.parse(key) for key in ("h2.f64.k1.00.b9-h2.f64.k1.00", "h2.f64.k1.00.b9-h2.f32.k1.00")]
+    genomes += [genomes[0].replace(0, "behaviours", 5), Genome.parse("h0.f0.k1.00.b9-h0.f0.k1.00")]
+    candidates = [
+        Evaluated(genome, quality, 1.0, number)
+        for number, (genome, quality) in enumerate(zip(genomes, (0.80, 0.79, 0.78, 0.60), strict=True))
+    ]
+    assert [one.number for one in apart(candidates)] == [0, 2, 1, 3]
+    near = [*candidates[:3], Evaluated(genomes[3], 0.775, 1.0, 3)]
+    assert [one.number for one in apart(near)] == [0, 2, 3, 1]
+
+
 def test_with_all_rows_searched_the_best_by_quality_are_chosen_dominated_or_not(prepared: Prepared) -> None:
     dominated = Evaluated(SMALL, 0.8, 50.0, 0)
     evaluated = [Evaluated(EMPTY, 0.5, 10.0, 1), dominated, Evaluated(prepared.teacher.genome, 0.9, 40.0, 2)]
