@@ -128,16 +128,16 @@ def behaviour_store(result: dict[str, Any]) -> str:
         f"the encoder's own forward passes (median of {encode['slices']} slices, quartiles {low:.3f} and {high:.3f}), "
         f"{encode['texts_per_second_store']:.0f} texts a second.",
         "",
-        "| behaviours | | vectors a second | by text | own memory | a behaviour |",
-        "|---|---|---|---|---|---|",
+        "| behaviours | | vectors a second | by text | by text, again | own memory | a behaviour |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
         cells = [f"{row['rows'] / 1e6:g} million", row["part"]] if "rows" in row else []
         if row["part"] == "fill":
             kept = f"{row['bytes_per_behaviour']:.0f} bytes, {row['bytes_of_vector']} of them its vector"
-            cells += [f"{row['vectors_per_second']:.3g}", "", f"{row['own_peak_mib']:.0f} MiB", kept]
+            cells += [f"{row['vectors_per_second']:.3g}", "", "", f"{row['own_peak_mib']:.0f} MiB", kept]
         elif cells:
-            cells += [f"{row['vectors_per_second']:.3g}", f"{row['get_per_second']:.3g}"]
+            cells += [f"{row[name]:.3g}" for name in ("vectors_per_second", "get_per_second", "again_per_second")]
             cells += [f"{row['own_peak_mib']:.0f} MiB", ""]
         if cells:
             lines.append("| " + " | ".join(cells) + " |")

@@ -141,32 +141,45 @@ def fill(path: Path, rows: int) -> dict[str, Any]:
 
 
 def look_up(path: Path, rows: int, seconds: float) -> dict[str, Any]:
-    """Vectors, rows and both per second, of random batches. Runs in a process of its own.
+    """Vectors, rows of texts and both per second, of random batches, and both once more of texts that the store was
+    asked for before. Runs in a process of its own.
 
-    For so many seconds; 0: for one row in a hundred, before much of the files has been read.
+    For so many seconds each; 0: for one row in a hundred, before much of the files has been read.
     """
     few = max(1, rows // 100 // BATCH)
     rng = np.random.default_rng(os.getpid())
-    with BehaviourStore.open(path) as store:
-        known = list[list[str]]()
-        for _ in range(16):
-            first = int(rng.integers(0, max(1, rows // CHUNK))) * CHUNK
-            texts = behaviours(min(CHUNK, rows - first), start=first)
-            known.append([texts[at] for at in rng.integers(0, len(texts), BATCH)])
-        found = {}
-        out = np.empty((BATCH, WIDTH), np.float16)
-        for name, call in (
-            ("vectors", lambda index, _: store.vectors(index, out=out)),
-            ("rows", lambda _, texts: store.rows(texts)),
-            ("get", lambda _, texts: store.get(texts)),
-        ):
-            done, start = 0, time.perf_counter()
-            while (time.perf_counter() - start < seconds) if seconds else (done < few):
-                call(rng.integers(0, rows, BATCH), known[done % len(known)])
-                done += 1
-            spent = time.perf_counter() - start
-            found[f"{name}_per_second"] = done * BATCH / spent
-        return {**found, "own_peak_mib": anonymous_mib()}
+    known = list[list[str]]()
+    for _ in range(16):
+        first = int(rng.integers(0, max(1, rows // CHUNK))) * CHUNK
+        texts = behaviours(min(CHUNK, rows - first), start=first)
+        known.append([texts[at] for at in rng.integers(0, len(texts), BATCH)])
+    out = np.empty((BATCH, WIDTH), np.float16)
+    store = BehaviourStore.open(path)
+    found = {}
+    for name in ("vectors", "rows", "get", "again"):
+        done, spent = 0, 0.0
+        while spent < seconds if seconds else done < few:
+            texts, index = known[done % len(known)], rng.integers(0, rows, BATCH)
+            if name != "again" and not done % len(known):  # an open store remembers what it was asked for
+                store.close()
+                store = BehaviourStore.open(path)
+            elif name == "again":
+                texts = known[done % 4]
+                if done < 4:
+                    store.get(texts)
+            start = time.perf_counter()
+            if name == "vectors":
+                store.vectors(index, out=out)
+            elif name == "rows":
+                store.rows(texts)
+            else:
+                store.get(texts)
+            spent += time.perf_counter() - start
+            done += 1
+        found[f"{name}_per_second"] = done * BATCH / spent
+    own = anonymous_mib()
+    store.close()
+    return {**found, "own_peak_mib": own}
 
 
 def anonymous_mib() -> float:
