@@ -148,38 +148,34 @@ def look_up(path: Path, rows: int, seconds: float) -> dict[str, Any]:
     """
     few = max(1, rows // 100 // BATCH)
     rng = np.random.default_rng(os.getpid())
-    known = list[list[str]]()
-    for _ in range(16):
+
+    def drawn() -> list[str]:
         first = int(rng.integers(0, max(1, rows // CHUNK))) * CHUNK
         texts = behaviours(min(CHUNK, rows - first), start=first)
-        known.append([texts[at] for at in rng.integers(0, len(texts), BATCH)])
+        return [texts[at] for at in rng.integers(0, len(texts), BATCH)]
+
     out = np.empty((BATCH, WIDTH), np.float16)
-    store = BehaviourStore.open(path)
-    found = {}
-    for name in ("vectors", "rows", "get", "again"):
-        done, spent = 0, 0.0
-        while spent < seconds if seconds else done < few:
-            texts, index = known[done % len(known)], rng.integers(0, rows, BATCH)
-            if name != "again" and not done % len(known):  # an open store remembers what it was asked for
-                store.close()
-                store = BehaviourStore.open(path)
-            elif name == "again":
-                texts = known[done % 4]
-                if done < 4:
-                    store.get(texts)
-            start = time.perf_counter()
-            if name == "vectors":
-                store.vectors(index, out=out)
-            elif name == "rows":
-                store.rows(texts)
-            else:
-                store.get(texts)
-            spent += time.perf_counter() - start
-            done += 1
-        found[f"{name}_per_second"] = done * BATCH / spent
-    own = anonymous_mib()
-    store.close()
-    return {**found, "own_peak_mib": own}
+    with BehaviourStore.open(path) as store:
+        calls: dict[str, Callable[[Any], Any]] = {
+            "vectors": lambda index: store.vectors(index, out=out),
+            "rows": store.rows,
+            "get": store.get,
+            "again": store.get,
+        }
+        same = drawn()
+        found = {}
+        for name, call in calls.items():
+            done, spent = 0, 0.0
+            if name == "again":
+                store.get(same)
+            while spent < seconds if seconds else done < few:
+                asked = rng.integers(0, rows, BATCH) if name == "vectors" else same if name == "again" else drawn()
+                start = time.perf_counter()
+                call(asked)
+                spent += time.perf_counter() - start
+                done += 1
+            found[f"{name}_per_second"] = done * BATCH / spent
+        return {**found, "own_peak_mib": anonymous_mib()}
 
 
 def anonymous_mib() -> float:
