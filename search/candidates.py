@@ -72,9 +72,9 @@ def choose(
 def apart(candidates: Sequence[Evaluated]) -> list[Evaluated]:
     """The candidates, best first, but near copies of a better one come behind those that differ from all such.
 
-    Models of unlike histories are not copies, whatever else they have in common: elastic training hardly tells how many
-    behaviours a model needs, fine-tuning does. Last come those that are more than twice as far behind the best one as
-    the median is: to be different is not enough.
+    Models of unlike histories are not copies, whatever else they have in common: which of them is better may show in
+    fine-tuning alone. Last come those that are more than twice as far behind the best one as the median is: to be
+    different is not enough.
     """
     if not candidates:
         return []
