@@ -1,9 +1,9 @@
 """The search over Bahe: MovieLens clicks with histories, winner against best uniform at equal measured latency.
 
 What is searched are the layers above the frozen ones, how many behaviours enter them and which they keep; a budget is a
-share of what the dense model takes for a row of 50 behaviours whose vectors are looked up. All of it is done for more
-and for fewer layers above the frozen ones. A behaviour is a film that was rated, with whether it was liked. Everything
-else, from the teacher to the measurement at the end, is as in benchmarks/budget_search.py; rows are drawn as those of
+share of what the dense model takes for a row of 50 behaviours whose vectors are looked up. One layer is frozen, or as
+many as --frozen-layers says. A behaviour is a film that was rated, with whether it was liked. Everything else, from the
+teacher to the measurement at the end, is as in benchmarks/budget_search.py; rows are drawn as those of
 benchmarks/bahe.py.
 
     python benchmarks/bahe_search.py [--quick] [--frozen-layers N ...] [--seeds SEED ...] [--data FOLDER]
@@ -65,9 +65,8 @@ def main() -> None:
     for frozen in sorted({row["frozen_layers"] for row in rows}):
         own = [row for row in rows if row["frozen_layers"] == frozen]
         rows += [{"frozen_layers": frozen, **row} for row in differences(own, (UNIFORM,))]
-    write_result(
-        "bahe_search", rows, list(targets_of(rows)), sorted({row["seed"] for row in rows if "seed" in row}), quick
-    )
+    every = sorted({row["seed"] for row in rows if "seed" in row})
+    write_result("bahe_search", rows, list(targets_of(rows)), every, quick)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from tables import missed_briefly, source
@@ -106,16 +107,12 @@ def bahe_search(result: dict[str, Any]) -> str:
         scored = [row for row in own if "median_us" in row or "budget" in row]
         for budget, cell in dict.fromkeys((row.get("budget", "dense"), row["cell"]) for row in scored):
             found = [row for row in scored if (row.get("budget", "dense"), row["cell"]) == (budget, cell)]
-            us = _mean([row.get("remeasured_us", row.get("median_us", 0.0)) for row in found])
+            us = fmean(row.get("remeasured_us", row.get("median_us")) for row in found)
             gain = gains.get(budget) if cell == "searched joint" else None
             ahead = "" if gain is None else f"{100 * gain['test_auc']:+.2f} ± {100 * gain['standard_error']:.2f}"
-            valid, test = (_mean([row[name] for row in found]) for name in ("valid_auc", "test_auc"))
+            valid, test = (fmean(row[name] for row in found) for name in ("valid_auc", "test_auc"))
             lines.append(f"| {6 - frozen} | {budget} | {cell} | {valid:.4f} | **{test:.4f}** | {us:.0f} | {ahead} |")
     return "\n".join([*lines, "", *missed_briefly(result), source(result)])
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def behaviour_store(result: dict[str, Any]) -> str:
